@@ -1,0 +1,1 @@
+"""MagiCapture: portraits of a person in a style, from a few photos of each."""

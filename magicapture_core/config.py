@@ -1,0 +1,213 @@
+"""Every setting, once. Command line, wizard, presets, checks and model cards derive from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from magicapture_core.problems import Problem
+
+SubjectKind = Literal["person", "object"]
+LoraTarget = Literal["cross", "self", "feed_forward", "text_encoder"]
+Scheduler = Literal["euler_ancestral", "dpm++", "unipc", "ddim"]
+
+ConfigT = TypeVar("ConfigT", "TrainConfig", "GenerateConfig")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a person and a style are learned. The defaults are the paper's."""
+
+    subject_kind: SubjectKind = "person"
+    """What the subject photos show. "object" learns a thing: a foreground mask instead of a face mask,
+    and an image-feature similarity instead of face recognition in Eq. 7."""
+    resolution: int = 512
+    """Side of the square training pictures, in pixels; a multiple of 8 that suits the model."""
+    ti_steps: int = 1200
+    """Optimizer steps of phase 1 (textual inversion)."""
+    lora_steps: int = 1500
+    """Optimizer steps of phase 2 (LoRA and embeddings together)."""
+    batch_size: int = 1
+    """Items of each task (source, reference, composed) per accumulated batch."""
+    gradient_accumulation: int = 4
+    """Batches per optimizer step. A step covers batch_size × gradient_accumulation items of each task."""
+    items_per_call: int | None = None
+    """Items of each task that go through the UNet at once. None: as many as memory is expected to hold.
+    The gradient is the same whatever the value."""
+    ti_learning_rate: float = 5e-4
+    """Learning rate of the two embeddings in phase 1."""
+    lora_learning_rate: float = 1e-4
+    """Learning rate of the LoRA weights in phase 2."""
+    embedding_learning_rate: float = 1e-5
+    """Learning rate of the two embeddings in phase 2."""
+    learning_rate_decay: Literal["linear", "constant"] = "linear"
+    """Course of the learning rates within a phase, without warm-up. The paper is silent; its code uses linear."""
+    lora_weight_decay: float = 1e-3
+    """Weight decay of the LoRA weights (AdamW). Embeddings are never decayed."""
+    max_grad_norm: float | None = None
+    """Clip the gradient to this norm. Unlike the paper, if set."""
+    lora_rank: int = 4
+    """Rank of U and V in Eq. 3."""
+    lora_alpha: float | None = None
+    """LoRA scaling numerator; the update is multiplied by alpha / rank. None: equal to the rank, as in Eq. 3."""
+    lora_targets: tuple[LoraTarget, ...] = ("cross",)
+    """What LoRA adapts. Unlike the paper, if more than ("cross",): its code also adapts the others."""
+    lambda_id: float = 0.25
+    """Weight of the identity loss, Eq. 7 (phase 2). 0 turns it and its second UNet pass off."""
+    lambda_attn: float = 2.5
+    """Weight of Attention Refocusing, Eq. 8 (phase 2). 0 turns it off."""
+    composed_weight: float = 1.0
+    """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
+    identity_time_limit: float = 0.8
+    """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
+    identity_decode: Literal["face", "full"] = "face"
+    """Decode only the latents around the face for Eq. 7, or the whole picture."""
+    attention_resolution: int = 16
+    """Side of the cross-attention maps that Eq. 8 listens to (16 at 512 pixels on SD 1.5)."""
+    style_weight: float = 2.0
+    """Weight of Eqs. 5 and 6 in the first part of each phase."""
+    style_weight_until: float = 0.5
+    """Length of that part, as a share of the phase."""
+    embedding_norm: float | None = None
+    """Unlike the paper, if set (its code: 0.4): embeddings are pulled toward this norm in phase 1."""
+    style_init_std: float = 0.017
+    """Standard deviation of the normal distribution from which [V2] starts."""
+    subject_init_word: str = "person"
+    """Word whose embedding [V1] starts from."""
+    flip: bool = True
+    """Also train on mirrored photos (with their mirrored masks and landmarks)."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory in the UNet's backward pass."""
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """Precision of the frozen networks' arithmetic. auto: bf16 on CUDA, none elsewhere. Trained weights are fp32."""
+    seed: int = 0
+    """Seed of every random draw of the run."""
+    checkpoint_every: int = 200
+    """Optimizer steps between checkpoints (one is also written at the end of each phase and when stopped)."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+    sample_every: int = 150
+    """Optimizer steps between sample pictures of the composed prompt. 0: none."""
+    sample_steps: int = 20
+    """Denoising steps of a sample picture."""
+    attention_every: int = 50
+    """Optimizer steps between attention maps. 0: none."""
+
+    def __post_init__(self) -> None:
+        positive = ("resolution", "batch_size", "gradient_accumulation", "lora_rank", "sample_steps",
+                    "attention_resolution", "checkpoint_every", "keep_checkpoints")  # fmt: skip
+        for name in positive:
+            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
+                        "embedding_learning_rate", "lora_weight_decay", "lambda_id", "lambda_attn",
+                        "composed_weight", "style_weight", "style_init_std", "sample_every",
+                        "attention_every", "seed")  # fmt: skip
+        for name in not_negative:
+            value = getattr(self, name)
+            _require(value >= 0 and math.isfinite(value), name, "0 or more", value)
+        for name in ("items_per_call", "max_grad_norm", "lora_alpha", "embedding_norm"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, "None or more than 0", value)
+        _require(self.resolution % 8 == 0, "resolution", "a multiple of 8", self.resolution)
+        _require(self.ti_steps + self.lora_steps >= 1, "ti_steps + lora_steps", "1 or more", 0)
+        _require(0 < self.identity_time_limit <= 1, "identity_time_limit", "above 0, at most 1",
+                 self.identity_time_limit)  # fmt: skip
+        _require(0 <= self.style_weight_until <= 1, "style_weight_until", "0 to 1", self.style_weight_until)
+        _require("cross" in self.lora_targets, "lora_targets", 'at least "cross"', self.lora_targets)
+        _require(bool(self.subject_init_word.strip()), "subject_init_word", "a word", self.subject_init_word)
+
+    @property
+    def items_per_step(self) -> int:
+        """Items of each task that one optimizer step covers (per process)."""
+        return self.batch_size * self.gradient_accumulation
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How portraits are made from a trained run."""
+
+    prompt: str = "a photo of a {subject} in the {style}"
+    """What to show. {subject} stands for the learned person, {style} for the learned style."""
+    negative_prompt: str = ""
+    """What to avoid."""
+    count: int = 4
+    """How many portraits."""
+    seed: int | None = None
+    """Seed of the first portrait; the others follow on. None: drawn at random and reported."""
+    steps: int = 50
+    """Denoising steps."""
+    guidance_scale: float = 7.0
+    """Strength of classifier-free guidance."""
+    adapter_scale: float = 0.8
+    """Strength of the learned LoRA weights; 0.6 to 1.0 is usual."""
+    scheduler: Scheduler = "euler_ancestral"
+    """Sampler."""
+    width: int | None = None
+    """Width in pixels. None: the size the run was trained at."""
+    height: int | None = None
+    """Height in pixels. None: the size the run was trained at."""
+    pictures_per_call: int | None = None
+    """Pictures denoised together. None: 4 on a GPU and for small models, else 1."""
+    attention_words: tuple[str, ...] = ()
+    """Words of the prompt whose attention heat maps are wanted ("{subject}" and "{style}" included)."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.prompt.strip()), "prompt", "some text", self.prompt)
+        _require(1 <= self.count <= 1000, "count", "1 to 1000", self.count)
+        _require(1 <= self.steps <= 1000, "steps", "1 to 1000", self.steps)
+        _require(self.seed is None or 0 <= self.seed < 2**63, "seed", "None or 0 to 2^63 - 1", self.seed)
+        _require(0 <= self.guidance_scale <= 50, "guidance_scale", "0 to 50", self.guidance_scale)
+        _require(0 <= self.adapter_scale <= 2, "adapter_scale", "0 to 2", self.adapter_scale)
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            _require(value is None or (64 <= value <= 4096 and value % 8 == 0), name,
+                     "None or a multiple of 8 from 64 to 4096", value)  # fmt: skip
+        per_call = self.pictures_per_call
+        _require(per_call is None or per_call >= 1, "pictures_per_call", "None or 1 or more", per_call)
+
+
+def _require(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise Problem(f"{name} must be {expected}, got {got!r}.")
+
+
+def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    """Build a config from parsed JSON. Unknown keys and values of a wrong type raise Problem."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise Problem(
+            f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}. "
+            f"Known settings: {', '.join(sorted(hints))}."
+        )
+    return cls(**{name: _typed(name, hints[name], value) for name, value in values.items()})
+
+
+def to_dict(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
+    """The config as plain values that JSON holds and `from_dict` takes back."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotated type `hint` (a small closed set: the ones used above)."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:
+        if value is None and type(None) in options:
+            return None
+        return _typed(name, next(o for o in options if o is not type(None)), value)
+    if origin is Literal:
+        _require(value in options, name, f"one of {', '.join(map(repr, options))}", value)
+        return value
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), name, "a list", value)
+        return tuple(_typed(name, options[0], item) for item in value)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    _require(type(value) is hint, name, f"of type {hint.__name__}", value)
+    return value

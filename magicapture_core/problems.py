@@ -1,0 +1,17 @@
+"""Errors that a user can mend. Their text is shown to the user as it is."""
+
+
+class Problem(ValueError):
+    """Something the user gave or lacks. `str(problem)` says what, expected, got and what to do."""
+
+
+class PhotoProblem(Problem):
+    """A photo, or a set of photos, that cannot be used."""
+
+
+class MissingFiles(Problem):
+    """A model or weight file that is neither here nor to be had."""
+
+
+class RunProblem(Problem):
+    """A run that cannot be started, resumed or read, or that broke down (NaN)."""
