@@ -46,7 +46,7 @@ class TrainConfig:
     embedding_learning_rate: float = 1e-5
     """Learning rate of the two embeddings in phase 2."""
     learning_rate_decay: Literal["linear", "constant"] = "linear"
-    """Course of the learning rates within a phase, without warm-up. The paper is silent; its code uses linear."""
+    """Course of the learning rates within a phase, without warm-up (paper: silent; its code: linear)."""
     lora_weight_decay: float = 1e-3
     """Weight decay of the LoRA weights (AdamW). Embeddings are never decayed."""
     max_grad_norm: float | None = None
@@ -54,7 +54,7 @@ class TrainConfig:
     lora_rank: int = 4
     """Rank of U and V in Eq. 3."""
     lora_alpha: float | None = None
-    """LoRA scaling numerator; the update is multiplied by alpha / rank. None: equal to the rank, as in Eq. 3."""
+    """LoRA scaling numerator; the update is multiplied by alpha / rank. None: equal to the rank (Eq. 3)."""
     lora_targets: tuple[LoraTarget, ...] = ("cross",)
     """What LoRA adapts. Unlike the paper, if more than ("cross",): its code also adapts the others."""
     lambda_id: float = 0.25
@@ -84,7 +84,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Trade time for memory in the UNet's backward pass."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """Precision of the frozen networks' arithmetic. auto: bf16 on CUDA, none elsewhere. Trained weights are fp32."""
+    """Arithmetic of the frozen networks. auto: bf16 on CUDA, fp32 elsewhere. Trained weights stay fp32."""
     seed: int = 0
     """Seed of every random draw of the run."""
     checkpoint_every: int = 200

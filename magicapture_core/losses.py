@@ -1,0 +1,89 @@
+"""The paper's objectives as pure functions of tensors. Axes: b c h w as in the package's glossary.
+
+Every loss comes back per item, (b,); the caller weighs and averages.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """z^(t) = sqrt(abar_t) z + sqrt(1 - abar_t) eps. latents, noise: (b,c,h,w); alphas_cumprod: (b,)."""
+    abar = alphas_cumprod.view(-1, 1, 1, 1)
+    return abar.sqrt() * latents + (1 - abar).sqrt() * noise
+
+
+def target_of(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, prediction: PredictionType) -> Tensor:
+    """What the UNet should predict: eps, or v = sqrt(abar) eps - sqrt(1 - abar) z. All (b,c,h,w)."""
+    if prediction == "epsilon":
+        return noise
+    abar = alphas_cumprod.view(-1, 1, 1, 1)
+    return abar.sqrt() * noise - (1 - abar).sqrt() * latents
+
+
+def predict_original(
+    noisy: Tensor, output: Tensor, alphas_cumprod: Tensor, prediction: PredictionType
+) -> Tensor:
+    """Tweedie: the clean latents z0 that a UNet output implies. (b,c,h,w) each; alphas_cumprod: (b,)."""
+    abar = alphas_cumprod.view(-1, 1, 1, 1)
+    if prediction == "epsilon":
+        return (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
+    return abar.sqrt() * noisy - (1 - abar).sqrt() * output
+
+
+def masked_reconstruction(target: Tensor, output: Tensor, mask: Tensor) -> Tensor:
+    """Eqs. 4 to 6: ‖target*M - output*M‖², as the mean over the region.
+
+    target, output: (b,c,h,w); mask: (b,1,h,w) in [0,1], 1 in the region. Returns (b,). Unlike the
+    paper's sum, divided by the mask's area, so that a small face weighs as much as a large one.
+    An empty mask gives 0.
+    """
+    squared = (target.float() - output.float()).pow(2) * mask
+    area = mask.sum(dim=(1, 2, 3)) * target.shape[1]
+    return squared.sum(dim=(1, 2, 3)) / area.clamp(min=1)
+
+
+def identity(generated: Tensor, subject: Tensor) -> Tensor:
+    """Eq. 7: 1 - cos(R(B(x0)), R(B(I_s))). Both (b, dim) face embeddings of any length. Returns (b,)."""
+    return 1 - F.cosine_similarity(generated.float(), subject.float(), dim=-1)
+
+
+def scale_to_unit(maps: Tensor) -> Tensor:
+    """S of Eq. 8: each map to [0,1] by its own minimum and maximum, both detached. (…,h,w) → same."""
+    low = maps.detach().amin(dim=(-2, -1), keepdim=True)
+    high = maps.detach().amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=1e-8)
+
+
+def refocused_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """S(A_k): one token's maps (b,heads,h,w), scaled per head, resized to `size`, averaged over heads.
+
+    Returns (b,1,H,W) in [0,1].
+    """
+    scaled = F.interpolate(scale_to_unit(maps.float()), size=size, mode="bilinear", align_corners=False)
+    return scaled.mean(dim=1, keepdim=True)
+
+
+def attention_refocusing(maps: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 8 for one token in one layer: ‖S(A_k) - M‖², taken only where M = 0.
+
+    maps: (b,heads,h,w) attention probabilities of the token; mask: (b,1,H,W) in {0,1}, the token's
+    region. Returns (b,): the mean over the cells outside the region; 0 where nothing is outside.
+    """
+    outside = (mask == 0).to(maps.dtype)
+    squared = refocused_map(maps, (mask.shape[-2], mask.shape[-1])).pow(2) * outside
+    return squared.sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp(min=1)
+
+
+def attention_outside(maps: Tensor, mask: Tensor) -> Tensor:
+    """Share of a token's attention that falls outside its region (0 = all inside). Shapes as Eq. 8's."""
+    mean = F.interpolate(maps.float().mean(1, keepdim=True), size=mask.shape[-2:], mode="bilinear")
+    outside = (mean * (mask == 0)).sum(dim=(1, 2, 3))
+    return outside / mean.sum(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
