@@ -1,0 +1,219 @@
+"""A Stable Diffusion of the real classes at toy size, and a toy face analyser. Random weights, fixed seeds.
+
+The model draws 64×64 pictures from 16×16 latents (the autoencoder shrinks by 4) and has cross-attention
+maps of side 8 and 4 in its down and up blocks, as SD 1.5 has 64, 32 and 16.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+WORDS = (
+    "a the an of in one photo picture portrait image person style bright good cropped close up"
+    " man woman cat oil painting wearing sunglasses hat red blue dog"
+).split()
+RESOLUTION = 64
+WIDTH = 32  # of the text encoder
+
+
+def byte_letters() -> list[str]:
+    """The 256 printable stand-ins that CLIP's byte-level BPE uses for bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in plain]
+    codes = {b: b for b in plain} | {b: 256 + n for n, b in enumerate(others)}
+    return [chr(codes[b]) for b in [*plain, *others]]
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A CLIP vocabulary of bytes and the words of `WORDS`, each of them one token."""
+    letters = byte_letters()
+    merges: list[str] = []
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            if f"{parts[0]} {parts[1]}" not in merges:
+                merges.append(f"{parts[0]} {parts[1]}")
+                vocabulary.append(parts[0] + parts[1])
+            parts = [parts[0] + parts[1], *parts[2:]]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    ids = {token: n for n, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def save_toy(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    safety: bool = False,
+    magicapture: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Save the toy model as a diffusers folder and return the folder.
+
+    safety: with a safety checker (the real class) that finds every picture unsafe.
+    magicapture: content of `magicapture.json`, if any.
+    """
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    save_tokenizer(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16), norm_num_groups=4, sample_size=RESOLUTION, scaling_factor=0.18215,
+        )  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=RESOLUTION // 4, block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDTH, attention_head_dim=2,
+        )  # fmt: skip
+        checker, extractor = _safety() if safety else (None, None)
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        prediction_type=prediction_type, steps_offset=1,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=checker, feature_extractor=extractor, requires_safety_checker=safety,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    if magicapture is not None:
+        (folder / "magicapture.json").write_text(json.dumps(magicapture), encoding="utf-8")
+    return folder
+
+
+def _safety() -> tuple[Any, Any]:
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    config = CLIPConfig(
+        projection_dim=8,
+        vision_config={
+            "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "image_size": 32, "patch_size": 16, "projection_dim": 8,
+        },
+        text_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+    )  # fmt: skip
+    checker = StableDiffusionSafetyChecker(config)
+    checker.concept_embeds_weights.data.fill_(-1.0)  # every cosine is above it: everything is unsafe
+    extractor = CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_resize=True, do_center_crop=True
+    )
+    return checker, extractor
+
+
+def toy_adapter(models: Any, run: Path, *, rank: int = 2, alpha: float | None = None, seed: int = 1) -> Path:
+    """Write RUN/adapter as training does, with random weights strong enough to be seen, and config.json."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    adapter = run / "adapter"
+    adapter.mkdir(parents=True)
+    lora = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=LORA_TARGETS)
+    models.unet.add_adapter(lora, adapter_name="toy")
+    names = {name: w.shape for name, w in get_peft_model_state_dict(models.unet, adapter_name="toy").items()}
+    models.unet.unload_lora()
+    state = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in sorted(names.items())}
+    StableDiffusionPipeline.save_lora_weights(
+        adapter,
+        unet_lora_layers=convert_state_dict_to_diffusers(state),
+        unet_lora_adapter_metadata=lora.to_dict(),
+    )
+    for role in ("subject", "style"):
+        row = torch.randn(models.text_encoder.config.hidden_size, generator=generator)
+        save_file({f"<{role}>": row}, adapter / f"{role}.safetensors")
+    config = {"resolution": RESOLUTION, "lora_rank": rank, "lora_alpha": alpha, "attention_resolution": 8}
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return run
+
+
+LORA_TARGETS = r".*\.attn2\.(to_q|to_k|to_v|to_out\.0)"
+
+
+class ToyEmbedder(nn.Module):
+    """A random face embedder of the real interface: (b, 3, 112, 112) in [0, 1] -> (b, 16) of unit norm."""
+
+    name = "toy"
+    size = 112
+    dim = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = nn.Parameter(torch.randn(self.dim, 3 * 14 * 14, generator=generator), requires_grad=False)
+
+    def forward(self, aligned: Tensor) -> Tensor:
+        """aligned: (b, 3, 112, 112) in [0, 1]. Returns (b, dim), unit norm."""
+        pooled = nn.functional.avg_pool2d(aligned * 2 - 1, 8).flatten(1)
+        return nn.functional.normalize(pooled @ self.weight.T, dim=-1)
+
+
+class ToyAnalyser:
+    """The FaceAnalyser protocol without a network: one face in the middle of every picture that is not flat."""
+
+    name = "toy"
+    description = "A toy analyser that finds one face in the middle of every picture."
+
+    def __init__(self, blind: bool = False) -> None:
+        self.blind = blind
+        self._embedder = ToyEmbedder()
+
+    def detect(self, pixels: np.ndarray) -> list[Any]:
+        """pixels: (h, w, 3) uint8. One face, its box the middle half of the picture; none when blind."""
+        if self.blind:
+            return []
+        from magicapture_core.faces import Face
+
+        h, w = pixels.shape[:2]
+        at = np.array([[0.4, 0.42], [0.6, 0.42], [0.5, 0.52], [0.42, 0.62], [0.58, 0.62]])
+        return [
+            Face(
+                box=(0.25 * w, 0.25 * h, 0.75 * w, 0.75 * h),
+                landmarks=(at * [w, h]).astype(np.float32),
+                score=1.0,
+                outline=None,
+                pose=(0.0, 0.0, 0.0),
+                expressions={},
+            )
+        ]
+
+    def face_mask(self, pixels: np.ndarray, face: Any) -> np.ndarray:
+        """(h, w) float32: 1 in the face's box."""
+        mask = np.zeros(pixels.shape[:2], np.float32)
+        x0, y0, x1, y1 = (round(edge) for edge in face.box)
+        mask[y0:y1, x0:x1] = 1
+        return mask
+
+    def foreground(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w) float32: 1 in the middle half."""
+        return self.face_mask(pixels, self.detect(pixels)[0])
+
+    def embedder(self, device: str = "cpu") -> ToyEmbedder:
+        """The same random embedder every time."""
+        return self._embedder.to(device)
