@@ -1,0 +1,244 @@
+"""The bundled variant: MediaPipe finds, measures and cuts out faces; SFace recognises them. Nothing to download."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from magicapture_core.faces.protocol import Face, FaceEmbedder, check_pixels
+from magicapture_core.faces.sface import load_sface
+from magicapture_core.problems import MissingFiles
+from magicapture_core.weights import ASSETS
+
+DETECTOR_FILE = ASSETS / "faces" / "face_detection_full_range_sparse.tflite"
+LANDMARKER_FILE = ASSETS / "faces" / "face_landmarker.task"
+SEGMENTER_FILE = ASSETS / "faces" / "selfie_segmentation.tflite"
+
+# Below this the full-range detector reports textures; above it, it misses faces half turned away.
+MIN_DETECTION = 0.5
+# A weak detection counts only if the landmarker also sees a face; a strong one counts alone.
+SURE_DETECTION = 0.8
+# The detector works on 192 pixels, so a face under about a tenth of the picture's side may escape it. Where it
+# finds none, it looks again at windows of half the side, each shifted by half a window.
+WINDOW = 0.5
+# Sides of the crop shown to the landmarker, in detection boxes: it wants the whole head, but large. More than one
+# is tried, because a face that fills the picture or is half cut off is found in one and not in another.
+CROP_SCALES = (2.0, 1.5, 3.0)
+# Two boxes that overlap by more than this are one face, seen twice.
+SAME_FACE_IOU = 0.3
+
+# Indices in MediaPipe's mesh of 478 points; "left" and "right" are the picture's, for a face that looks at us.
+LEFT_IRIS, RIGHT_IRIS = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
+LEFT_EYE = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
+RIGHT_EYE = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
+NOSE_TIP, LEFT_MOUTH, RIGHT_MOUTH = 4, 61, 291
+FACE_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+
+
+class BundledAnalyser:
+    """MediaPipe's full-range detector, Face Landmarker and selfie segmentation, and SFace."""
+
+    name = "bundled"
+    description = (
+        "MediaPipe's full-range face detector and Face Landmarker for the faces and their outline, MediaPipe's "
+        "selfie segmentation for the person, and SFace for recognition (all Apache-2.0, bundled)."
+    )
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a MediaPipe task serves one caller at a time
+        self._tasks: dict[str, Any] = {}
+        self._embedders: dict[str, FaceEmbedder] = {}
+        # MediaPipe's own __del__ complains when the interpreter is half gone; a finalizer runs before that.
+        self._finalizer = weakref.finalize(self, _close, self._tasks)
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        check_pixels(pixels)
+        with self._lock:
+            detections = list(self._detections(pixels, 0, 0)) or list(self._search_windows(pixels))
+            faces: list[Face] = []
+            for detection in sorted(detections, key=lambda d: -d.score):
+                face = self._measure(pixels, detection) or (detection if detection.score > SURE_DETECTION else None)
+                if face is not None and all(_iou(face.box, other.box) < SAME_FACE_IOU for other in faces):
+                    faces.append(face)
+        return sorted(faces, key=lambda face: -face.size)
+
+    def face_mask(self, pixels: np.ndarray, face: Face) -> np.ndarray:
+        import cv2
+
+        check_pixels(pixels)
+        mask = np.zeros(pixels.shape[:2], np.uint8)
+        outline = face.outline if face.outline is not None else _ellipse(face.box)
+        cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
+        return mask.astype(np.float32)
+
+    def foreground(self, pixels: np.ndarray) -> np.ndarray:
+        check_pixels(pixels)
+        with self._lock:
+            result = self._task("segmenter").segment(_mp_image(pixels))
+            mask: np.ndarray = result.confidence_masks[0].numpy_view().copy()
+        return np.clip(mask.reshape(pixels.shape[:2]), 0, 1).astype(np.float32)
+
+    def embedder(self, device: torch.device | str = "cpu") -> FaceEmbedder:
+        key = str(torch.device(device))
+        with self._lock:
+            if key not in self._embedders:
+                self._embedders[key] = load_sface().to(device)
+            return self._embedders[key]
+
+    def _task(self, name: str) -> Any:
+        if name not in self._tasks:
+            self._tasks[name] = _create(name)
+        return self._tasks[name]
+
+    def _detections(self, pixels: np.ndarray, left: int, top: int) -> Iterator[Face]:
+        """What the detector sees in `pixels`, a window of the photo whose corner is at (left, top)."""
+        height, width = pixels.shape[:2]
+        offset = np.array([left, top], np.float32)
+        for detection in self._task("detector").detect(_mp_image(pixels)).detections:
+            box = detection.bounding_box
+            points = np.array([[p.x * width, p.y * height] for p in detection.keypoints[:4]], np.float32)
+            eye, other_eye, nose, mouth = points
+            half_mouth = (other_eye - eye) * 0.35  # the detector gives the mouth's centre only
+            landmarks = np.stack([eye, other_eye, nose, mouth - half_mouth, mouth + half_mouth]) + offset
+            x, y = left + box.origin_x, top + box.origin_y
+            yield Face(
+                box=(float(x), float(y), float(x + box.width), float(y + box.height)),
+                landmarks=landmarks.astype(np.float32),
+                score=float(detection.categories[0].score),
+            )
+
+    def _search_windows(self, pixels: np.ndarray) -> Iterator[Face]:
+        height, width = pixels.shape[:2]
+        size = max(1, round(max(height, width) * WINDOW))
+        for top in range(0, max(height - size // 2, 1), max(size // 2, 1)):
+            for left in range(0, max(width - size // 2, 1), max(size // 2, 1)):
+                yield from self._detections(pixels[top : top + size, left : left + size], left, top)
+
+    def _measure(self, pixels: np.ndarray, detection: Face) -> Face | None:
+        """The detected face with mesh, pose and expressions; None if the landmarker sees no face there."""
+        for scale in CROP_SCALES:
+            crop, left, top = _square(pixels, detection.box, scale)
+            result = self._task("landmarker").detect(_mp_image(crop))
+            if not result.face_landmarks:
+                continue
+            mesh = np.array([[p.x, p.y] for p in result.face_landmarks[0]], np.float32) * crop.shape[0] - 0.5
+            mesh += np.array([left, top], np.float32)
+            outline = mesh[list(FACE_OVAL)]
+            box = (*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist())
+            if _iou(box, detection.box) < SAME_FACE_IOU:
+                continue  # it found a neighbour
+            shapes = result.face_blendshapes[0] if result.face_blendshapes else []
+            return Face(
+                box=box,
+                landmarks=_five_points(mesh),
+                score=detection.score,
+                outline=outline,
+                pose=_pose(np.asarray(result.facial_transformation_matrixes[0])),
+                expressions={s.category_name: float(s.score) for s in shapes if s.category_name != "_neutral"},
+            )
+        return None
+
+
+def _five_points(mesh: np.ndarray) -> np.ndarray:
+    """(5, 2): the eyes' centres are those of their contours, which stay put when the gaze wanders."""
+    return np.stack(
+        [
+            mesh[list(LEFT_EYE)].mean(axis=0),
+            mesh[list(RIGHT_EYE)].mean(axis=0),
+            mesh[NOSE_TIP],
+            mesh[LEFT_MOUTH],
+            mesh[RIGHT_MOUTH],
+        ]
+    ).astype(np.float32)
+
+
+def _pose(matrix: np.ndarray) -> tuple[float, float, float]:
+    """Yaw, pitch, roll in degrees of MediaPipe's (4, 4) head pose (camera axes: x right, y up, z to the viewer)."""
+    rotation = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    yaw = math.degrees(math.atan2(rotation[0, 2], rotation[2, 2]))
+    pitch = math.degrees(math.asin(float(np.clip(rotation[1, 2], -1, 1))))
+    roll = math.degrees(math.atan2(-rotation[1, 0], rotation[1, 1]))
+    return yaw, pitch, roll
+
+
+def _square(pixels: np.ndarray, box: tuple[float, float, float, float], scale: float) -> tuple[np.ndarray, int, int]:
+    """A square of `scale` boxes around `box`, its border repeated beyond the photo, and its corner."""
+    import cv2
+
+    left, top, right, bottom = box
+    side = max(8, round(max(right - left, bottom - top) * scale))
+    x, y = round((left + right - side) / 2), round((top + bottom - side) / 2)
+    height, width = pixels.shape[:2]
+    inside = pixels[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)]
+    if inside.size == 0:
+        return pixels, 0, 0
+    pads = (max(-y, 0), max(y + side - height, 0), max(-x, 0), max(x + side - width, 0))
+    return cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE), x, y
+
+
+def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
+
+
+def _ellipse(box: tuple[float, float, float, float]) -> np.ndarray:
+    """The outline where only a box is known."""
+    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    left, top, right, bottom = box
+    x = (left + right) / 2 + (right - left) / 2 * np.cos(angles)
+    y = (top + bottom) / 2 + (bottom - top) / 2 * np.sin(angles)
+    return np.stack([x, y], axis=1).astype(np.float32)
+
+
+def _mp_image(pixels: np.ndarray) -> Any:
+    import mediapipe
+
+    return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+
+
+def _create(name: str) -> Any:
+    """The MediaPipe task of that name."""
+    os.environ.setdefault("GLOG_minloglevel", "2")  # its start-up notes are no news to a user
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    path = {"detector": DETECTOR_FILE, "landmarker": LANDMARKER_FILE, "segmenter": SEGMENTER_FILE}[name]
+    if not path.is_file():
+        raise MissingFiles(
+            f"The bundled face model {path} is not there. It belongs to MagiCapture; get it back from its repository."
+        )
+    base = BaseOptions(model_asset_buffer=path.read_bytes())
+    if name == "detector":
+        options = vision.FaceDetectorOptions(base_options=base, min_detection_confidence=MIN_DETECTION)
+        return vision.FaceDetector.create_from_options(options)
+    if name == "segmenter":
+        return vision.ImageSegmenter.create_from_options(
+            vision.ImageSegmenterOptions(base_options=base, output_confidence_masks=True)
+        )
+    return vision.FaceLandmarker.create_from_options(
+        vision.FaceLandmarkerOptions(
+            base_options=base,
+            min_face_detection_confidence=0.3,
+            output_face_blendshapes=True,
+            output_facial_transformation_matrixes=True,
+        )
+    )
+
+
+def _close(tasks: dict[str, Any]) -> None:
+    for task in tasks.values():
+        task.close()
+    tasks.clear()

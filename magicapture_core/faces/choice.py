@@ -1,0 +1,70 @@
+"""Which variant of face analysis is used, and why."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+import numpy as np
+import torch
+
+from magicapture_core.faces.align import align
+from magicapture_core.faces.protocol import Face, FaceAnalyser, check_pixels
+from magicapture_core.problems import Problem
+from magicapture_core.weights import WEIGHTS, find_weight
+
+Variant = Literal["auto", "bundled", "facexlib"]
+
+FACEXLIB_WEIGHTS = ("detection_Resnet50_Final", "parsing_bisenet", "recognition_arcface_ir_se50")
+
+_built: dict[str, FaceAnalyser] = {}
+_building = threading.Lock()
+
+
+def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:
+    """The analyser and one sentence for the user that says which one it is and why.
+
+    "auto" takes facexlib, the paper's choice, where its three weight files are already here, and the bundled
+    models otherwise; it never downloads. "facexlib" downloads what is missing (MissingFiles offline).
+    Each variant is built once per process.
+    """
+    if variant == "bundled":
+        return _build("bundled"), "Faces are analysed by the bundled models (MediaPipe and SFace), as asked."
+    if variant == "facexlib":
+        return _build("facexlib"), "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace), as asked."
+    if variant != "auto":
+        raise Problem(f"Unknown face analysis {variant!r}: expected auto, bundled or facexlib.")
+    missing = [WEIGHTS[name].filename for name in FACEXLIB_WEIGHTS if find_weight(name) is None]
+    if not missing:
+        return _build("facexlib"), (
+            "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace, as in the paper), because its "
+            "weight files are here."
+        )
+    return _build("bundled"), (
+        "Faces are analysed by the bundled models (MediaPipe and SFace), because facexlib's weight files are "
+        f"not here ({', '.join(missing)})."
+    )
+
+
+def embed_face(analyser: FaceAnalyser, pixels: np.ndarray, face: Face) -> np.ndarray:
+    """(dim,) float32 of unit norm: who the face in `pixels` ((h, w, 3) uint8 RGB) is, for `analyser`'s embedder."""
+    check_pixels(pixels)
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        embedding = analyser.embedder()(align(image, torch.from_numpy(face.landmarks)[None]))
+    result: np.ndarray = embedding[0].numpy()
+    return result
+
+
+def _build(variant: Literal["bundled", "facexlib"]) -> FaceAnalyser:
+    with _building:
+        if variant not in _built:
+            if variant == "bundled":
+                from magicapture_core.faces.bundled import BundledAnalyser
+
+                _built[variant] = BundledAnalyser()
+            else:
+                from magicapture_core.faces.facexlib_variant import FacexlibAnalyser
+
+                _built[variant] = FacexlibAnalyser()
+        return _built[variant]

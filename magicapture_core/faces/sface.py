@@ -1,0 +1,66 @@
+"""SFace (Zhong et al. 2021, OpenCV Zoo's MobileFaceNet-like network) as a torch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magicapture_core.faces.protocol import FaceEmbedder
+from magicapture_core.problems import MissingFiles
+from magicapture_core.weights import ASSETS
+
+SFACE_SHARDS = tuple(ASSETS / "faces" / f"sface-{i}.safetensors" for i in (1, 2, 3))
+
+# (output channels, stride) of the depthwise-separable blocks after the first convolution of 32 channels.
+_BLOCKS = (
+    (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
+    (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
+)  # fmt: skip
+
+
+class SFace(FaceEmbedder):
+    """128-d face recognition. Batch norms are folded into the convolutions, so that it has no mode to be in."""
+
+    name = "SFace"
+    size = 112
+    dim = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1), nn.PReLU(32)]
+        channels = 32
+        for out, stride in _BLOCKS:
+            layers += [nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels), nn.PReLU(channels)]
+            layers += [nn.Conv2d(channels, out, 1), nn.PReLU(out)]
+            channels = out
+        self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(channels * 7 * 7, self.dim)
+
+    def forward(self, aligned: Tensor) -> Tensor:
+        self.check_input(aligned)
+        x = (aligned.float() * 255 - 127.5) / 128  # b 3 112 112, as the network was trained
+        x = self.linear(self.layers(x).flatten(1))  # b 128
+        return F.normalize(x, dim=1)
+
+
+def load_sface(shards: tuple[Path, ...] = SFACE_SHARDS) -> SFace:
+    """SFace with its weights, frozen, in fp32 (they are stored in fp16). MissingFiles if a shard is not there."""
+    from safetensors.torch import load_file
+
+    missing = [str(path) for path in shards if not path.is_file()]
+    if missing:
+        raise MissingFiles(
+            f"The bundled face recognition network is incomplete: {', '.join(missing)} not found. "
+            "These files belong to MagiCapture; get them back from its repository."
+        )
+    state: dict[str, Tensor] = {}
+    for path in shards:
+        state.update({name: tensor.float() for name, tensor in load_file(path).items()})
+    # The last layer is larger than one shard may be, so it is stored in two halves of its outputs.
+    state["linear.weight"] = torch.cat([state.pop("linear.weight.0"), state.pop("linear.weight.1")])
+    model = SFace()
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,343 @@
+"""Every weight file that is not a diffusion model: what it is, where it comes from, and getting it here safely."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magicapture_core.problems import MissingFiles, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+"""What the project ships: the bundled face models, the mini model, sample people."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with (bytes here, bytes in all or None)."""
+
+_CHUNK = 1 << 20
+_TIMEOUT = 30.0  # seconds without a byte; a slow line still delivers something within it
+_ATTEMPTS = 3  # a broken line is taken up again where it broke; after three breaks the user should know
+_SEARCH_DEPTH = 3  # deep enough for CodeFormer's weights/facelib/… and gfpgan/weights/…, never a whole disk
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One published weight file."""
+
+    name: str
+    filename: str
+    """Its published file name."""
+    size: int | None
+    """Bytes, where known."""
+    sha256: str | None
+    """Where publicly known."""
+    licence: str
+    url: str
+    purpose: str
+    aliases: tuple[str, ...] = ()
+    """Other file names under which the same weights circulate."""
+
+    @property
+    def readable_size(self) -> str:
+        """The size in words."""
+        return "size unknown" if self.size is None else f"{self.size / 1e6:.0f} MB"
+
+
+_FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
+_REALESRGAN = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+
+WEIGHTS: dict[str, Weight] = {
+    weight.name: weight
+    for weight in (
+        Weight(
+            "detection_Resnet50_Final",
+            "detection_Resnet50_Final.pth",
+            109_497_761,
+            "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
+            "MIT (facexlib, Pytorch_Retinaface)",
+            f"{_FACEXLIB}/v0.1.0/detection_Resnet50_Final.pth",
+            "RetinaFace with ResNet-50: finds faces and their five points",
+        ),
+        Weight(
+            "parsing_parsenet",
+            "parsing_parsenet.pth",
+            85_331_193,
+            "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+            "MIT (facexlib, PSFRGAN); trained on CelebAMask-HQ, whose terms are non-commercial",
+            f"{_FACEXLIB}/v0.2.2/parsing_parsenet.pth",
+            "ParseNet: labels skin, eyes, hair and neck; face restoration pastes back with it",
+        ),
+        Weight(
+            "parsing_bisenet",
+            "parsing_bisenet.pth",
+            53_289_463,
+            "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
+            "MIT (facexlib, face-parsing.PyTorch); trained on CelebAMask-HQ, whose terms are non-commercial",
+            f"{_FACEXLIB}/v0.2.0/parsing_bisenet.pth",
+            "BiSeNet: labels skin, eyes, hair and neck; the face mask comes from it",
+            ("79999_iter.pth",),
+        ),
+        Weight(
+            "recognition_arcface_ir_se50",
+            "recognition_arcface_ir_se50.pth",
+            175_367_323,
+            "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
+            "MIT (facexlib, InsightFace_Pytorch); trained on MS1M, which is for research only",
+            f"{_FACEXLIB}/v0.1.0/recognition_arcface_ir_se50.pth",
+            "ArcFace IR-SE50: tells people apart; the identity loss of the paper",
+            ("model_ir_se50.pth",),
+        ),
+        Weight(
+            "RealESRGAN_x2plus",
+            "RealESRGAN_x2plus.pth",
+            67_061_725,
+            "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+            "BSD-3-Clause",
+            f"{_REALESRGAN}/v0.2.1/RealESRGAN_x2plus.pth",
+            "Real-ESRGAN ×2: super-resolution of the whole picture",
+        ),
+        Weight(
+            "RealESRGAN_x4plus",
+            "RealESRGAN_x4plus.pth",
+            67_040_989,
+            "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+            "BSD-3-Clause",
+            f"{_REALESRGAN}/v0.1.0/RealESRGAN_x4plus.pth",
+            "Real-ESRGAN ×4: super-resolution of the whole picture",
+            ("RealESRGAN_x4plus.safetensors", "RealESRGAN_x4plus.fp16.safetensors"),
+        ),
+        Weight(
+            "GFPGANv1.4",
+            "GFPGANv1.4.pth",
+            348_632_874,
+            "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad",
+            "Apache-2.0; contains StyleGAN2 parts under Nvidia's own terms",
+            "https://github.com/TencentARC/GFPGAN/releases/download/v1.3.4/GFPGANv1.4.pth",
+            "GFPGAN 1.4: face restoration, the default",
+        ),
+        Weight(
+            "CodeFormer",
+            "codeformer.pth",
+            376_637_898,
+            "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
+            "S-Lab License 1.0: non-commercial use only",
+            "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth",
+            "CodeFormer: face restoration with a fidelity setting, the paper's",
+            ("codeformer-v0.1.0.pth",),
+        ),
+    )
+}
+
+
+def weight(name: str) -> Weight:
+    """The registry's entry; Problem for an unknown name."""
+    if name not in WEIGHTS:
+        raise Problem(f"There is no weight file called {name!r}. Known: {', '.join(WEIGHTS)}.")
+    return WEIGHTS[name]
+
+
+def weights_dir() -> Path:
+    """Where weight files are kept: MAGICAPTURE_WEIGHTS, else a folder in the platform's cache. May not exist yet."""
+    chosen = os.environ.get("MAGICAPTURE_WEIGHTS", "").strip()
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("magicapture", appauthor=False) / "weights"
+
+
+def find_weight(name: str) -> Path | None:
+    """The file of this weight, if it is already here, in whatever published layout; None otherwise.
+
+    Looks in weights_dir() and its subfolders (GFPGAN's gfpgan/weights, CodeFormer's weights/facelib, …), then
+    where facexlib, GFPGAN and Real-ESRGAN put what they download themselves.
+    """
+    entry = weight(name)
+    wanted = [filename.lower() for filename in (entry.filename, *entry.aliases)]
+    for folder in _search_folders():
+        found = {path.name.lower(): path for path in _files(folder, _SEARCH_DEPTH)}
+        for filename in wanted:
+            if filename in found:
+                return found[filename]
+    return None
+
+
+def fetch_weight(name: str, progress: Progress | None = None) -> Path:
+    """The file of this weight, downloaded first if need be.
+
+    A broken download is continued where it broke, now or at the next call. What arrives is compared with the
+    published size and sha256 before it gets its name. MissingFiles where it cannot be had.
+    """
+    with _fetching:
+        found = find_weight(name)
+        if found is not None:
+            return found
+        return _download(weight(name), weights_dir(), progress)
+
+
+def verify_weight(name: str) -> bool | None:
+    """Whether the file here is the published one; None where that is not known (no file, or no published sum)."""
+    path, entry = find_weight(name), weight(name)
+    if path is None or entry.sha256 is None or path.name.lower() != entry.filename.lower():
+        return None
+    return _sha256(path) == entry.sha256
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file on the CPU, without running code that a pickle may carry.
+
+    Unwraps the usual "params_ema", "params" and "state_dict" and strips "module.". Problem if it is no such file.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+        raise Problem(
+            f"{path} cannot be read as a weight file ({type(error).__name__}). It may be a broken download: "
+            "delete it and get it again."
+        ) from error
+    for key in ("params_ema", "params", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise Problem(f"{path} holds no table of tensors, so it is not a weight file for this purpose.")
+    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+_fetching = threading.RLock()
+
+
+def _search_folders() -> Iterator[Path]:
+    yield weights_dir()
+    for package, folder in (("facexlib", "weights"), ("gfpgan", "weights"), ("realesrgan", "../weights")):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            yield Path(next(iter(spec.submodule_search_locations))) / folder
+    yield Path("gfpgan") / "weights"
+
+
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    """Files in `folder`, its subfolders down to `depth` levels; those nearer the top come last, so they win."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        if depth > 0 and entry.is_dir() and not entry.name.startswith("."):
+            yield from _files(entry, depth - 1)
+    for entry in entries:
+        if entry.is_file():
+            yield entry
+
+
+def _download(entry: Weight, folder: Path, progress: Progress | None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{entry.filename}.part"
+    have = part.stat().st_size if part.exists() else 0
+    if entry.size is not None and shutil.disk_usage(folder).free < entry.size - have:
+        raise MissingFiles(
+            f"{entry.filename} needs {entry.readable_size}, but the disk of {folder} has less room. Make room, or "
+            "set MAGICAPTURE_WEIGHTS to a folder on another disk."
+        )
+    for attempt in range(_ATTEMPTS):
+        try:
+            _stream(entry, part, progress)
+            break
+        except urllib.error.HTTPError as error:
+            raise MissingFiles(_not_here(entry, folder, f"the server answered {error.code} {error.reason}")) from error
+        except (OSError, HTTPException) as error:
+            if attempt == _ATTEMPTS - 1:
+                raise MissingFiles(_not_here(entry, folder, _reason(error))) from error
+    _check(entry, part)
+    target = folder / entry.filename
+    part.replace(target)
+    return target
+
+
+def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
+    """Append what is missing of `entry` to `part`. Raises OSError when the line breaks before the end."""
+    have = part.stat().st_size if part.exists() else 0
+    if entry.size is not None and have >= entry.size:
+        if have > entry.size:
+            part.unlink()
+            have = 0
+        else:
+            return
+    request = urllib.request.Request(entry.url, headers={"User-Agent": "magicapture"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # what is here is not a beginning of what is there
+            part.unlink()
+            raise ConnectionError("the server did not accept the partial file; starting again") from error
+        raise
+    with response:
+        resumed = response.status == 206
+        have = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length and length.isdigit() else entry.size
+        with part.open("ab" if resumed else "wb") as file:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                if progress is not None:
+                    progress(have, total)
+    if total is not None and have < total:
+        raise ConnectionError(f"the download broke off after {have:,} of {total:,} bytes")
+
+
+def _check(entry: Weight, part: Path) -> None:
+    """Delete `part` and raise MissingFiles unless it is the published file."""
+    size, digest = part.stat().st_size, _sha256(part) if entry.sha256 else None
+    if (entry.size is None or size == entry.size) and digest == entry.sha256:
+        return
+    part.unlink()
+    expected = f"{entry.size:,} bytes" if entry.size is not None and size != entry.size else entry.sha256
+    got = f"{size:,} bytes" if entry.size is not None and size != entry.size else digest
+    raise MissingFiles(
+        f"What came from {entry.url} is not {entry.filename}: expected {expected}, got {got}. It was deleted. "
+        "Try again later; if it happens again, something on the way (a proxy?) replaces the file."
+    )
+
+
+def _not_here(entry: Weight, folder: Path, why: str) -> str:
+    return (
+        f"{entry.filename} ({entry.readable_size}; {entry.purpose}) is not here and cannot be downloaded: {why}. "
+        f"Get it from {entry.url} on a machine with a connection and put it into {folder}, or set "
+        "MAGICAPTURE_WEIGHTS to a folder that has it. What has arrived so far is kept and continued next time."
+    )
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(reason) or type(error).__name__
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
