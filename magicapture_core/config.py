@@ -83,8 +83,6 @@ class TrainConfig:
     """Also train on mirrored photos (with their mirrored masks and landmarks)."""
     gradient_checkpointing: bool = False
     """Trade time for memory in the UNet's backward pass."""
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """Arithmetic of the frozen networks. auto: bf16 on CUDA, fp32 elsewhere. Trained weights stay fp32."""
     seed: int = 0
     """Seed of every random draw of the run."""
     checkpoint_every: int = 200

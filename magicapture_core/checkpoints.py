@@ -1,0 +1,264 @@
+"""The run folder: what a training leaves on disk, and how it is found again.
+
+RUN/config.json            settings, model, photos' digests
+RUN/losses.jsonl           a row per optimizer step
+RUN/identity.safetensors   embeddings of the subject's face ("mean", "photos")
+RUN/attention/, samples/   pictures made along the way
+RUN/checkpoint-NNNNNN/     everything needed to go on, bit for bit
+RUN/adapter/               what diffusers loads
+RUN/README.md              model card
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from magicapture_core.config import TrainConfig, from_dict, to_dict
+from magicapture_core.files import atomic_file, atomic_folder
+from magicapture_core.problems import RunProblem
+from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN
+
+FREE_ON_RESUME = {"checkpoint_every", "keep_checkpoints", "sample_every", "sample_steps", "attention_every"}
+"""Settings that may differ when a run goes on: they change what is shown and kept, never what is learned."""
+EMBEDDING_FILES = {SUBJECT_TOKEN: "subject.safetensors", STYLE_TOKEN: "style.safetensors"}
+ADAPTER_FILES = ("pytorch_lora_weights.safetensors", *EMBEDDING_FILES.values())
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run was started with; a resumed run must be the same in all of it."""
+
+    config: TrainConfig
+    model: str
+    """What `models.load` takes: "mini", a folder, a file or a hub id."""
+    model_fingerprint: str
+    """Short hash of the model's weights."""
+    subject: tuple[str, ...]
+    """name:digest of each subject photo (picture and mask)."""
+    style: tuple[str, ...]
+    """name:digest of each style photo."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for config.json."""
+        values = {name: getattr(self, name) for name in ("model", "model_fingerprint", "subject", "style")}
+        return {"config": to_dict(self.config), **json.loads(json.dumps(values))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunFacts:
+        """The inverse of `as_dict`. Raises Problem on unknown or missing settings."""
+        try:
+            return cls(
+                from_dict(TrainConfig, values["config"]),
+                str(values["model"]),
+                str(values["model_fingerprint"]),
+                tuple(values["subject"]),
+                tuple(values["style"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise RunProblem(f"config.json lacks {error}. Was it edited? Start a new run.") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that decides how a run goes on."""
+
+    step: int
+    """Optimizer steps done, over both phases."""
+    items_per_call: int
+    """How the steps were split; another split gives the same gradient only up to rounding."""
+    trainable: dict[str, Tensor]
+    """The trained weights by name, fp32."""
+    state: dict[str, Any]
+    """State dicts of optimizer and learning rate, and the generator's state."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, facts: RunFacts) -> Run:
+        """Make a new run folder. Raises RunProblem where one is already."""
+        if (folder / "config.json").exists():
+            raise RunProblem(
+                f"{folder} already holds a run. Resume it (--resume), or choose another folder for a new one."
+            )
+        if folder.exists() and not folder.is_dir():
+            raise RunProblem(f"{folder} is a file; expected a folder for the run. Choose another name.")
+        run = cls(folder)
+        with atomic_file(folder / "config.json") as path:
+            path.write_text(json.dumps(facts.as_dict(), indent=2) + "\n", encoding="utf-8")
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Find an existing run. Raises RunProblem if there is none."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise RunProblem(
+                f"No run in {folder}: it has no config.json. Give the folder that training wrote (its --out)."
+            )
+        return cls(folder)
+
+    @property
+    def adapter(self) -> Path:
+        """Folder that diffusers loads from."""
+        return self.folder / "adapter"
+
+    def facts(self) -> RunFacts:
+        """What the run was started with. Raises RunProblem if config.json cannot be read."""
+        path = self.folder / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
+        if not isinstance(values, dict):
+            raise RunProblem(f"{path} must hold an object, got {type(values).__name__}. Start a new run.")
+        return RunFacts.from_dict(values)
+
+    def check_same(self, facts: RunFacts) -> None:
+        """Raise RunProblem that names what differs, unless the run may go on with `facts`."""
+        before, now = self.facts(), facts
+        old, new = to_dict(before.config), to_dict(now.config)
+        differing = [
+            f"{name} was {old[name]!r}, now {new[name]!r}"
+            for name in new
+            if name not in FREE_ON_RESUME and old[name] != new[name]
+        ]
+        if before.model_fingerprint != now.model_fingerprint:
+            differing.append(f"the model was {before.model}, now {now.model} (other weights)")
+        for what in ("subject", "style"):
+            if getattr(before, what) != getattr(now, what):
+                differing.append(f"the {what} photos or their masks changed")
+        if differing:
+            raise RunProblem(
+                f"{self.folder} cannot be resumed: {'; '.join(differing)}. "
+                "Resume with the same settings and photos, or start a new run in another folder."
+            )
+
+    # --- losses -----------------------------------------------------------------------------------
+
+    def append_losses(self, row: Mapping[str, Any]) -> None:
+        """Add one row to losses.jsonl. Raises RunProblem if the disk is full."""
+        try:
+            with (self.folder / "losses.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunProblem(
+                f"Could not write {self.folder / 'losses.jsonl'}: {error.strerror}. The last checkpoint is "
+                "whole. Free some disk space, then resume."
+            ) from error
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The rows so far; a line that a killed program left unfinished is dropped."""
+        path = self.folder / "losses.jsonl"
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def rewind_losses(self, step: int) -> None:
+        """Drop the rows after `step`: a resumed run computes them again."""
+        kept = [row for row in self.losses() if row["step"] <= step]
+        with atomic_file(self.folder / "losses.jsonl") as path:
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint folders, oldest first."""
+        return sorted(path for path in self.folder.glob("checkpoint-*") if path.is_dir())
+
+    def save_checkpoint(
+        self, checkpoint: Checkpoint, write_adapter: Callable[[Path], None], keep: int
+    ) -> Path:
+        """Write a checkpoint and bring adapter/ up to date; the `keep` newest checkpoints stay.
+
+        write_adapter puts the files of ADAPTER_FILES that exist so far into the folder it is given.
+        """
+        path = self.folder / f"checkpoint-{checkpoint.step:06d}"
+        with atomic_folder(path) as folder:
+            save_file(checkpoint.trainable, folder / "trainable.safetensors")
+            torch.save(checkpoint.state, folder / "state.pt")
+            position = {"step": checkpoint.step, "items_per_call": checkpoint.items_per_call}
+            (folder / "position.json").write_text(json.dumps(position), encoding="utf-8")
+            write_adapter(folder)
+        self._publish(path)
+        for old in self.checkpoints()[:-keep]:
+            # Out of sight first: a half-deleted folder must not look like a checkpoint.
+            doomed = old.with_name(f".{old.name}.old")
+            old.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        return path
+
+    def _publish(self, checkpoint: Path) -> None:
+        """Let adapter/ hold the newest checkpoint's adapter files."""
+        for name in ADAPTER_FILES:
+            if (checkpoint / name).exists():
+                with atomic_file(self.adapter / name) as path:
+                    shutil.copyfile(checkpoint / name, path)
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Raises RunProblem if it was damaged."""
+        found = self.checkpoints()
+        if not found:
+            return None
+        path = found[-1]
+        try:
+            position = json.loads((path / "position.json").read_text(encoding="utf-8"))
+            return Checkpoint(
+                int(position["step"]),
+                int(position["items_per_call"]),
+                load_file(path / "trainable.safetensors"),
+                torch.load(path / "state.pt", weights_only=True),
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError) as error:
+            raise RunProblem(
+                f"{path} cannot be read: {error}. Delete that folder to go on from an older checkpoint."
+            ) from error
+        except Exception as error:
+            raise RunProblem(
+                f"{path / 'state.pt'} is damaged ({type(error).__name__}). "
+                "Delete that checkpoint's folder to go on from an older one."
+            ) from error
+
+    # --- who the subject is -----------------------------------------------------------------------
+
+    def save_identity(self, photos: Tensor, embedder: str) -> None:
+        """Keep the subject's face embeddings (n, dim), for scoring portraits later."""
+        mean = torch.nn.functional.normalize(photos.mean(0), dim=0)
+        with atomic_file(self.folder / "identity.safetensors") as path:
+            tensors = {"mean": mean.cpu().contiguous(), "photos": photos.cpu().contiguous()}
+            save_file(tensors, path, metadata={"embedder": embedder})
+
+    def identity(self) -> tuple[Tensor, str] | None:
+        """The mean embedding (dim,) and its network's name, or None for an object."""
+        path = self.folder / "identity.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor("mean"), (file.metadata() or {})["embedder"]
+        except (SafetensorError, KeyError, OSError) as error:
+            raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
+
+
+def save_embeddings(rows: Tensor, folder: Path) -> None:
+    """Write both learned rows (2, width), a file each: diffusers loads one token per file."""
+    for (token, name), row in zip(EMBEDDING_FILES.items(), rows.detach().cpu(), strict=True):
+        save_file({token: row.clone().contiguous()}, folder / name)

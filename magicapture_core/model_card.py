@@ -1,0 +1,81 @@
+"""README.md of a run: how it was made, how to load it, what it is for, and its limits."""
+
+from __future__ import annotations
+
+import json
+
+from magicapture_core.checkpoints import ADAPTER_FILES, Run
+from magicapture_core.config import TrainConfig, to_dict
+from magicapture_core.files import atomic_file
+from magicapture_core.losses import TERMS
+
+CARD = """---
+license: other
+tags: [magicapture, stable-diffusion, lora, textual-inversion]
+---
+# A personalised portrait model
+
+Made with MagiCapture (arXiv 2309.06895) from {subject_count} photos of one {kind} and {style_count} photos
+in one style. It holds two embeddings, `<subject>` and `<style>`{lora_sentence}, for the base model `{model}`.
+
+Trained so far: {step} of {total} optimizer steps ({ti_steps} of textual inversion, then {lora_steps} with LoRA).
+{last_losses}
+Settings that differ from the defaults:
+
+```json
+{settings}
+```
+
+## Use it
+
+With MagiCapture, in the folder above this file:
+
+    python -m magicapture_core generate RUN --prompt "a photo of a {{subject}} in the {{style}}" -n 4 --out portraits
+
+With diffusers:
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained("{model}")
+pipe.load_textual_inversion("RUN/adapter", weight_name="subject.safetensors", token="<subject>")
+pipe.load_textual_inversion("RUN/adapter", weight_name="style.safetensors", token="<style>")
+{load_lora}picture = pipe("a photo of a <subject> {kind} in the <style> style").images[0]
+```
+
+## Intended use
+
+Portraits of the person shown in the photos, by that person or with that person's permission. Not for
+deceiving anyone, not for identification, not for pictures of people who did not agree.
+
+## Limits
+
+Hands and limbs can come out odd. The method's authors report lower fidelity for non-white subjects and a
+gender bias of the base model. Every picture that MagiCapture writes is marked as generated.
+"""
+
+
+def write_model_card(run: Run) -> None:
+    """(Re)write RUN/README.md from what the folder holds."""
+    facts, rows = run.facts(), run.losses()
+    config = facts.config
+    defaults = to_dict(TrainConfig())
+    changed = {name: value for name, value in to_dict(config).items() if value != defaults[name]}
+    has_lora = (run.adapter / ADAPTER_FILES[0]).exists()
+    last = ", ".join(f"{name} {rows[-1][name]:.3f}" for name in rows[-1] if name in TERMS) if rows else ""
+    text = CARD.format(
+        subject_count=len(facts.subject),
+        style_count=len(facts.style),
+        kind=config.subject_kind,
+        model=facts.model,
+        lora_sentence=" and LoRA weights" if has_lora else "",
+        load_lora='pipe.load_lora_weights("RUN/adapter")\n' if has_lora else "",
+        step=rows[-1]["step"] if rows else 0,
+        total=config.ti_steps + config.lora_steps,
+        ti_steps=config.ti_steps,
+        lora_steps=config.lora_steps,
+        last_losses=f"Losses of the last step: {last}.\n" if last else "",
+        settings=json.dumps(changed, indent=2),
+    )
+    with atomic_file(run.folder / "README.md") as path:
+        path.write_text(text, encoding="utf-8")

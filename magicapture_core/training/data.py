@@ -1,0 +1,119 @@
+"""The photos as training sees them: encoded once, for every augmentation, each with its own mask."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from magicapture_core.concepts import Concept, Example
+from magicapture_core.models import ModelBundle
+
+# The ArcFace crop reaches 2.7 times the extent of the five landmarks. More than that is decoded,
+# because a convolutional decoder needs a margin of true neighbours to give true pixels.
+CROP_PER_EXTENT = 3.4
+# The landmarks' centre lies below the crop's centre by this share of their extent.
+CROP_CENTRE_ABOVE = 0.38
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One concept's photos (and their mirror images) as latents. n = photos times augmentations."""
+
+    latents: Tensor
+    """(n, c, h, w) z = E(x), scaled; the posterior's mean."""
+    face: Tensor
+    """(n, 1, h, w) in {0,1}: the face (or the object)."""
+    landmarks: Tensor
+    """(n, 5, 2) pixels; NaN where there is no face."""
+    digests: tuple[str, ...]
+    """Of the photos, without augmentations: what a resumed run must find again."""
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def has_face(self) -> Tensor:
+        """(n,) bool."""
+        return ~self.landmarks.isnan().any(dim=(1, 2))
+
+
+@torch.no_grad()
+def encode_concept(concept: Concept, models: ModelBundle, *, flip: bool) -> Encoded:
+    """Encode every photo, and its mirror image if `flip`, one at a time."""
+    views = list(itertools.chain.from_iterable(_views(example, flip) for example in concept.examples))
+    latents = []
+    for image, _, _ in views:
+        posterior = models.vae.encode(image[None].to(models.device, models.dtype)).latent_dist
+        latents.append(posterior.mean.float() * models.vae.config.scaling_factor)
+    stacked = torch.cat(latents)
+    faces = torch.stack([masks.at(*stacked.shape[-2:]).face for _, masks, _ in views])
+    return Encoded(
+        stacked,
+        faces.to(models.device),
+        torch.stack([landmarks for _, _, landmarks in views]),
+        tuple(f"{example.name}:{example.digest}" for example in concept.examples),
+    )
+
+
+def _views(example: Example, flip: bool) -> list[tuple]:
+    landmarks = example.landmarks
+    if landmarks is None:
+        landmarks = torch.full((5, 2), float("nan"))
+    views = [(example.image, example.masks, landmarks)]
+    if flip:
+        mirrored = mirror_landmarks(landmarks, example.image.shape[-1])
+        views.append((example.image.flip(-1), example.masks.flipped(), mirrored))
+    return views
+
+
+def mirror_landmarks(landmarks: Tensor, width: int) -> Tensor:
+    """Five landmarks (5, 2) in a picture mirrored left to right; left and right change places."""
+    mirrored = landmarks[[1, 0, 2, 4, 3]].clone()
+    mirrored[:, 0] = width - 1 - mirrored[:, 0]
+    return mirrored
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which part of each style latent is decoded for Eq. 7."""
+
+    side: int
+    """Latent cells; one side for all, so that they decode as one batch."""
+    corners: tuple[tuple[int, int], ...]
+    """(top, left) per cached latent."""
+
+    def cut(self, latents: Tensor, items: list[int]) -> Tensor:
+        """(n, c, h, w) latents of the cached `items` → (n, c, side, side)."""
+        side = self.side
+        parts = []
+        for latent, item in zip(latents, items, strict=True):
+            top, left = self.corners[item]
+            parts.append(latent[:, top : top + side, left : left + side])
+        return torch.stack(parts)
+
+    def shift(self, landmarks: Tensor, items: list[int], scale: int) -> Tensor:
+        """Landmarks (n, 5, 2) in pixels of the whole → pixels of the window. `scale`: pixels a cell."""
+        corners = torch.tensor([self.corners[item][::-1] for item in items], dtype=landmarks.dtype)
+        return landmarks - corners[:, None].to(landmarks.device) * scale
+
+
+def face_windows(encoded: Encoded, scale: int, *, whole: bool) -> Windows:
+    """Windows around the faces with margin, or the whole latents."""
+    height, width = encoded.latents.shape[-2:]
+    full = min(height, width)
+    valid = encoded.has_face
+    if whole or not valid.any():
+        return Windows(full, ((0, 0),) * len(encoded))
+    low, high = encoded.landmarks.amin(1) / scale, encoded.landmarks.amax(1) / scale  # n 2, cells
+    extent = (high - low).amax(-1)
+    side = min(full, int((extent[valid].max() * CROP_PER_EXTENT).ceil()))
+    centre = (low + high) / 2
+    centre[:, 1] -= CROP_CENTRE_ABOVE * extent
+    corners = []
+    for (x, y), known in zip(centre.tolist(), valid.tolist(), strict=True):
+        left, top = (round(x - side / 2), round(y - side / 2)) if known else (0, 0)
+        corners.append((min(max(top, 0), height - side), min(max(left, 0), width - side)))
+    return Windows(side, tuple(corners))

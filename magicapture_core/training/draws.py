@@ -1,0 +1,123 @@
+"""Everything random in one optimizer step, drawn at once on the CPU.
+
+Drawn for all processes and before the step is split, so that a step is the same whatever the device,
+the number of processes and the number of items per UNet call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from magicapture_core.config import TrainConfig
+from magicapture_core.prompts import Task, templates
+
+Phase = Literal["textual_inversion", "lora"]
+
+
+@dataclass(frozen=True)
+class TaskDraw:
+    """Items of one task: photos, prompts, noise levels and noise."""
+
+    task: Task
+    items: Tensor
+    """(n,) rows of the concept's cached latents."""
+    prompts: Tensor
+    """(n,) which of the task's templates."""
+    timesteps: Tensor
+    """(n,) t."""
+    noise: Tensor
+    """(n, c, h, w) eps."""
+
+    def part(self, where: slice) -> TaskDraw:
+        """The items `where`, as views."""
+        return replace(
+            self,
+            items=self.items[where],
+            prompts=self.prompts[where],
+            timesteps=self.timesteps[where],
+            noise=self.noise[where],
+        )
+
+
+@dataclass(frozen=True)
+class StepDraw:
+    """What one optimizer step of one process computes with."""
+
+    tasks: tuple[TaskDraw, ...]
+    identity: TaskDraw | None
+    """Eq. 7's own noise levels (t_id) and noise for the composed items; None when it is off."""
+    likenesses: Tensor | None
+    """(n,) the subject photo that each of Eq. 7's items is compared with."""
+
+    def part(self, where: slice) -> StepDraw:
+        """The items `where` of every task."""
+        return StepDraw(
+            tuple(draw.part(where) for draw in self.tasks),
+            self.identity.part(where) if self.identity else None,
+            self.likenesses[where] if self.likenesses is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is to draw from."""
+
+    subject: int
+    """Cached subject latents (photos times augmentations)."""
+    style: int
+    """Cached style latents."""
+    likenesses: int
+    """Subject photos with a recognisable face; 0 turns Eq. 7 off."""
+    latent: tuple[int, int, int]
+    """(c, h, w)."""
+    timesteps: int
+    """T."""
+
+
+def tasks_of(phase: Phase, config: TrainConfig) -> tuple[Task, ...]:
+    """Phase 1 learns (4) and (5); phase 2 adds the composed prompt, (6)."""
+    composes = config.composed_weight > 0 or config.lambda_id > 0
+    if phase == "textual_inversion" or not composes:
+        return ("source", "reference")
+    return ("source", "reference", "composed")
+
+
+def draw_step(
+    generator: torch.Generator,
+    sizes: Sizes,
+    phase: Phase,
+    config: TrainConfig,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+) -> StepDraw:
+    """Draw one optimizer step for all `processes` and return the part of process `rank`."""
+    count = config.items_per_step * processes
+    tasks = tuple(
+        _draw_task(generator, task, sizes, count, sizes.timesteps) for task in tasks_of(phase, config)
+    )
+    identity = likenesses = None
+    if phase == "lora" and config.lambda_id > 0 and sizes.likenesses > 0:
+        composed = tasks[-1]
+        # t_id ~ U(1, T'), T' < T: early noise levels leave nothing of a face to recognise.
+        latest = max(1, int(config.identity_time_limit * sizes.timesteps))
+        fresh = _draw_task(generator, "composed", sizes, count, latest)
+        identity = replace(composed, timesteps=fresh.timesteps, noise=fresh.noise)
+        likenesses = torch.randint(sizes.likenesses, (count,), generator=generator)
+    mine = slice(rank * config.items_per_step, (rank + 1) * config.items_per_step)
+    return StepDraw(tasks, identity, likenesses).part(mine)
+
+
+def _draw_task(generator: torch.Generator, task: Task, sizes: Sizes, count: int, latest: int) -> TaskDraw:
+    photos = sizes.subject if task == "source" else sizes.style
+    return TaskDraw(
+        task=task,
+        items=torch.randint(photos, (count,), generator=generator),
+        prompts=torch.randint(len(templates(task)), (count,), generator=generator),
+        timesteps=torch.randint(latest, (count,), generator=generator),
+        noise=torch.randn((count, *sizes.latent), generator=generator),
+    )

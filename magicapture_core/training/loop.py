@@ -1,0 +1,187 @@
+"""The training loop, a generator of reports: wizard, command line and tests consume the same one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from magicapture_core.checkpoints import Run, RunFacts
+from magicapture_core.concepts import Concept
+from magicapture_core.config import TrainConfig
+from magicapture_core.faces import FaceAnalyser
+from magicapture_core.models import ModelBundle
+from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.training.draws import Phase
+from magicapture_core.training.previews import AttentionView, Sample
+from magicapture_core.training.trainer import Trainer
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What happened in one optimizer step."""
+
+    phase: Phase
+    step: int
+    """Steps done over both phases, from 1."""
+    total_steps: int
+    phase_step: int
+    phase_steps: int
+    losses: dict[str, float]
+    """Unweighted terms (see `TERMS`), means over the step's items."""
+    learning_rates: dict[str, float]
+    seconds: float
+    """This step alone, without previews and checkpoints."""
+    seconds_left: float
+    """Estimate for the rest of the run."""
+    attention: list[AttentionView] = field(default_factory=list)
+    sample: Sample | None = None
+    checkpoint: Path | None = None
+
+
+def train(
+    models: ModelBundle,
+    subject: Concept,
+    style: Concept,
+    config: TrainConfig,
+    run_folder: Path | str,
+    *,
+    analyser: FaceAnalyser | None = None,
+    resume: bool = False,
+) -> Iterator[StepReport]:
+    """Learn `subject` and `style` into `run_folder`: phase 1 textual inversion, phase 2 LoRA.
+
+    Yields a StepReport per optimizer step. Closing the generator between two reports saves a checkpoint
+    from which `resume=True` goes on bit for bit (on the CPU). The models come back as they were.
+    analyser: whose face recognition Eq. 7 uses; None chooses.
+    Raises RunProblem for a folder that cannot be used, a changed setting or photo on resume, a loss that is
+    not finite, or a full disk; Problem for settings that do not fit the model. A finished run yields nothing.
+    """
+    _check(models, subject, style, config)
+    accelerator = Accelerator(cpu=models.device.type == "cpu")
+    with ExitStack() as stack:
+        trainer = stack.enter_context(Trainer.opened(models, subject, style, config, accelerator, analyser))
+        run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
+        if resume:
+            trainer.restore(run)
+        trainer.begin(run)
+        clock = _Clock(config)
+        try:
+            while trainer.step < trainer.total_steps:
+                yield _advance(trainer, run, clock)
+        except GeneratorExit:
+            trainer.save(run)
+            raise
+
+
+def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
+    """One optimizer step and whatever is due after it."""
+    with _explained_out_of_memory(trainer.config):
+        started = time.monotonic()
+        losses, learning_rates = trainer.advance()
+        seconds = time.monotonic() - started
+        clock.tick(trainer.phase, seconds)
+        report = {
+            "step": trainer.step,
+            "phase": trainer.phase,
+            **losses,
+            **{f"lr_{name}": rate for name, rate in learning_rates.items()},
+            "seconds": round(seconds, 4),
+        }
+        if trainer.is_main:
+            run.append_losses(report)
+        attention = trainer.attention(run) if trainer.due("attention_every") else []
+        sample = trainer.sample(run) if trainer.due("sample_every") else None
+        checkpoint = trainer.save(run) if trainer.due("checkpoint_every") else None
+    return StepReport(
+        phase=trainer.phase,
+        step=trainer.step,
+        total_steps=trainer.total_steps,
+        phase_step=trainer.phase_step,
+        phase_steps=trainer.phase_steps(trainer.phase),
+        losses=losses,
+        learning_rates=learning_rates,
+        seconds=seconds,
+        seconds_left=clock.left(trainer.phase, trainer.phase_step),
+        attention=attention,
+        sample=sample,
+        checkpoint=checkpoint,
+    )
+
+
+def _check(models: ModelBundle, subject: Concept, style: Concept, config: TrainConfig) -> None:
+    if subject.role != "subject" or style.role != "style":
+        raise ValueError(f"expected a subject and a style, got a {subject.role} and a {style.role}")
+    if subject.kind != config.subject_kind:
+        raise Problem(
+            f"subject_kind is {config.subject_kind!r}, but the photos were prepared as {subject.kind!r}. "
+            "Prepare the photos again with the same kind."
+        )
+    for concept in (subject, style):
+        side = concept.examples[0].image.shape[-1]
+        if side != config.resolution:
+            raise Problem(
+                f"resolution is {config.resolution}, but the {concept.role} photos were prepared at {side}. "
+                "Prepare the photos again at the same resolution."
+            )
+    # Every halving in the UNet must come out even, or its skip connections do not fit.
+    multiple = models.vae_scale_factor * 2 ** (len(models.unet.config.block_out_channels) - 1)
+    if config.resolution % multiple:
+        raise Problem(f"resolution must be a multiple of {multiple} for this model, got {config.resolution}.")
+
+
+def _open_run(folder: Path, facts: RunFacts, accelerator: Accelerator, *, resume: bool) -> Run:
+    if resume:
+        run = Run.open(folder)
+        run.check_same(facts)
+        return run
+    run = Run(folder)
+    if accelerator.is_main_process:
+        run = Run.create(folder, facts)
+    accelerator.wait_for_everyone()
+    return run
+
+
+class _Clock:
+    """Estimates the time left from the steps done, phase by phase."""
+
+    # Before phase 2 has been measured: it has a third task, a second UNet pass and a decode.
+    PHASE_2_PER_PHASE_1 = 2.5
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.steps: dict[Phase, int] = {"textual_inversion": config.ti_steps, "lora": config.lora_steps}
+        self.mean: dict[Phase, float] = {}
+
+    def tick(self, phase: Phase, seconds: float) -> None:
+        """Fold one step into the running mean; recent steps count more."""
+        self.mean[phase] = 0.9 * self.mean[phase] + 0.1 * seconds if phase in self.mean else seconds
+
+    def left(self, phase: Phase, phase_step: int) -> float:
+        """Seconds until the end of the run."""
+        here = self.mean[phase] * (self.steps[phase] - phase_step)
+        if phase == "lora":
+            return here
+        later = self.mean.get("lora", self.mean[phase] * self.PHASE_2_PER_PHASE_1)
+        return here + later * self.steps["lora"]
+
+
+@contextmanager
+def _explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller: dict[str, Any] = {"items_per_call": 1}
+        if config.items_per_call == 1:
+            smaller["gradient_checkpointing"] = True
+        advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
+        raise RunProblem(
+            f"The device ran out of memory at resolution {config.resolution}. The last checkpoint is whole. "
+            f"Start again with {advice}; it learns the same."
+        ) from error

@@ -1,0 +1,205 @@
+"""One optimizer step's losses and gradients: Eqs. 4 to 8 over the items that were drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from magicapture_core import losses
+from magicapture_core.attention import AttentionStore
+from magicapture_core.config import TrainConfig
+from magicapture_core.models import ModelBundle
+from magicapture_core.prompts import Task, learned_rows, templates, token_positions, with_placeholders
+from magicapture_core.training.data import Encoded, Windows, face_windows
+from magicapture_core.training.draws import Phase, StepDraw, TaskDraw
+from magicapture_core.training.likeness import Likeness
+
+
+@dataclass
+class Texts:
+    """The templates of every task, tokenized once, and the two learned rows."""
+
+    models: ModelBundle
+    rows: Tensor
+    """(2, width) float32, trained."""
+    noun: str
+
+    def __post_init__(self) -> None:
+        tokenizer, self.token_ids = with_placeholders(self.models.tokenizer)
+        self.tokenizer = tokenizer
+        self.ids: dict[Task, Tensor] = {}
+        for task in ("source", "reference", "composed"):
+            self.ids[task] = self.tokenize(templates(task, self.noun))
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """(b, tokens) ids on the CPU, padded to the model's length."""
+        return self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+
+    def encode(self, input_ids: Tensor) -> Tensor:
+        """(b, tokens) → encoder_hidden_states (b, tokens, width), with the learned rows in place."""
+        with learned_rows(self.models.text_encoder, self.token_ids, self.rows):
+            return self.models.text_encoder(input_ids.to(self.models.device))[0]
+
+    def positions(self, input_ids: Tensor) -> Tensor:
+        """(b, 2) where [V1] and [V2] stand, -1 where they do not."""
+        return token_positions(input_ids, self.token_ids).to(self.models.device)
+
+
+@dataclass
+class Objective:
+    """Computes every term of a step and leaves the gradient in the trained weights."""
+
+    models: ModelBundle
+    config: TrainConfig
+    texts: Texts
+    subject: Encoded
+    style: Encoded
+    likeness: Likeness
+    likenesses: Tensor
+    """(photos, dim) of the subject."""
+    store: AttentionStore
+
+    def __post_init__(self) -> None:
+        self.alphas = self.models.noise_scheduler.alphas_cumprod.to(self.models.device)
+        person = self.config.subject_kind == "person"
+        whole = not person or self.config.identity_decode == "full"
+        self.windows: Windows = face_windows(self.style, self.models.vae_scale_factor, whole=whole)
+        # Eq. 7 needs a face in the style photo whose pose x0 keeps; an object is compared as a whole.
+        self.comparable = self.style.has_face if person else torch.ones(len(self.style), dtype=torch.bool)
+        self.landmarks = self.style.landmarks.nan_to_num()
+
+    def step(self, draw: StepDraw, phase: Phase, style_weight: float, per_call: int) -> dict[str, Tensor]:
+        """Back-propagate one optimizer step. Returns the mean of each unweighted term, 0-d, on the device.
+
+        per_call: items of each task per UNet call; the gradient does not depend on it.
+        """
+        count = len(draw.tasks[0].items)
+        unique, where = self._unique_prompts(draw)
+        hidden = self.texts.encode(unique)
+        # The text encoder runs once a step, however many UNet calls follow: they leave their gradient
+        # in a leaf, which is passed on at the end.
+        leaf = hidden.detach().requires_grad_()
+        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.models.device))
+        for start in range(0, count, per_call):
+            part = slice(start, start + per_call)
+            rows = {task: indices[part] for task, indices in where.items()}
+            for terms in (
+                self._reconstruction(draw.part(part), rows, unique, leaf, phase),
+                self._identity(draw.part(part), rows, leaf),
+            ):
+                if terms:
+                    self._backward(terms, style_weight, count, totals)
+        if leaf.grad is not None:
+            hidden.backward(leaf.grad)
+        return dict(totals)
+
+    def _unique_prompts(self, draw: StepDraw) -> tuple[Tensor, dict[Task, Tensor]]:
+        """Each prompt of the step once, (p, tokens), and for each task's items their row in it."""
+        ids = torch.cat([self.texts.ids[task.task][task.prompts] for task in draw.tasks])
+        unique, inverse = ids.unique(dim=0, return_inverse=True)
+        parts = inverse.chunk(len(draw.tasks))
+        return unique, {task.task: part for task, part in zip(draw.tasks, parts, strict=True)}
+
+    def _backward(
+        self, terms: dict[str, Tensor], style_weight: float, count: int, totals: dict[str, Tensor]
+    ) -> None:
+        """Weigh per-item terms as METHOD's total does, back-propagate, and add up their means."""
+        config = self.config
+        weights = {
+            "source": 1.0,
+            "reference": style_weight,
+            "composed": style_weight * config.composed_weight,
+            "identity": config.lambda_id,
+            "attention": config.lambda_attn,
+        }
+        means = {name: term.sum() / count for name, term in terms.items()}
+        torch.stack([weights[name] * mean for name, mean in means.items()]).sum().backward()
+        self.store.take()  # gradient checkpointing hears the maps again while going backward
+        for name, mean in means.items():
+            totals[name] = totals[name] + mean.detach()
+
+    def _reconstruction(
+        self, draw: StepDraw, rows: dict[Task, Tensor], unique: Tensor, leaf: Tensor, phase: Phase
+    ) -> dict[str, Tensor]:
+        """Eqs. 4 to 6 and 8: all tasks go through the UNet in one call."""
+        device = self.models.device
+        row = torch.cat([rows[task.task] for task in draw.tasks])
+        latents = torch.cat([self._data(task).latents[task.items.to(device)] for task in draw.tasks])
+        face = torch.cat([self._data(task).face[task.items.to(device)] for task in draw.tasks])
+        noise = torch.cat([task.noise for task in draw.tasks]).to(device)
+        timesteps = torch.cat([task.timesteps for task in draw.tasks]).to(device)
+        listening = phase == "lora" and self.config.lambda_attn > 0
+        positions = self.texts.positions(unique[row])
+        self.store.positions = positions if listening else None
+        output = self._unet(losses.add_noise(latents, noise, self.alphas[timesteps]), timesteps, leaf[row])
+        heard = self.store.take()
+        target = losses.target_of(latents, noise, self.alphas[timesteps], self.models.prediction_type)
+
+        sizes = [len(task.items) for task in draw.tasks]
+        source = torch.tensor([task.task == "source" for task in draw.tasks], device=device)
+        is_source = source.repeat_interleave(torch.tensor(sizes, device=device)).view(-1, 1, 1, 1)
+        region = torch.where(is_source, face, 1 - face)
+        per_item = losses.masked_reconstruction(target, output, region)
+        terms: dict[str, Tensor] = {
+            task.task: loss for task, loss in zip(draw.tasks, per_item.split(sizes), strict=True)
+        }
+        if listening:
+            terms["attention"] = self._attention(heard, face, positions)
+        return terms
+
+    def _attention(self, heard: list[Tensor], face: Tensor, positions: Tensor) -> Tensor:
+        """Eq. 8 of every item: the mean over layers and over the tokens its prompt holds. (b,)
+
+        [V1] is held to the face, [V2] to its complement. A style photo without a face says nothing
+        about where [V1] belongs, so it counts for [V2] alone (whose region is then the whole picture).
+        """
+        regions = (face, 1 - face)
+        present = (positions >= 0) & torch.cat([region.amax((2, 3)) > 0 for region in regions], dim=1)  # b 2
+        per_token = torch.stack(
+            [
+                torch.stack([losses.attention_refocusing(maps[:, k], region) for maps in heard]).mean(0)
+                for k, region in enumerate(regions)
+            ],
+            dim=1,
+        )  # b 2
+        return (per_token * present).sum(1) / present.sum(1).clamp(min=1)
+
+    def _identity(self, draw: StepDraw, rows: dict[Task, Tensor], leaf: Tensor) -> dict[str, Tensor]:
+        """Eq. 7: its own noise level, its own UNet pass, and a decode that the gradient goes through."""
+        if draw.identity is None or draw.likenesses is None:
+            return {}
+        device, task = self.models.device, draw.identity
+        items = task.items.tolist()
+        timesteps, noise = task.timesteps.to(device), task.noise.to(device)
+        abar = self.alphas[timesteps]
+        noisy = losses.add_noise(self.style.latents[task.items.to(device)], noise, abar)
+        self.store.positions = None
+        output = self._unet(noisy, timesteps, leaf[rows["composed"]])
+        original = losses.predict_original(noisy, output, abar, self.models.prediction_type)
+        pictures = self._decode(self.windows.cut(original, items))
+        landmarks = self.windows.shift(self.landmarks[task.items], items, self.models.vae_scale_factor)
+        generated = self.likeness(pictures, landmarks)
+        loss = losses.identity(generated, self.likenesses[draw.likenesses.to(device)])
+        return {"identity": loss * self.comparable[task.items].to(device)}
+
+    def _data(self, task: TaskDraw) -> Encoded:
+        return self.subject if task.task == "source" else self.style
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """D: scaled latents → pictures (b, 3, h, w) in [-1,1]; the gradient goes through."""
+        vae = self.models.vae
+        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+
+    def _unet(self, noisy: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
+        models = self.models
+        dtype = models.dtype
+        return models.unet(noisy.to(dtype), timesteps, encoder_hidden_states=hidden.to(dtype)).sample.float()

@@ -1,0 +1,151 @@
+"""What people look at while training runs: attention maps and sample pictures. Draws nothing random
+from the run's own generator, so that looking changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from magicapture_core import losses
+from magicapture_core.attention import mean_map
+from magicapture_core.faces import FaceAnalyser, embed_face
+from magicapture_core.files import atomic_file
+from magicapture_core.prompts import TOKENS, Task, templates
+from magicapture_core.provenance import save_picture
+from magicapture_core.training.objective import Objective
+
+PREVIEW_NOISE = 0.4
+"""Share of the noise schedule at which attention is shown: the picture is there, details are not."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionView:
+    """Where one token looks in one item."""
+
+    task: Task
+    token: str
+    picture: np.ndarray
+    """(h, w, 3) uint8 training photo."""
+    heat: np.ndarray
+    """(side, side) float32 in [0,1]: the mean over layers and heads, scaled by its own extrema."""
+    region: np.ndarray
+    """(h, w) float32 in {0,1} on the latent grid: where the token should look."""
+    outside: float
+    """Share of the token's attention outside its region; 0 is best."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture of the composed prompt, made in the middle of training."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    identity: float | None
+    """Cosine to the subject by the loss's own network; None where no face was found."""
+
+
+@torch.no_grad()
+def attention_views(objective: Objective, pictures: dict[Task, np.ndarray]) -> list[AttentionView]:
+    """Listen once to the first photo of each task, with a fixed template, noise level and noise."""
+    models, texts = objective.models, objective.texts
+    tasks: tuple[Task, ...] = ("source", "reference", "composed")
+    ids = torch.cat([texts.ids[task][:1] for task in tasks])
+    data = [objective.subject, objective.style, objective.style]
+    latents = torch.cat([encoded.latents[:1] for encoded in data])
+    face = torch.cat([encoded.face[:1] for encoded in data])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    t = int(PREVIEW_NOISE * len(objective.alphas))
+    timesteps = torch.full((len(tasks),), t, device=models.device)
+    noisy = losses.add_noise(latents, noise, objective.alphas[timesteps])
+    positions = texts.positions(ids)
+    objective.store.positions = positions
+    models.unet(noisy.to(models.dtype), timesteps, encoder_hidden_states=texts.encode(ids).to(models.dtype))
+    heard = objective.store.take()
+    heat = losses.scale_to_unit(mean_map(heard)).cpu().numpy()  # b 2 h w
+    views = []
+    for i, task in enumerate(tasks):
+        for k, token in enumerate(TOKENS):
+            if positions[i, k] < 0:
+                continue
+            region = face[i : i + 1] if k == 0 else 1 - face[i : i + 1]
+            shares = [losses.attention_outside(maps[i : i + 1, k], region) for maps in heard]
+            views.append(
+                AttentionView(
+                    task,
+                    token,
+                    pictures[task],
+                    heat[i, k],
+                    region[0, 0].cpu().numpy(),
+                    float(torch.stack(shares).mean()),
+                )
+            )
+    return views
+
+
+@torch.no_grad()
+def sample_picture(
+    objective: Objective, analyser: FaceAnalyser | None, *, seed: int, steps: int, guidance_scale: float = 7.0
+) -> Sample:
+    """One picture of the composed prompt with the weights as they stand, scored where there is a face."""
+    models, texts = objective.models, objective.texts
+    objective.store.positions = None
+    prompt = templates("composed", texts.noun)[0]
+    embeds = texts.encode(texts.tokenize([prompt, ""]))
+    image = (
+        models.pipeline()(
+            prompt_embeds=embeds[:1],
+            negative_prompt_embeds=embeds[1:],
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            width=objective.config.resolution,
+            height=objective.config.resolution,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        .images[0]
+        .convert("RGB")
+    )
+    identity = None
+    if analyser is not None:
+        pixels = np.asarray(image)
+        faces = analyser.detect(pixels)
+        if faces:
+            vector = embed_face(analyser, pixels, faces[0])
+            mean = objective.likenesses.mean(0).cpu().numpy()
+            identity = float(vector @ mean / np.linalg.norm(mean))
+    return Sample(image, prompt, seed, identity)
+
+
+def write_sample(sample: Sample, path: Path) -> None:
+    """Save the picture, marked as generated."""
+    settings = {"identity": sample.identity}
+    save_picture(sample.image, path, prompt=sample.prompt, seed=sample.seed, settings=settings)
+
+
+STRIP_SIDE = 256
+
+
+def write_strips(views: list[AttentionView], folder: Path, step: int) -> None:
+    """A PNG per token: for each item the photo, where the token looks, and where it should."""
+    for token in TOKENS:
+        cells = [cell for view in views if view.token == token for cell in strip_cells(view)]
+        with atomic_file(folder / f"step-{step:06d}-{token.strip('<>')}.png") as path:
+            Image.fromarray(np.concatenate(cells, axis=1)).save(path, format="PNG")
+
+
+def strip_cells(view: AttentionView) -> list[np.ndarray]:
+    """The photo, the photo under the heat map, the photo dimmed outside the region; (side, side, 3) uint8."""
+    import cv2
+
+    size = (STRIP_SIDE, STRIP_SIDE)
+    photo = cv2.resize(view.picture, size, interpolation=cv2.INTER_AREA)
+    heat = cv2.resize((view.heat * 255).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    colours = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    looked = cv2.addWeighted(photo, 0.4, colours, 0.6, 0)
+    region = cv2.resize(view.region, size, interpolation=cv2.INTER_NEAREST)[..., None]
+    wanted = (photo * (0.25 + 0.75 * region)).astype(np.uint8)
+    return [photo, looked, wanted]

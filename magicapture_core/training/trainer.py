@@ -1,0 +1,338 @@
+"""What a running training holds: the networks, what is trained, and where it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from magicapture_core.attention import listen
+from magicapture_core.checkpoints import Checkpoint, Run, RunFacts, save_embeddings
+from magicapture_core.concepts import Concept
+from magicapture_core.config import TrainConfig
+from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.model_card import write_model_card
+from magicapture_core.models import ModelBundle
+from magicapture_core.problems import RunProblem
+from magicapture_core.prompts import initial_rows
+from magicapture_core.training import previews
+from magicapture_core.training.data import encode_concept
+from magicapture_core.training.draws import Phase, Sizes, draw_step
+from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
+from magicapture_core.training.lora import add_lora, remove_lora, save_lora
+from magicapture_core.training.memory import fitting_items_per_call
+from magicapture_core.training.objective import Objective, Texts
+
+PHASES: tuple[Phase, ...] = ("textual_inversion", "lora")
+
+
+@dataclass
+class Trainer:
+    """One training in one process. `opened` builds it, `advance` is one optimizer step."""
+
+    models: ModelBundle
+    config: TrainConfig
+    accelerator: Accelerator
+    objective: Objective
+    rows: nn.Parameter
+    """(2, width) embeddings of [V1] and [V2]."""
+    generator: torch.Generator
+    sizes: Sizes
+    facts: RunFacts
+    pictures: dict[Any, Any]
+    """The photo that the attention maps of each task are shown over."""
+    analyser: FaceAnalyser | None
+    items_per_call: int
+    step: int = 0
+    lora: dict[str, nn.Parameter] = field(default_factory=dict)
+    optimizer: torch.optim.Optimizer | None = None
+    schedule: Any = None
+    saved_step: int = -1
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls,
+        models: ModelBundle,
+        subject: Concept,
+        style: Concept,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        analyser: FaceAnalyser | None,
+    ) -> Iterator[Trainer]:
+        """Encode the photos and build everything; leaves the models as they were."""
+        person = config.subject_kind == "person"
+        if person and analyser is None:
+            analyser, _ = choose_analyser()
+        generator = torch.Generator().manual_seed(config.seed)
+        rows = initial_rows(models.tokenizer, models.text_encoder, config, generator)
+        trained_rows = nn.Parameter(rows.to(models.device))
+        data = {
+            concept.role: encode_concept(concept, models, flip=config.flip) for concept in (subject, style)
+        }
+        likeness: Likeness = FeatureLikeness(models)
+        if person and analyser is not None:
+            likeness = FaceLikeness(analyser, models.device)
+        likenesses = subject_likenesses(subject, likeness, models.device)
+        latents = data["subject"].latents
+        with listen(models.unet, config.attention_resolution, latents.shape[-1]) as store:
+            objective = Objective(
+                models=models,
+                config=config,
+                texts=Texts(models, trained_rows, config.subject_kind),
+                subject=data["subject"],
+                style=data["style"],
+                likeness=likeness,
+                likenesses=likenesses,
+                store=store,
+            )
+            facts = RunFacts(
+                config, models.name, fingerprint(models), data["subject"].digests, data["style"].digests
+            )
+            photos = {concept.role: _to_picture(concept.examples[0].image) for concept in (subject, style)}
+            trainer = cls(
+                models=models,
+                config=config,
+                accelerator=accelerator,
+                objective=objective,
+                rows=trained_rows,
+                generator=generator,
+                sizes=Sizes(
+                    subject=len(data["subject"]),
+                    style=len(data["style"]),
+                    likenesses=len(likenesses),
+                    latent=tuple(latents.shape[1:]),
+                    timesteps=len(objective.alphas),
+                ),
+                facts=facts,
+                pictures={
+                    "source": photos["subject"],
+                    "reference": photos["style"],
+                    "composed": photos["style"],
+                },
+                analyser=analyser if person else None,
+                items_per_call=config.items_per_call or fitting_items_per_call(models, config),
+            )
+            try:
+                yield trainer
+            finally:
+                trainer._release()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of both phases."""
+        return self.config.ti_steps + self.config.lora_steps
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the last step done (of the first one, before any)."""
+        return PHASES[0] if max(self.step, 1) <= self.config.ti_steps else PHASES[1]
+
+    @property
+    def phase_step(self) -> int:
+        """Steps done in that phase."""
+        return self.step if self.phase == PHASES[0] else self.step - self.config.ti_steps
+
+    @property
+    def is_main(self) -> bool:
+        """Only one process writes."""
+        return self.accelerator.is_main_process
+
+    def phase_steps(self, phase: Phase) -> int:
+        """Optimizer steps of a phase."""
+        return self.config.ti_steps if phase == PHASES[0] else self.config.lora_steps
+
+    def due(self, setting: str) -> bool:
+        """Whether the thing that happens every `setting` steps is due (also at the end of each phase)."""
+        every = getattr(self.config, setting)
+        return every > 0 and (self.step % every == 0 or self.step in (self.config.ti_steps, self.total_steps))
+
+    # --- the step ---------------------------------------------------------------------------------
+
+    def advance(self) -> tuple[dict[str, float], dict[str, float]]:
+        """One optimizer step. Returns the unweighted loss terms and the learning rates it used."""
+        step = self.step + 1
+        phase: Phase = PHASES[0] if step <= self.config.ti_steps else PHASES[1]
+        if self.optimizer is None or step == self.config.ti_steps + 1:
+            self._start_phase(phase)
+        assert self.optimizer is not None
+        done = step - 1 - (0 if phase == PHASES[0] else self.config.ti_steps)
+        early = done < self.config.style_weight_until * self.phase_steps(phase)
+        draw = draw_step(
+            self.generator,
+            self.sizes,
+            phase,
+            self.config,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        with self.accelerator.autocast():
+            terms = self.objective.step(
+                draw, phase, self.config.style_weight if early else 1.0, self.items_per_call
+            )
+        losses = self._reduce(terms)
+        self._check_finite(losses, step)
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._trained(), self.config.max_grad_norm)
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if phase == PHASES[0] and self.config.embedding_norm is not None:
+            self._pull_norms(self.config.embedding_norm, rates["embeddings"])
+        self.step = step
+        return losses, rates
+
+    def _start_phase(self, phase: Phase) -> None:
+        """Phase 1 trains the two embeddings; phase 2 adds LoRA. Each has an optimizer of its own."""
+        from diffusers.optimization import get_scheduler
+
+        config = self.config
+        rows = {"name": "embeddings", "params": [self.rows], "weight_decay": 0.0}
+        groups: list[dict[str, Any]] = [{**rows, "lr": config.ti_learning_rate}]
+        if phase == PHASES[1]:
+            if not self.lora:
+                self.lora = add_lora(self.models, config)
+            groups = [
+                {**rows, "lr": config.embedding_learning_rate},
+                {
+                    "name": "lora",
+                    "params": list(self.lora.values()),
+                    "weight_decay": config.lora_weight_decay,
+                    "lr": config.lora_learning_rate,
+                },
+            ]
+        if config.gradient_checkpointing:
+            self.models.unet.enable_gradient_checkpointing()
+            self.models.unet.train()
+        self.optimizer = torch.optim.AdamW(groups)
+        self.schedule = get_scheduler(
+            config.learning_rate_decay,
+            self.optimizer,
+            num_warmup_steps=0,
+            num_training_steps=self.phase_steps(phase),
+        )
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [self.rows, *self.lora.values()]
+
+    def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Average gradients and losses over the processes; one transfer to the host."""
+        values = torch.stack(list(terms.values()))
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+            for parameter in self._trained():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return dict(zip(terms, values.tolist(), strict=True))
+
+    def _check_finite(self, losses: dict[str, float], step: int) -> None:
+        """Before the optimizer acts on it: the weights are still those of the last good step."""
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            raise RunProblem(
+                f"The {' and '.join(bad)} loss is not a finite number at step {step}. The last checkpoint is "
+                "usable. Lower the learning rates or train in fp32, and start a new run."
+            )
+
+    @torch.no_grad()
+    def _pull_norms(self, target: float, rate: float) -> None:
+        """Unlike the paper (its code does it): move each embedding's norm a little toward `target`."""
+        norms = self.rows.norm(dim=1, keepdim=True)
+        self.rows.mul_((norms + min(1.0, 100 * rate) * (target - norms)) / norms.clamp(min=1e-12))
+
+    # --- keeping and showing ----------------------------------------------------------------------
+
+    def begin(self, run: Run) -> None:
+        """Write what a run folder holds from the start."""
+        if self.is_main and self.analyser is not None and len(self.objective.likenesses):
+            run.save_identity(self.objective.likenesses, self.objective.likeness.name)
+
+    def save(self, run: Run) -> Path | None:
+        """Write a checkpoint of the last step done, unless it is written already."""
+        if not self.is_main or self.saved_step == self.step or self.optimizer is None:
+            return None
+        checkpoint = Checkpoint(
+            step=self.step,
+            items_per_call=self.items_per_call,
+            trainable={name: tensor.detach().cpu().contiguous() for name, tensor in self._named().items()},
+            state={
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "generator": self.generator.get_state(),
+            },
+        )
+        path = run.save_checkpoint(checkpoint, self._write_adapter, self.config.keep_checkpoints)
+        write_model_card(run)
+        self.saved_step = self.step
+        return path
+
+    def restore(self, run: Run) -> None:
+        """Go on from the newest checkpoint; from the start where there is none."""
+        checkpoint = run.load_checkpoint()
+        self.saved_step = checkpoint.step if checkpoint else -1
+        if self.is_main:
+            run.rewind_losses(checkpoint.step if checkpoint else 0)
+        if checkpoint is None:
+            return
+        self.step, self.items_per_call = checkpoint.step, checkpoint.items_per_call
+        self._start_phase(self.phase)
+        assert self.optimizer is not None
+        with torch.no_grad():
+            for name, tensor in self._named().items():
+                tensor.copy_(checkpoint.trainable[name])
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        self.schedule.load_state_dict(checkpoint.state["schedule"])
+        self.generator.set_state(checkpoint.state["generator"])
+
+    def attention(self, run: Run) -> list[previews.AttentionView]:
+        """Where the tokens look, also written as a strip per token."""
+        views = previews.attention_views(self.objective, self.pictures)
+        if self.is_main:
+            previews.write_strips(views, run.folder / "attention", self.step)
+        return views
+
+    def sample(self, run: Run) -> previews.Sample:
+        """A picture of the composed prompt, also written to samples/."""
+        sample = previews.sample_picture(
+            self.objective, self.analyser, seed=self.config.seed, steps=self.config.sample_steps
+        )
+        if self.is_main:
+            previews.write_sample(sample, run.folder / "samples" / f"step-{self.step:06d}.png")
+        return sample
+
+    def _named(self) -> dict[str, Tensor]:
+        return {"embeddings": self.rows, **self.lora}
+
+    def _write_adapter(self, folder: Path) -> None:
+        save_embeddings(self.rows, folder)
+        if self.lora:
+            save_lora(self.models, folder)
+
+    def _release(self) -> None:
+        remove_lora(self.models)
+        if self.config.gradient_checkpointing:
+            self.models.unet.disable_gradient_checkpointing()
+            self.models.unet.eval()
+
+
+def fingerprint(models: ModelBundle) -> str:
+    """A short hash that tells models apart: configuration and a sample of the weights."""
+    digest = hashlib.sha256(json.dumps(dict(models.unet.config), sort_keys=True, default=str).encode())
+    for parameter in (models.unet.conv_in.weight, models.text_encoder.get_input_embeddings().weight[-16:]):
+        digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _to_picture(image: Tensor) -> Any:
+    """(3, h, w) in [-1,1] → (h, w, 3) uint8."""
+    return ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

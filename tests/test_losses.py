@@ -1,0 +1,163 @@
+"""Eqs. 4 to 8 against numbers worked out by hand, and the properties they must have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from magicapture_core import losses
+
+
+def picture(rows: list[list[float]]) -> torch.Tensor:
+    """A (1, 1, h, w) tensor."""
+    return torch.tensor(rows)[None, None]
+
+
+def test_masked_reconstruction_is_the_mean_of_squares_over_the_region() -> None:
+    # Differences 1, 2 / 3, 4; the region is the left column: (1² + 3²) / 2 cells = 5.
+    target = picture([[1.0, 2.0], [3.0, 4.0]])
+    mask = picture([[1.0, 0.0], [1.0, 0.0]])
+    loss = losses.masked_reconstruction(target, torch.zeros_like(target), mask)
+    assert loss.tolist() == [5.0]
+
+
+def test_masked_reconstruction_counts_every_channel() -> None:
+    # Two channels with differences 1 and 3 in one masked cell: (1 + 9) / (1 cell * 2 channels) = 5.
+    target = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
+    assert (
+        losses.masked_reconstruction(target, torch.zeros_like(target), torch.ones(1, 1, 1, 1)).item() == 5.0
+    )
+
+
+def test_masked_reconstruction_of_an_empty_region_is_zero() -> None:
+    target = torch.ones(1, 4, 2, 2)
+    assert losses.masked_reconstruction(target, target * 3, torch.zeros(1, 1, 2, 2)).item() == 0.0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31 - 1))
+def test_masked_reconstruction_ignores_what_lies_outside(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    target, output, other = torch.randn(3, 2, 4, 8, 8, generator=generator).unbind(0)
+    mask = (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).float()
+    changed = torch.where(mask.bool(), output, other * 1e3)
+    assert torch.equal(
+        losses.masked_reconstruction(target, output, mask),
+        losses.masked_reconstruction(target, changed, mask),
+    )
+
+
+def test_masked_reconstruction_has_no_gradient_outside() -> None:
+    output = torch.randn(1, 4, 4, 4, requires_grad=True)
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    losses.masked_reconstruction(torch.zeros(1, 4, 4, 4), output, mask).sum().backward()
+    assert output.grad is not None
+    assert (output.grad[..., 2:] == 0).all()
+    assert (output.grad[..., :2] != 0).all()
+
+
+def test_noise_is_added_as_the_paper_says() -> None:
+    # abar = 0.64: z_t = 0.8 z + 0.6 eps = 0.8 * 2 + 0.6 * 5 = 4.6.
+    z, eps, abar = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 5.0), torch.tensor([0.64])
+    assert losses.add_noise(z, eps, abar).item() == pytest.approx(4.6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_tweedie_gives_back_the_latents(prediction: losses.PredictionType) -> None:
+    z, eps = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    abar = torch.tensor([0.9, 0.5, 0.1])
+    noisy = losses.add_noise(z, eps, abar)
+    output = losses.target_of(z, eps, abar, prediction)
+    torch.testing.assert_close(losses.predict_original(noisy, output, abar, prediction), z)
+
+
+def test_tweedie_worked_example() -> None:
+    # z_t = 4.6, eps = 5, abar = 0.64: z0 = (4.6 - 0.6 * 5) / 0.8 = 2.
+    noisy, eps = torch.full((1, 1, 1, 1), 4.6), torch.full((1, 1, 1, 1), 5.0)
+    assert losses.predict_original(noisy, eps, torch.tensor([0.64]), "epsilon").item() == pytest.approx(2.0)
+
+
+def test_velocity_worked_example() -> None:
+    # v = 0.8 * 5 - 0.6 * 2 = 2.8.
+    z, eps = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 5.0)
+    assert losses.target_of(z, eps, torch.tensor([0.64]), "v_prediction").item() == pytest.approx(2.8)
+
+
+def test_identity_is_one_minus_the_cosine() -> None:
+    # (1,0)·(1,1)/√2 = 0.7071; opposite vectors cost 2; length does not matter.
+    generated = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+    subject = torch.tensor([[1.0, 1.0], [-5.0, 0.0]])
+    expected = [1 - 1 / math.sqrt(2), 2.0]
+    assert losses.identity(generated, subject).tolist() == pytest.approx(expected)
+
+
+def test_scale_to_unit_uses_each_head_on_its_own() -> None:
+    maps = torch.tensor([[[[1.0, 3.0], [2.0, 1.0]], [[0.1, 0.1], [0.1, 0.6]]]])
+    expected = [[[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]]
+    torch.testing.assert_close(losses.scale_to_unit(maps), torch.tensor(expected))
+
+
+def test_scale_to_unit_of_a_flat_map_is_finite() -> None:
+    assert losses.scale_to_unit(torch.full((1, 1, 2, 2), 0.3)).tolist() == [[[[0.0, 0.0], [0.0, 0.0]]]]
+
+
+def test_attention_refocusing_worked_example() -> None:
+    # One head, same grid: S = [[0, 1], [.5, 0]]. Outside the region (left column free) stand 1 and 0:
+    # (1² + 0²) / 2 cells = 0.5. The .5 inside the region costs nothing.
+    maps = picture([[1.0, 3.0], [2.0, 1.0]])
+    mask = picture([[1.0, 0.0], [1.0, 0.0]])
+    assert losses.attention_refocusing(maps, mask).item() == pytest.approx(0.5)
+
+
+def test_attention_refocusing_averages_heads_before_squaring() -> None:
+    # Heads scaled to [0, 1] and [1, 0] average to [.5, .5]; the right cell is outside: .25.
+    maps = torch.tensor([[[[0.0, 2.0]], [[4.0, 0.0]]]])
+    mask = picture([[1.0, 0.0]])
+    assert losses.attention_refocusing(maps, mask).item() == pytest.approx(0.25)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31 - 1))
+def test_attention_refocusing_is_free_where_the_mask_is_one(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(2, 3, 8, 8, generator=generator) * 0.8 + 0.1
+    mask = (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).float()
+    maps[..., 0, 0], maps[..., 0, 1] = 0.0, 1.0  # the extrema stay where they are
+    mask[..., 0, :2] = 0
+    other = torch.where(mask.bool(), maps.flip(1) * 0.5 + 0.2, maps)
+    assert torch.equal(losses.attention_refocusing(maps, mask), losses.attention_refocusing(other, mask))
+
+
+def test_attention_refocusing_has_no_gradient_where_the_mask_is_one() -> None:
+    maps = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 1:3, 1:3] = 1
+    losses.attention_refocusing(maps, mask).sum().backward()
+    assert maps.grad is not None
+    inside = maps.grad[..., 1:3, 1:3]
+    assert (inside == 0).all()
+    assert (maps.grad != 0).any()
+
+
+def test_extrema_are_detached() -> None:
+    # d S / d A = 1 / (max - min) everywhere, the cells that hold the extrema included.
+    maps = picture([[1.0, 5.0], [3.0, 2.0]]).requires_grad_()
+    losses.scale_to_unit(maps).sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.flatten().tolist() == [0.25] * 4
+
+
+def test_attention_refocusing_with_everything_inside_is_zero() -> None:
+    assert losses.attention_refocusing(torch.rand(1, 2, 4, 4), torch.ones(1, 1, 4, 4)).item() == 0.0
+
+
+def test_share_of_attention_outside() -> None:
+    # 1 + 3 inside, 2 + 2 outside: half.
+    maps = picture([[1.0, 2.0], [3.0, 2.0]])
+    mask = picture([[1.0, 0.0], [1.0, 0.0]])
+    assert losses.attention_outside(maps, mask).item() == pytest.approx(0.5)
