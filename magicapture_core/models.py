@@ -6,14 +6,17 @@ Any Stable Diffusion 1.x or 2.x (predicting noise or velocity), from a diffusers
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from magicapture_core.problems import MissingFiles, Problem
 
@@ -21,6 +24,13 @@ HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """The paper's model."""
 HUB_SIZE = "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+CONFIGS = ASSETS / "stable_diffusion"
+"""The published configurations, for single files, which hold only weights."""
+UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
+TEXT_KEYS = (
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",  # 1.x: CLIP
+    "cond_stage_model.model.token_embedding.weight",  # 2.x: OpenCLIP
+)
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 WEIGHT_NAMES = {
     "text_encoder": "model",
@@ -125,7 +135,13 @@ def load(
     dtype = dtype or best_dtype(device)
     name = str(name or (HUB_ID if device.type == "cuda" else "mini"))
     path = _locate(name, dtype)
-    pipeline = _open_file(path, dtype) if path.is_file() else _open_folder(path, dtype)
+    with _no_progress_bars():
+        try:
+            pipeline = _open_file(path, dtype) if path.is_file() else _open_folder(path, dtype)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise Problem(
+                f"The model at {path} cannot be read ({_first_line(error)}). Copy or download it again."
+            ) from error
     return _bundle(name, path, pipeline, device, dtype)
 
 
@@ -141,9 +157,23 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _bundle(
-    name: str, path: Path, pipeline: Any, device: torch.device, dtype: torch.dtype
-) -> ModelBundle:
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Opening a model takes seconds: the libraries' bars (one for each part) only hide what matters."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
+def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: torch.dtype) -> ModelBundle:
     from diffusers import DDPMScheduler
 
     # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.
@@ -159,7 +189,7 @@ def _bundle(
         )
     for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.safety_checker):
         if module is not None:
-            module.requires_grad_(False).eval().to(device=device, dtype=dtype)
+            module.requires_grad_(False).eval().to(device=device)
     settings = _settings(path)
     return ModelBundle(
         name=name,
@@ -216,22 +246,20 @@ def _from_hub(hub_id: str, dtype: torch.dtype) -> Path:
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
-    try:
-        folder = Path(huggingface_hub.snapshot_download(hub_id, local_files_only=True))
-        _weight_variant(folder)
-    except (OSError, Problem):
-        pass  # not in the cache, or not all of it: the download says why if it cannot mend that
-    else:
-        return folder
     # The hub's folders hold the same weights in several formats; half the bytes do for half precision.
-    variants = ("",) if dtype == torch.float32 else (".fp16", "")
-    for variant in variants:
+    variants = ("", ".fp16") if dtype == torch.float32 else (".fp16", "")
+    reason: Exception = MissingFiles("nothing was tried")
+    for offline, variant in itertools.product((True, False), variants):
         weights = [f"{part}/{stem}{variant}.safetensors" for part, stem in WEIGHT_NAMES.items()]
         small = ["model_index.json", "magicapture.json", "*/*.json", "*/*.txt"]
         try:
-            folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[*small, *weights]))
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    hub_id, allow_patterns=[*small, *weights], local_files_only=offline
+                )
+            )
             _weight_variant(folder)
-        except (OSError, MissingFiles) as error:
+        except (OSError, ValueError) as error:
             reason = error
         else:
             return folder
@@ -252,7 +280,7 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> Any:
 
     variant = _weight_variant(folder)
     return StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
     )
 
 
@@ -275,12 +303,13 @@ def _weight_variant(folder: Path) -> str | None:
     missing = [part for part in (*PARTS, *optional) if not (folder / part).is_dir()]
     if missing:
         raise MissingFiles(f"{folder} lacks {', '.join(missing)}. Copy or download the model again.")
-    lacking: list[str] = []
+    parts = ("text_encoder", "unet", "vae", *optional)
+    lacking = list(parts)
     for variant in (None, "fp16"):
-        parts = ("text_encoder", "unet", "vae", *optional)
-        lacking = [part for part in parts if not _has_weights(folder / part, WEIGHT_NAMES[part], variant)]
-        if not lacking:
+        lacks = [part for part in parts if not _has_weights(folder / part, WEIGHT_NAMES[part], variant)]
+        if not lacks:
             return variant
+        lacking = min(lacking, lacks, key=len)
     pickles = [file for part in lacking for file in (folder / part).iterdir() if file.suffix in PICKLES]
     if pickles:
         raise Problem(
@@ -299,4 +328,55 @@ def _has_weights(folder: Path, stem: str, variant: str | None) -> bool:
 
 
 def _open_file(file: Path, dtype: torch.dtype) -> Any:
-    raise NotImplementedError
+    """A pipeline from one .safetensors file with the original (not diffusers') key names."""
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    version = _file_version(file)
+    tokenizer = CLIPTokenizer.from_pretrained(
+        CONFIGS / "tokenizer", pad_token="!" if version == "v2" else "<|endoftext|>"
+    )
+    pipeline = StableDiffusionPipeline.from_single_file(
+        str(file),
+        config=str(CONFIGS / version),
+        tokenizer=tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        local_files_only=True,
+        dtype=dtype,
+    )
+    if version == "v2" and _predicts_velocity(pipeline.unet):
+        pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+        pipeline.unet.register_to_config(sample_size=96)
+    return pipeline
+
+
+def _file_version(file: Path) -> str:
+    """ "v1" or "v2", from the key names in the file's header; Problem if it is something else."""
+    if file.suffix != ".safetensors":
+        why = "a pickle, which can run any code when it is opened" if file.suffix in PICKLES else "unknown"
+        raise Problem(f"{file.name} is {why}: expected a .safetensors file. Get the model in that format.")
+    with safe_open(file, "pt") as content:
+        keys = set(content.keys())
+        v1, v2 = (name in keys for name in TEXT_KEYS)
+        if UNET_KEY in keys and v1 != v2:
+            return "v1" if v1 else "v2"
+    if any("lora" in key for key in keys):
+        what = "an adapter (LoRA), which only changes a model"
+    elif UNET_KEY in keys or any("double_blocks" in key or "joint_blocks" in key for key in keys):
+        what = "a model of another family (SDXL, SD 3, Flux, …) or only a part of one"
+    else:
+        what = "no complete model with the original key names"
+    raise Problem(f"{file.name} holds {what}: expected {EXPECTED}. Choose one of those.")
+
+
+@torch.no_grad()
+def _predicts_velocity(unet: Any) -> bool:
+    """Whether a UNet predicts v rather than epsilon; a single file does not say.
+
+    On pure noise at the last timestep, epsilon IS the input, whereas v = -x0 has nothing to do with it.
+    """
+    noise = torch.randn(1, unet.config.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    nothing = torch.zeros(1, 77, unet.config.cross_attention_dim, dtype=unet.dtype)
+    answer = unet(noise.to(unet.dtype), 999, nothing).sample.float()
+    return bool(torch.cosine_similarity(answer.flatten(), noise.flatten(), dim=0) < 0.5)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy import ToyAnalyser, save_toy
 
-# Tests never touch the network, and never hurry each other on a small machine.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
+torch.set_num_threads(
+    1
+)  # toy tensors gain nothing from more, and threads that wait for a busy core cost much
 
 
 @pytest.fixture(scope="session")

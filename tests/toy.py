@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-WORDS = (
-    "a the an of in one photo picture portrait image person style bright good cropped close up"
-    " man woman cat oil painting wearing sunglasses hat red blue dog"
-).split()
+WORDS = [
+    "a", "the", "an", "of", "in", "one", "photo", "picture", "portrait", "image", "person", "style", "bright",
+    "good", "cropped", "close", "up", "man", "woman", "cat", "oil", "painting", "wearing", "sunglasses",
+    "hat", "red", "blue", "dog",
+]  # fmt: skip
 RESOLUTION = 64
 WIDTH = 32  # of the text encoder
 
@@ -84,7 +85,8 @@ def save_toy(
             block_out_channels=(8, 8, 16), norm_num_groups=4, sample_size=RESOLUTION, scaling_factor=0.18215,
         )  # fmt: skip
         unet = UNet2DConditionModel(
-            sample_size=RESOLUTION // 4, block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4,
+            sample_size=RESOLUTION // 4, block_out_channels=(8, 16, 16), layers_per_block=1,
+            norm_num_groups=4,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=WIDTH, attention_head_dim=2,
@@ -114,7 +116,9 @@ def _safety() -> tuple[Any, Any]:
             "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
             "image_size": 32, "patch_size": 16, "projection_dim": 8,
         },
-        text_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+        text_config={
+            "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+        },
     )  # fmt: skip
     checker = StableDiffusionSafetyChecker(config)
     checker.concept_embeds_weights.data.fill_(-1.0)  # every cosine is above it: everything is unsafe
@@ -166,7 +170,9 @@ class ToyEmbedder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
-        self.weight = nn.Parameter(torch.randn(self.dim, 3 * 14 * 14, generator=generator), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.randn(self.dim, 3 * 14 * 14, generator=generator), requires_grad=False
+        )
 
     def forward(self, aligned: Tensor) -> Tensor:
         """aligned: (b, 3, 112, 112) in [0, 1]. Returns (b, dim), unit norm."""
@@ -175,7 +181,7 @@ class ToyEmbedder(nn.Module):
 
 
 class ToyAnalyser:
-    """The FaceAnalyser protocol without a network: one face in the middle of every picture that is not flat."""
+    """The FaceAnalyser protocol without a network: one face in the middle of every picture."""
 
     name = "toy"
     description = "A toy analyser that finds one face in the middle of every picture."

@@ -1,0 +1,331 @@
+"""Loading: every layout, every kind of checkpoint, every bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from toy import RESOLUTION, save_toy
+
+from magicapture_core import models
+from magicapture_core.config import Scheduler
+from magicapture_core.problems import MissingFiles, Problem
+from tools.make_random_sd15 import original_state
+
+
+def same_weights(one: Any, other: Any) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.fixture
+def spoiled(toy_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the toy folder to spoil."""
+    return Path(shutil.copytree(toy_folder, tmp_path / "spoiled"))
+
+
+def test_a_folder_gives_frozen_modules_of_the_real_classes(toy: models.ModelBundle, toy_folder: Path) -> None:
+    assert (toy.resolution, toy.vae_scale_factor, toy.prediction_type) == (RESOLUTION, 4, "epsilon")
+    assert toy.source == str(toy_folder)
+    assert isinstance(toy.noise_scheduler, DDPMScheduler)
+    assert toy.noise_scheduler.config.clip_sample is False
+    assert toy.safety_checker is None
+    assert (toy.schedules, toy.generate_defaults) == ({}, {})
+    for module in (toy.unet, toy.vae, toy.text_encoder):
+        assert not module.training
+        assert not any(p.requires_grad for p in module.parameters())
+        assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_and_device_can_be_chosen(toy_folder: Path, dtype: torch.dtype) -> None:
+    bundle = models.load(toy_folder, device="cpu", dtype=dtype)
+    assert bundle.dtype == dtype
+    assert bundle.device == torch.device("cpu")
+    for module in (bundle.unet, bundle.vae, bundle.text_encoder):
+        assert {p.dtype for p in module.parameters()} == {dtype}
+
+
+def test_hardware_chooses_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert models.best_device().type == "cuda"
+    assert models.best_dtype(torch.device("cuda")) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert models.best_dtype(torch.device("cuda")) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert models.best_device().type == "mps"
+    assert models.best_dtype(torch.device("mps")) == torch.float32
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert models.best_device().type == "cpu"
+    assert models.best_dtype(torch.device("cpu")) == torch.float32
+
+
+def test_velocity_prediction_is_read_from_the_scheduler(tmp_path: Path) -> None:
+    bundle = models.load(save_toy(tmp_path / "v", prediction_type="v_prediction"), device="cpu")
+    assert bundle.prediction_type == "v_prediction"
+    assert bundle.pipeline("ddim").scheduler.config.prediction_type == "v_prediction"
+
+
+def test_other_predictions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="epsilon or v_prediction, got 'sample'"):
+        models.load(save_toy(tmp_path / "x0", prediction_type="sample"), device="cpu")
+
+
+def test_schedules_and_generation_defaults_come_from_the_folder(tmp_path: Path) -> None:
+    own = {"schedules": {"quick": {"ti_steps": 3}}, "generate": {"steps": 20}}
+    bundle = models.load(save_toy(tmp_path / "own", magicapture=own), device="cpu")
+    assert bundle.schedules == own["schedules"]
+    assert bundle.generate_defaults == own["generate"]
+
+
+def test_unknown_settings_in_the_folder_are_refused(spoiled: Path) -> None:
+    (spoiled / "magicapture.json").write_text(json.dumps({"steps": 3}))
+    with pytest.raises(Problem, match="has steps; expected only schedules and generate"):
+        models.load(spoiled, device="cpu")
+
+
+@pytest.mark.parametrize("scheduler", Scheduler.__args__)  # type: ignore[attr-defined]
+def test_every_sampler_keeps_the_noise_schedule(toy: models.ModelBundle, scheduler: str) -> None:
+    pipeline = toy.pipeline(scheduler)
+    assert pipeline.unet is toy.unet
+    assert torch.equal(pipeline.scheduler.alphas_cumprod, toy.noise_scheduler.alphas_cumprod)
+    seed = torch.Generator().manual_seed(0)
+    picture = pipeline("a photo", num_inference_steps=2, generator=seed, output_type="pt").images
+    assert picture.shape == (1, 3, RESOLUTION, RESOLUTION)
+    assert torch.isfinite(picture).all()
+
+
+def test_ddim_does_not_clip_latents(toy: models.ModelBundle) -> None:
+    assert toy.pipeline("ddim").scheduler.config.clip_sample is False
+
+
+def test_an_unknown_sampler_is_refused(toy: models.ModelBundle) -> None:
+    with pytest.raises(Problem, match=r"scheduler must be one of euler_ancestral, .*, got 'heun'"):
+        toy.pipeline("heun")
+
+
+def test_half_precision_files_are_found(toy: models.ModelBundle, tmp_path: Path) -> None:
+    toy.pipeline().save_pretrained(tmp_path / "fp16", variant="fp16")
+    assert same_weights(models.load(tmp_path / "fp16", device="cpu").unet, toy.unet)
+
+
+def test_a_single_file_with_the_original_key_names(
+    toy: models.ModelBundle, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(toy_folder, configs / "v1", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
+    shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
+    monkeypatch.setattr(models, "CONFIGS", configs)
+    file = tmp_path / "model.safetensors"
+    save_file({k: v.contiguous() for k, v in original_state(toy.pipeline("ddim")).items()}, file)
+    bundle = models.load(file, device="cpu")
+    for part in ("unet", "vae", "text_encoder"):
+        assert same_weights(getattr(bundle, part), getattr(toy, part)), part
+    assert bundle.tokenizer("a photo").input_ids == toy.tokenizer("a photo").input_ids
+    assert bundle.prediction_type == "epsilon"
+
+
+def test_the_original_key_names_are_the_published_ones() -> None:
+    """A few names that every published SD 1.5 file has, with the diffusers name of each."""
+    from tools.make_random_sd15 import original_unet_key, original_vae_key
+
+    for ours, original in (
+        ("conv_in.weight", "input_blocks.0.0.weight"),
+        ("time_embedding.linear_1.weight", "time_embed.0.weight"),
+        ("down_blocks.0.resnets.0.norm1.weight", "input_blocks.1.0.in_layers.0.weight"),
+        ("down_blocks.1.resnets.0.conv_shortcut.weight", "input_blocks.4.0.skip_connection.weight"),
+        ("down_blocks.2.downsamplers.0.conv.bias", "input_blocks.9.0.op.bias"),
+        ("mid_block.attentions.0.proj_in.weight", "middle_block.1.proj_in.weight"),
+        ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),
+        ("up_blocks.1.upsamplers.0.conv.weight", "output_blocks.5.2.conv.weight"),
+        ("up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_k.weight",
+         "output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight"),
+        ("conv_out.bias", "out.2.bias"),
+    ):  # fmt: skip
+        assert original_unet_key(ours, 2) == "model.diffusion_model." + original
+    for ours, original in (
+        ("decoder.up_blocks.0.resnets.0.conv1.weight", "decoder.up.3.block.0.conv1.weight"),
+        ("encoder.down_blocks.0.downsamplers.0.conv.bias", "encoder.down.0.downsample.conv.bias"),
+        ("decoder.mid_block.attentions.0.to_out.0.weight", "decoder.mid.attn_1.proj_out.weight"),
+        ("decoder.mid_block.attentions.0.group_norm.weight", "decoder.mid.attn_1.norm.weight"),
+        ("encoder.mid_block.resnets.1.norm2.bias", "encoder.mid.block_2.norm2.bias"),
+    ):
+        assert original_vae_key(ours, 4) == "first_stage_model." + original
+
+
+def test_velocity_is_told_from_noise_by_the_answer_to_pure_noise(toy: models.ModelBundle) -> None:
+    class Predictor:
+        config, dtype = toy.unet.config, torch.float32
+
+        def __init__(self, share_of_noise: float) -> None:
+            self.share = share_of_noise
+
+        def __call__(self, sample: torch.Tensor, _t: int, _text: torch.Tensor) -> Any:
+            other = torch.randn(sample.shape, generator=torch.Generator().manual_seed(5))
+            return type("Output", (), {"sample": self.share * sample + (1 - self.share) * other})
+
+    assert not models._predicts_velocity(Predictor(0.9))
+    assert models._predicts_velocity(Predictor(0.1))
+
+
+def hub_copy(folder: Path, cache: Path, hub_id: str) -> Path:
+    repository = cache / ("models--" + hub_id.replace("/", "--"))
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_is_found_in_the_cache(toy: models.ModelBundle, toy_folder: Path, hub_cache: Path) -> None:
+    snapshot = hub_copy(toy_folder, hub_cache, "someone/toy")
+    bundle = models.load("someone/toy", device="cpu")
+    assert bundle.source == str(snapshot)
+    assert bundle.name == "someone/toy"
+    assert same_weights(bundle.unet, toy.unet)
+
+
+def test_offline_the_message_says_what_is_missing_how_big_and_how_to_get_it(hub_cache: Path) -> None:
+    with pytest.raises(MissingFiles) as caught:
+        models.load(models.HUB_ID, device="cpu")
+    for words in (models.HUB_ID, "4.3 GB", "2.1 GB", "Go online once", "give its path", str(hub_cache)):
+        assert words in str(caught.value)
+
+
+def test_half_a_download_is_not_taken_for_a_model(toy_folder: Path, hub_cache: Path) -> None:
+    snapshot = hub_copy(toy_folder, hub_cache, "someone/toy")
+    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(MissingFiles, match="someone/toy is not on this computer"):
+        models.load("someone/toy", device="cpu")
+
+
+def test_telemetry_is_off(hub_cache: Path) -> None:
+    from huggingface_hub import constants
+
+    with pytest.raises(MissingFiles):
+        models.load("someone/nothing", device="cpu")
+    assert constants.HF_HUB_DISABLE_TELEMETRY is True
+    assert not hub_cache.exists()
+
+
+def test_without_a_gpu_the_mini_model_is_the_default(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
+    monkeypatch.setattr(models, "best_device", lambda: torch.device("cpu"))
+    with pytest.raises(MissingFiles, match="mini model is not in"):
+        models.load()
+    shutil.copytree(toy_folder, tmp_path / "mini")
+    assert models.load().name == "mini"
+
+
+@pytest.mark.parametrize("part", models.PARTS)
+def test_a_missing_part_is_named(spoiled: Path, part: str) -> None:
+    shutil.rmtree(spoiled / part)
+    with pytest.raises(MissingFiles, match=f"lacks {part}"):
+        models.load(spoiled, device="cpu")
+
+
+def test_missing_weights_are_named(spoiled: Path) -> None:
+    (spoiled / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(MissingFiles, match=r"lacks the \.safetensors weights of vae\."):
+        models.load(spoiled, device="cpu")
+
+
+def test_pickled_weights_are_refused(spoiled: Path) -> None:
+    weights = spoiled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(Problem, match="pickle"):
+        models.load(spoiled, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "kind", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "KandinskyPipeline"]
+)
+def test_other_families_are_refused(spoiled: Path, kind: str) -> None:
+    index = json.loads((spoiled / "model_index.json").read_text())
+    (spoiled / "model_index.json").write_text(json.dumps(index | {"_class_name": kind}))
+    with pytest.raises(Problem, match=rf"holds a {kind}: expected a Stable Diffusion 1\.x or 2\.x"):
+        models.load(spoiled, device="cpu")
+
+
+def test_an_inpainting_unet_is_refused(toy_folder: Path, spoiled: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    config = UNet2DConditionModel.load_config(toy_folder / "unet")
+    UNet2DConditionModel.from_config(config | {"in_channels": 9}).save_pretrained(spoiled / "unet")
+    with pytest.raises(Problem, match="takes 9"):
+        models.load(spoiled, device="cpu")
+
+
+def test_damaged_weights_are_told(spoiled: Path) -> None:
+    weights = spoiled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(Problem, match=r"cannot be read .* Copy or download it again"):
+        models.load(spoiled, device="cpu")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"is not a model folder: expected .*model_index\.json"):
+        models.load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./no/where", "/no/where", "no/where.safetensors", "a/b/c"])
+def test_a_path_that_is_not_there(name: str) -> None:
+    with pytest.raises(MissingFiles, match="There is no model at"):
+        models.load(name, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["conditioner.embedders.0.transformer.x", models.UNET_KEY], "another family"),
+        (["model.diffusion_model.joint_blocks.0.x"], "another family"),
+        ([models.UNET_KEY], "only a part of one"),
+        (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], r"an adapter \(LoRA\)"),
+        (["weight"], "no complete model"),
+    ],
+)
+def test_single_files_of_something_else_are_refused(tmp_path: Path, keys: list[str], said: str) -> None:
+    save_file({key: torch.zeros(1) for key in keys}, tmp_path / "other.safetensors")
+    with pytest.raises(Problem, match=said):
+        models.load(tmp_path / "other.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize(("name", "said"), [("model.ckpt", "a pickle"), ("model.txt", "unknown")])
+def test_files_that_are_not_safetensors_are_refused(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(Problem, match=f"{name} is {said}.*expected a .safetensors file"):
+        models.load(tmp_path / name, device="cpu")
+
+
+def test_a_damaged_single_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"something that is no header at all")
+    with pytest.raises(Problem, match="cannot be read"):
+        models.load(tmp_path / "model.safetensors", device="cpu")
+
+
+def test_plain_diffusers_loads_the_toy(toy_folder: Path, toy: models.ModelBundle) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(toy_folder, local_files_only=True)
+    assert same_weights(pipeline.unet, toy.unet)
+    assert (
+        load_file(toy_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
+        == toy.unet.state_dict().keys()
+    )
