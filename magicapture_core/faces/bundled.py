@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,15 +215,22 @@ def _mp_image(pixels: np.ndarray) -> Any:
 
 
 def _create(name: str) -> Any:
-    """The MediaPipe task of that name."""
-    os.environ.setdefault("GLOG_minloglevel", "2")  # its start-up notes are no news to a user
-    from mediapipe.tasks.python import BaseOptions, vision
-
+    """The MediaPipe task of that name, warmed up."""
     path = {"detector": DETECTOR_FILE, "landmarker": LANDMARKER_FILE, "segmenter": SEGMENTER_FILE}[name]
     if not path.is_file():
         raise MissingFiles(
             f"The bundled face model {path} is not there. It belongs to MagiCapture; get it back from its repository."
         )
+    blank = np.zeros((64, 64, 3), np.uint8)
+    with _quiet_stderr():
+        task = _build_task(name, path)
+        (task.segment if name == "segmenter" else task.detect)(_mp_image(blank))
+    return task
+
+
+def _build_task(name: str, path: Path) -> Any:
+    from mediapipe.tasks.python import BaseOptions, vision
+
     base = BaseOptions(model_asset_buffer=path.read_bytes())
     if name == "detector":
         options = vision.FaceDetectorOptions(base_options=base, min_detection_confidence=MIN_DETECTION)
@@ -236,6 +247,28 @@ def _create(name: str) -> Any:
             output_facial_transformation_matrixes=True,
         )
     )
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keep MediaPipe's start-up notes (some seventy lines, written by C++ past every setting) from the user.
+
+    They come once per task and process. What was written is shown after all if the start fails.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            notes.seek(0)
+            sys.stderr.write(notes.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def _close(tasks: dict[str, Any]) -> None:

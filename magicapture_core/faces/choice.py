@@ -49,9 +49,9 @@ def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:
 def embed_face(analyser: FaceAnalyser, pixels: np.ndarray, face: Face) -> np.ndarray:
     """(dim,) float32 of unit norm: who the face in `pixels` ((h, w, 3) uint8 RGB) is, for `analyser`'s embedder."""
     check_pixels(pixels)
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+    image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
-        embedding = analyser.embedder()(align(image, torch.from_numpy(face.landmarks)[None]))
+        embedding = analyser.embedder()(align(image, torch.tensor(face.landmarks)[None]))
     result: np.ndarray = embedding[0].numpy()
     return result
 

@@ -1,0 +1,255 @@
+"""Photos become examples: a square picture, its masks and its landmarks. The wizard shows what training eats."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from magicapture_core.faces import Face, FaceAnalyser
+from magicapture_core.masks import Masks, face_masks, object_masks, resize_mask
+from magicapture_core.photos import Photo
+from magicapture_core.problems import PhotoProblem
+
+Role = Literal["subject", "style"]
+Kind = Literal["person", "object"]
+
+# The subject's square, in sizes of the face (brow to chin): the whole head with hair, the face a quarter of the
+# area. Wider than tight, because the composed prompt must learn where a face sits.
+SUBJECT_CROP = 2.0
+# A square grows up to this many face sizes rather than be enlarged: beyond it the face would fall under a third of
+# the side, some five cells of a 16×16 attention map.
+SUBJECT_CROP_MAX = 3.0
+# An object's square: its box and a tenth of it on each side.
+OBJECT_CROP = 1.2
+# Enlarging by less than this is not visible, and saying so would be noise.
+TOLERATED_ENLARGEMENT = 1.1
+# Faces smaller than this give no landmarks worth the name and fewer pixels than the recogniser's 112.
+MIN_FACE_PIXELS = 48
+# Of two faces the larger is meant only if it is clearly larger; at 1 / 0.7 people agree on who is meant.
+RIVAL_FACE = 0.7
+
+Box = tuple[int, int, int]
+"""Left, top and side of a square in pixels of the photo."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One photo as training eats it."""
+
+    name: str
+    image: Tensor
+    """(3, R, R) float32 in [-1, 1]."""
+    masks: Masks
+    """(R, R). A subject is learned from masks.face, a style from masks.nonface."""
+    landmarks: Tensor | None
+    """(5, 2) float32 in pixels of `image`: eyes, nose tip, mouth corners. None without a detected face."""
+    digest: str
+    """sha256 over the image's and the mask's bytes."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """What one placeholder word learns from."""
+
+    role: Role
+    kind: Kind
+    examples: tuple[Example, ...]
+
+
+def prepare_concept(
+    photos: Sequence[Photo],
+    role: Role,
+    *,
+    resolution: int,
+    analyser: FaceAnalyser,
+    kind: Kind = "person",
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> Concept:
+    """Crop, mask and scale `photos` to squares of `resolution` pixels.
+
+    `masks`: a user's masks by photo name, (h, w) of the ORIGINAL photo, above 0 where the region is that the role
+    learns (a subject's face, a style's non-face). They override what is found. A subject is cropped around the
+    face, with margin; a style to the largest square that keeps the face. Enlarging is said in Example.warnings.
+    PhotoProblem that lists every photo that cannot be used.
+    """
+    if not photos:
+        raise PhotoProblem(f"No {role} photos: expected 4 to 6. Add some photos.")
+    if resolution < 8 or resolution % 8:
+        raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
+    masks = masks or {}
+    unknown = sorted(set(masks) - {photo.name for photo in photos})
+    problems = [f"{name}: a mask was given, but there is no photo of that name" for name in unknown]
+    examples: list[Example] = []
+    for photo in photos:
+        try:
+            examples.append(_example(photo, role, kind, resolution, analyser, masks.get(photo.name)))
+        except PhotoProblem as problem:
+            problems.append(str(problem))
+    if problems:
+        raise PhotoProblem(
+            f"{len(problems)} of the {role} photos cannot be used:\n" + "\n".join(f"- {text}" for text in problems)
+        )
+    return Concept(role, kind, tuple(examples))
+
+
+def main_face(faces: Sequence[Face]) -> Face | None:
+    """The face that is meant: the largest, unless another one rivals it. None if none is clearly meant."""
+    if not faces or len(faces) > 1 and faces[1].size > RIVAL_FACE * faces[0].size:
+        return None
+    return faces[0]
+
+
+def subject_square(face: Face, height: int, width: int, resolution: int) -> Box:
+    """The square of the photo around a subject's face."""
+    size = max(face.width, face.height)
+    side = max(SUBJECT_CROP * size, min(resolution, SUBJECT_CROP_MAX * size))
+    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+    return _square(x, y, side, height, width)
+
+
+def style_square(faces: Sequence[Face], height: int, width: int) -> Box:
+    """The largest square of the photo; if it cannot hold everything it follows the faces."""
+    side = min(height, width)
+    if not faces:
+        return _square(width / 2, height / 2, side, height, width)
+    middle = _square(width / 2, height / 2, side, height, width)
+    x, y = middle[0] + side / 2, middle[1] + side / 2
+    for face in reversed(faces):  # the largest has the last word
+        left, top, right, bottom = face.box
+        x = _shifted(x, side, left, right)
+        y = _shifted(y, side, top, bottom)
+    return _square(x, y, side, height, width)
+
+
+def enlargement(side: int, resolution: int) -> str | None:
+    """What to tell the user where a square of `side` pixels is enlarged to `resolution`; None where it is not."""
+    if resolution <= side * TOLERATED_ENLARGEMENT:
+        return None
+    return (
+        f"the part that is used has {side}×{side} pixels and is enlarged to {resolution}×{resolution}, so the "
+        "result will be softer; a larger photo is better"
+    )
+
+
+def _example(
+    photo: Photo, role: Role, kind: Kind, resolution: int, analyser: FaceAnalyser, given: np.ndarray | None
+) -> Example:
+    height, width = photo.pixels.shape[:2]
+    faces = analyser.detect(photo.pixels) if kind == "person" else []
+    region = None if given is None else _given_region(photo, role, given)
+    if role == "style":
+        masks = _style_masks(photo, kind, faces, analyser) if region is None else Masks(region)
+        face = faces[0] if faces else None
+        square = style_square(faces, height, width)
+    else:
+        face = _subject_face(photo, faces, region) if kind == "person" else None
+        masks = Masks(region) if region is not None else _subject_masks(photo, kind, face, analyser)
+        square = (
+            subject_square(face, height, width, resolution)
+            if face is not None
+            else _square_around(masks.face, height, width)
+        )
+    return _cut(photo, square, masks, face, resolution)
+
+
+def _subject_face(photo: Photo, faces: Sequence[Face], region: Tensor | None) -> Face | None:
+    """The face a subject is learned from; None only where the user's mask says where the face is."""
+    if region is not None:
+        inside = [f for f in faces if region[0, _clamped(f, region)[1], _clamped(f, region)[0]] > 0]
+        return inside[0] if inside else None
+    face = main_face(faces)
+    if face is None and faces:
+        raise PhotoProblem(f"{photo.name}: {len(faces)} faces of similar size; crop it to the person who is meant")
+    if face is None:
+        raise PhotoProblem(f"{photo.name}: no face was found; choose a photo with a visible face or paint a mask")
+    if face.size < MIN_FACE_PIXELS:
+        raise PhotoProblem(
+            f"{photo.name}: the face is only {face.size:.0f} pixels large, at least {MIN_FACE_PIXELS} are needed; "
+            "choose a closer photo"
+        )
+    return face
+
+
+def _subject_masks(photo: Photo, kind: Kind, face: Face | None, analyser: FaceAnalyser) -> Masks:
+    masks = object_masks(photo.pixels, analyser) if kind == "object" else face_masks(photo.pixels, face, analyser)
+    if not bool(masks.face.any()):
+        what = "no object stands out" if kind == "object" else "the face has no visible area"
+        raise PhotoProblem(f"{photo.name}: {what}; paint a mask over it")
+    return masks
+
+
+def _style_masks(photo: Photo, kind: Kind, faces: Sequence[Face], analyser: FaceAnalyser) -> Masks:
+    """A style must not learn anybody's face, so all of them are masked."""
+    if kind == "object":
+        return object_masks(photo.pixels, analyser)
+    union = torch.zeros(1, *photo.pixels.shape[:2])
+    for face in faces:
+        union = torch.maximum(union, face_masks(photo.pixels, face, analyser).face)
+    return Masks(union)
+
+
+def _given_region(photo: Photo, role: Role, given: np.ndarray) -> Tensor:
+    """(1, h, w) of the FACE from the user's mask of what the role learns."""
+    if given.shape[:2] != photo.pixels.shape[:2] or given.ndim != 2:
+        raise PhotoProblem(
+            f"{photo.name}: its mask must have the photo's size, {photo.pixels.shape[1]}×{photo.pixels.shape[0]} "
+            f"(width × height), but is {' × '.join(map(str, given.shape[1::-1]))}; paint it on this photo"
+        )
+    region = torch.from_numpy((np.asarray(given) > 0).astype(np.float32))[None]
+    if not bool(region.any()):
+        raise PhotoProblem(f"{photo.name}: its mask is empty; paint over what is to be learned")
+    return region if role == "subject" else 1 - region
+
+
+def _cut(photo: Photo, square: Box, masks: Masks, face: Face | None, resolution: int) -> Example:
+    left, top, side = square
+    picture = Image.fromarray(photo.pixels).resize(
+        (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
+    )
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    region = resize_mask(masks.face[:, top : top + side, left : left + side], (resolution, resolution))
+    landmarks = None
+    if face is not None:
+        offset = torch.tensor([left, top], dtype=torch.float32)
+        landmarks = (torch.tensor(face.landmarks) - offset + 0.5) * (resolution / side) - 0.5
+    image = image.contiguous()
+    digest = hashlib.sha256(image.numpy().tobytes() + region.numpy().astype(np.uint8).tobytes()).hexdigest()
+    warning = enlargement(side, resolution)
+    warnings = () if warning is None else (f"{photo.name}: {warning}",)
+    return Example(photo.name, image, Masks(region), landmarks, digest, warnings)
+
+
+def _square(x: float, y: float, side: float, height: int, width: int) -> Box:
+    """The square of `side` around (x, y), made smaller and moved so that it lies in the photo."""
+    whole = max(1, min(round(side), height, width))
+    left = min(max(round(x - whole / 2), 0), width - whole)
+    top = min(max(round(y - whole / 2), 0), height - whole)
+    return left, top, whole
+
+
+def _square_around(region: Tensor, height: int, width: int) -> Box:
+    rows, columns = region[0].any(dim=1).nonzero(), region[0].any(dim=0).nonzero()
+    top, bottom = int(rows.min()), int(rows.max()) + 1
+    left, right = int(columns.min()), int(columns.max()) + 1
+    side = OBJECT_CROP * max(bottom - top, right - left)
+    return _square((left + right) / 2, (top + bottom) / 2, side, height, width)
+
+
+def _shifted(center: float, side: float, low: float, high: float) -> float:
+    """`center` moved as little as needed for [low, high] to lie in the square."""
+    if high - low >= side:
+        return (low + high) / 2
+    return min(max(center, high - side / 2), low + side / 2)
+
+
+def _clamped(face: Face, region: Tensor) -> tuple[int, int]:
+    x, y = face.landmarks.mean(axis=0)
+    return min(max(int(x), 0), region.shape[2] - 1), min(max(int(y), 0), region.shape[1] - 1)

@@ -1,0 +1,97 @@
+"""What can be measured of a photo and its face. The thresholds stand in verdicts.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from magicapture_core.faces import Face, align
+
+# Faces are measured at this size, whatever the photo's, so that numbers compare. Twice ArcFace's crop.
+_SIDE = 224
+_SCALE = _SIDE / 112
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Numbers of one face, from its aligned crop of 224 pixels."""
+
+    blur: float
+    """0 (crisp) .. 1 (flat): how little is lost by blurring it once more."""
+    highlights: float
+    """95th percentile of the face's luma, 0..255: what the best-lit skin reaches."""
+    blown: float
+    """Share of the face at the top of the range."""
+    contrast: float
+    """Between the 5th and the 95th percentile of luma."""
+    eyes: float
+    """Luma of the darker half of both eye patches over that of the cheeks and nose: low behind sunglasses."""
+    eye_texture: float
+    """Deviation of luma within the eye patches over the cheeks' luma."""
+    lower: float
+    """Distance in colour (CIE a, b, and half of L) from the skin under the eyes to the mouth and chin."""
+    lip: float
+    """How much redder (CIE a) the lips are than the skin around them."""
+
+
+def measure(pixels: np.ndarray, face: Face) -> Measures:
+    """Measure one face of `pixels` ((h, w, 3) uint8 RGB)."""
+    import cv2
+
+    image = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+    crop = align(image, torch.tensor(face.landmarks)[None], _SIDE)[0].permute(1, 2, 0).numpy()
+    crop = np.clip(crop, 0, 255).round().astype(np.uint8)
+    luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    oval = luma[_oval()]
+    low, high = np.percentile(oval, (5, 95))
+    cheeks = np.concatenate([_patch(luma, 26, 70, 40, 80), _patch(luma, 72, 70, 86, 80)])
+    bridge = _patch(luma, 52, 56, 60, 68)
+    skin = float(np.median(np.concatenate([cheeks, bridge]))) + 1
+    eyes = [_patch(luma, 28, 45, 49, 60), _patch(luma, 63, 45, 84, 60)]
+    upper_lab = np.median(np.concatenate([_patch(lab, 50, 52, 62, 64), _patch(lab, 26, 66, 86, 70)]), axis=0)
+    lower_lab = np.median(np.concatenate([_patch(lab, 36, 82, 76, 88), _patch(lab, 46, 98, 66, 108)]), axis=0)
+    lip_lab = np.median(_patch(lab, 46, 89, 66, 96), axis=0)
+    return Measures(
+        blur=_blur(luma, face),
+        highlights=float(high),
+        blown=float((crop.min(axis=2)[_oval()] >= 250).mean()),
+        contrast=float(high - low),
+        eyes=float(max(np.percentile(e, 60) for e in eyes)) / skin,
+        eye_texture=float(np.mean([e.std() for e in eyes])) / skin,
+        lower=float(np.hypot(np.linalg.norm((lower_lab - upper_lab)[1:]), (lower_lab - upper_lab)[0] / 2)),
+        lip=float(lip_lab[1] - lower_lab[1]),
+    )
+
+
+def _patch(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    """Pixels of a rectangle given in ArcFace's 112-pixel crop, flattened."""
+    s = int(_SCALE)
+    patch = values[top * s : bottom * s, left * s : right * s]
+    return patch.reshape(-1) if values.ndim == 2 else patch.reshape(-1, values.shape[2])
+
+
+def _oval() -> np.ndarray:
+    """The face in the crop, roughly: an ellipse from brows to chin."""
+    y, x = np.mgrid[:_SIDE, :_SIDE] / _SCALE
+    oval: np.ndarray = ((x - 56) / 34) ** 2 + ((y - 70) / 42) ** 2 <= 1
+    return oval
+
+
+def _blur(luma: np.ndarray, face: Face) -> float:
+    """How little of the fine detail a further blur takes away (after Crété-Roffet et al., 2007)."""
+    import cv2
+
+    del face
+    # Compared to what a slight blur leaves; the slight blur also takes off noise and JPEG grain.
+    base = cv2.GaussianBlur(luma, (0, 0), 1.0)
+    again = cv2.blur(base, (9, 9))
+    total, kept = 0.0, 0.0
+    for axis in (0, 1):
+        before, after = np.abs(np.diff(base, axis=axis)), np.abs(np.diff(again, axis=axis))
+        inside = _oval()[: before.shape[0], : before.shape[1]]
+        total += float(before[inside].sum())
+        kept += float(np.minimum(before, after)[inside].sum())
+    return kept / total if total > 0 else 1.0

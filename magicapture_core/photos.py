@@ -1,0 +1,223 @@
+"""Photos as people have them: any camera, any app, any orientation, and now and then not a photo at all."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from magicapture_core.problems import PhotoProblem
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+"""File names that `list_photos` takes for photos."""
+
+# Cameras reach 102 megapixels and phones 108; what claims more is a panorama, a scan or a decompression bomb, and
+# 120 megapixels of RGB are already 360 MB of memory.
+MAX_MEGAPIXELS = 120
+# Larger photos are scaled down when read. Training crops are 512 pixels: a face is large enough in 4096.
+MAX_SIDE = 4096
+# The largest photo file that is read at all; 120 megapixels of 16-bit RGB without compression are 720 MB.
+MAX_FILE_BYTES = 800_000_000
+
+_EXPECTED = "a photo as JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF"
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
+_WHITE = (255, 255, 255)
+
+# What else arrives under a photo's name, by its first bytes.
+_NOT_PHOTOS: tuple[tuple[bytes, str], ...] = (
+    (rb"%PDF", "a PDF document"),
+    (rb"PK\x03\x04", "a ZIP archive or office document"),
+    (rb"\x1f\x8b|Rar!|7z\xbc\xaf", "an archive"),
+    (rb"8BPS", "a Photoshop document"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL file"),
+    (rb"\x00\x00\x01\x00", "an icon"),
+    (rb"....ftyp(isom|iso\d|mp4|M4V|qt  |3gp|avc1|dash)", "a video"),
+    (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a video"),
+    (rb"II(RO|\x1a\x00\x00\x00HEAP|U\x00)|FUJIFILM|....ftypcrx ", "a camera's raw file"),
+    (rb"\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg", "an SVG drawing"),
+    (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page"),
+    (rb"\s*[\[{]", "a text file"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One photo, ready to be looked at."""
+
+    name: str
+    """Its file name: what the user knows it by."""
+    pixels: np.ndarray
+    """(h, w, 3) uint8 RGB, upright, the longest side at most MAX_SIDE."""
+
+
+def read_photo(source: Path | str | bytes, name: str | None = None) -> Photo:
+    """Read one photo from a file or from a file's bytes.
+
+    Upright by its EXIF; colours brought to sRGB by its profile; transparency over white; grey, CMYK and 16 bit
+    become 8-bit RGB; of an animation the first frame. Photos beyond MAX_SIDE are scaled down.
+    PhotoProblem, naming the photo, for everything that is no photo, is damaged, or is larger than MAX_MEGAPIXELS.
+    """
+    data, name = _bytes_of(source, name)
+    if not data:
+        raise PhotoProblem(f"{name} is empty (0 bytes): expected {_EXPECTED}. Copy or export the photo again.")
+    _register_heif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large photos and odd EXIF; both are dealt with here
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_size(image.width, image.height, name)
+                pixels = _decode(image)
+        except UnidentifiedImageError as error:
+            raise PhotoProblem(_not_a_photo(data, name)) from error
+        except Image.DecompressionBombError as error:
+            raise PhotoProblem(_too_large(name, "far more")) from error
+        except PhotoProblem:
+            raise
+        except MemoryError as error:
+            raise PhotoProblem(f"{name} does not fit into memory. Scale it down and try again.") from error
+        except Exception as error:
+            raise PhotoProblem(
+                f"{name} is damaged or incomplete ({str(error) or type(error).__name__}): expected {_EXPECTED}. "
+                "Copy it again from where it came, or open it in a photo program and save it anew."
+            ) from error
+    return Photo(name, pixels)
+
+
+def list_photos(folder: Path | str) -> list[Path]:
+    """The photo files directly in `folder`, in the order people count ("2.jpg" before "10.jpg").
+
+    PhotoProblem if there is no such folder or no photo in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise PhotoProblem(f"{folder} {what}: expected a folder with photos.")
+    files = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
+    if not files:
+        raise PhotoProblem(f"{folder} holds no photos: expected files that end in {', '.join(PHOTO_SUFFIXES)}.")
+    return sorted((p for p in files if p.is_file()), key=_counting_order)
+
+
+def _counting_order(path: Path) -> tuple[Any, ...]:
+    parts = re.split(r"(\d+)", path.name.lower())
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts), path.name
+
+
+def _bytes_of(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]:
+    if isinstance(source, bytes):
+        return source, name or "The photo"
+    path = Path(source)
+    name = name or path.name
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise PhotoProblem(
+                f"{name} is a file of {path.stat().st_size / 1e6:.0f} MB: expected at most {MAX_FILE_BYTES / 1e6:.0f} "
+                "MB. Export it as JPEG and try again."
+            )
+        return path.read_bytes(), name
+    except FileNotFoundError as error:
+        raise PhotoProblem(f"{path} does not exist: expected {_EXPECTED}.") from error
+    except IsADirectoryError as error:
+        raise PhotoProblem(f"{path} is a folder: expected {_EXPECTED}.") from error
+    except OSError as error:
+        raise PhotoProblem(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error
+
+
+@cache
+def _register_heif() -> None:
+    """HEIC, through pillow-heif; Pillow alone reads AVIF but not iPhones' HEIC."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    megapixels = width * height / 1e6
+    if megapixels > MAX_MEGAPIXELS:
+        raise PhotoProblem(_too_large(name, f"{width}×{height} pixels, {megapixels:.0f} megapixels"))
+
+
+def _too_large(name: str, got: str) -> str:
+    return (
+        f"{name} is too large: expected at most {MAX_MEGAPIXELS} megapixels, got {got}. "
+        "Scale it down and try again; 2000 pixels a side are plenty."
+    )
+
+
+def _not_a_photo(data: bytes, name: str) -> str:
+    kind = next((kind for magic, kind in _NOT_PHOTOS if re.match(magic, data[:2048], re.DOTALL)), None)
+    if kind is None:
+        known = re.match(rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF....WEBP|....ftyp", data, re.DOTALL)
+        if known:
+            return (
+                f"{name} is damaged: it begins like a photo but cannot be read further. Expected {_EXPECTED}. "
+                "Copy it again from where it came."
+            )
+        text = all(byte in b"\t\r\n\f" or byte >= 32 for byte in data[:512]) and b"\x00" not in data[:512]
+        kind = "a text file" if text else "a file of an unknown kind"
+    return f"{name} is no photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of an opened picture."""
+    image.draft(None, (MAX_SIDE, MAX_SIDE))  # JPEG decoders can scale by 2, 4 and 8 while reading, at no memory
+    image.seek(0)
+    image.load()
+    profile = image.info.get("icc_profile")
+    # Scaled before the colours are converted: less memory, and the same picture.
+    if max(image.size) > MAX_SIDE and image.mode in ("RGB", "RGBA", "L", "CMYK", "LA", "YCbCr"):
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    image = _to_rgb(_upright(image), profile)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return np.array(image, dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError):
+        return image  # a broken EXIF block is no reason to refuse a photo
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        over = Image.new("RGBA", image.size, (*_WHITE, 255))
+        return _managed(Image.alpha_composite(over, image).convert("RGB"), profile)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep(np.asarray(image), image.mode)
+    if image.mode in ("P", "1", "PA"):
+        return image.convert("RGB")
+    return _managed(image, profile)
+
+
+def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours to sRGB by the photo's own profile: phones save Display P3, print shops CMYK."""
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        from PIL import ImageCms
+
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            managed = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if managed is not None:
+                return managed
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a profile that does not fit its picture is common; the plain conversion is close
+    return image.convert("RGB")
+
+
+def _from_deep(values: np.ndarray, mode: str) -> Image.Image:
+    """Grey of 16 or 32 bits or floats to 8-bit RGB. Deeper than 16 bits, the values themselves tell their range."""
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    limits = (65535.0,) if mode.startswith("I;16") else (1.0, 255.0, 65535.0)
+    scale = next((limit for limit in limits if top <= limit), max(top, 1.0))
+    grey = np.clip(values / scale * 255, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
