@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,9 +77,10 @@ class ModelBundle:
         return int(self.unet.config.sample_size) * self.vae_scale_factor
 
     @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon" or "v_prediction"."""
-        return str(self.noise_scheduler.config.prediction_type)
+    def prediction_type(self) -> Literal["epsilon", "v_prediction"]:
+        """What the UNet predicts."""
+        predicts: Literal["epsilon", "v_prediction"] = self.noise_scheduler.config.prediction_type
+        return predicts
 
     def pipeline(self, scheduler: str = "euler_ancestral") -> Any:
         """A StableDiffusionPipeline that shares these modules.
