@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from magicapture_core.faces.hairline import to_hairline
 from magicapture_core.faces.protocol import Face, FaceEmbedder, check_pixels
 from magicapture_core.faces.sface import load_sface
 from magicapture_core.problems import MissingFiles
@@ -146,7 +147,7 @@ class BundledAnalyser:
                 box=box,
                 landmarks=_five_points(mesh),
                 score=detection.score,
-                outline=outline,
+                outline=to_hairline(pixels, mesh, outline),
                 pose=_pose(np.asarray(result.facial_transformation_matrixes[0])),
                 expressions={s.category_name: float(s.score) for s in shapes if s.category_name != "_neutral"},
             )
