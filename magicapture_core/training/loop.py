@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,7 @@ def train(
     *,
     analyser: FaceAnalyser | None = None,
     resume: bool = False,
-) -> Iterator[StepReport]:
+) -> Generator[StepReport]:
     """Learn `subject` and `style` into `run_folder`: phase 1 textual inversion, phase 2 LoRA.
 
     Yields a StepReport per optimizer step. Closing the generator between two reports saves a checkpoint

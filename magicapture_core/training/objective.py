@@ -92,12 +92,12 @@ class Objective:
         for start in range(0, count, per_call):
             part = slice(start, start + per_call)
             rows = {task: indices[part] for task, indices in where.items()}
-            for terms in (
-                self._reconstruction(draw.part(part), rows, unique, leaf, phase),
-                self._identity(draw.part(part), rows, leaf),
-            ):
-                if terms:
-                    self._backward(terms, style_weight, count, totals)
+            # One after the other: the graph of the first is freed before the second is built.
+            terms = self._reconstruction(draw.part(part), rows, unique, leaf, phase)
+            self._backward(terms, style_weight, count, totals)
+            if draw.identity is not None:
+                terms = self._identity(draw.part(part), rows, leaf)
+                self._backward(terms, style_weight, count, totals)
         if leaf.grad is not None:
             hidden.backward(leaf.grad)
         return dict(totals)
@@ -175,8 +175,8 @@ class Objective:
 
     def _identity(self, draw: StepDraw, rows: dict[Task, Tensor], leaf: Tensor) -> dict[str, Tensor]:
         """Eq. 7: its own noise level, its own UNet pass, and a decode that the gradient goes through."""
-        if draw.identity is None or draw.likenesses is None:
-            return {}
+        assert draw.identity is not None
+        assert draw.likenesses is not None
         device, task = self.models.device, draw.identity
         items = task.items.tolist()
         timesteps, noise = task.timesteps.to(device), task.noise.to(device)

@@ -14,6 +14,7 @@ from magicapture_core import losses
 from magicapture_core.attention import mean_map
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.files import atomic_file
+from magicapture_core.heat import heat_overlay
 from magicapture_core.prompts import TOKENS, Task, templates
 from magicapture_core.provenance import save_picture
 from magicapture_core.training.objective import Objective
@@ -143,9 +144,6 @@ def strip_cells(view: AttentionView) -> list[np.ndarray]:
 
     size = (STRIP_SIDE, STRIP_SIDE)
     photo = cv2.resize(view.picture, size, interpolation=cv2.INTER_AREA)
-    heat = cv2.resize((view.heat * 255).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
-    colours = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    looked = cv2.addWeighted(photo, 0.4, colours, 0.6, 0)
     region = cv2.resize(view.region, size, interpolation=cv2.INTER_NEAREST)[..., None]
     wanted = (photo * (0.25 + 0.75 * region)).astype(np.uint8)
-    return [photo, looked, wanted]
+    return [photo, heat_overlay(photo, view.heat), wanted]

@@ -84,6 +84,7 @@ class Trainer:
             likeness = FaceLikeness(analyser, models.device)
         likenesses = subject_likenesses(subject, likeness, models.device)
         latents = data["subject"].latents
+        _, channels, height, width = latents.shape
         with listen(models.unet, config.attention_resolution, latents.shape[-1]) as store:
             objective = Objective(
                 models=models,
@@ -110,7 +111,7 @@ class Trainer:
                     subject=len(data["subject"]),
                     style=len(data["style"]),
                     likenesses=len(likenesses),
-                    latent=tuple(latents.shape[1:]),
+                    latent=(channels, height, width),
                     timesteps=len(objective.alphas),
                 ),
                 facts=facts,

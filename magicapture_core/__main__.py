@@ -1,0 +1,389 @@
+"""Command line: python -m magicapture_core masks | train | generate | export.
+
+Exit codes: 0 done, 1 bad input, 2 wrong use, 130 interrupted (training: and saved).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
+from magicapture_core.problems import Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image as PILImage
+
+    from magicapture_core.concepts import Concept
+    from magicapture_core.faces import Face, FaceAnalyser
+    from magicapture_core.models import ModelBundle
+    from magicapture_core.photos import Photo
+    from magicapture_core.training import StepReport
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 1, 130
+FaceVariant = Literal["auto", "bundled", "facexlib"]
+console = Console()
+
+
+@dataclass
+class Masks:
+    """Find the face in every photo, judge the photo, and write its masks as pictures."""
+
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    """Photos, or folders of photos."""
+    out: Path
+    """Folder for <name>.face.png, <name>.nonface.png and <name>.overlay.png."""
+    faces: FaceVariant = "auto"
+    """Which face networks to use."""
+
+    def run(self) -> int:
+        """Exits 1 if a photo has no face or cannot be read."""
+        from magicapture_core.concepts import judge_photos
+
+        analyser = _analyser(self.faces)
+        photos, unreadable = _read_photos(self.photos)
+        verdicts = judge_photos(photos, "subject", analyser=analyser)
+        self.out.mkdir(parents=True, exist_ok=True)
+        faceless = 0
+        for photo, verdict in zip(photos, verdicts, strict=True):
+            reasons = "; ".join(reason.text for reason in verdict.reasons)
+            console.print(
+                f"{escape(photo.name)}: {verdict.level}{escape(f' - {reasons}' if reasons else '')}"
+            )
+            if verdict.face is None:
+                faceless += 1
+                continue
+            _write_masks(photo, verdict.face, analyser, self.out)
+        return BAD_INPUT if faceless or unreadable else DONE
+
+
+@dataclass
+class Train:
+    """Learn a person and a style. Ctrl-C saves and stops; --resume goes on."""
+
+    subject: Path
+    """Folder with 4 to 6 photos of one person (or object)."""
+    out: Path
+    """Run folder to write."""
+    style: Path | None = None
+    """Folder with 4 to 6 photos in one style."""
+    preset: str | None = None
+    """A ready-made style instead of --style: the name of a folder in presets/."""
+    model: str | None = None
+    """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
+    schedule: str | None = None
+    """Settings to start from: "paper", or one that comes with the model ("quick"), which is then the default."""
+    subject_masks: Path | None = None
+    """Folder with your own masks, <photo name>.png, white where the subject is."""
+    style_masks: Path | None = None
+    """Folder with your own masks, <photo name>.png, white where the style is."""
+    faces: FaceVariant = "auto"
+    """Which face networks to use."""
+    resume: bool = False
+    """Go on with the run in --out; its settings are kept."""
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def run(self, models: ModelBundle) -> int:
+        """Exits 130 when interrupted, after saving."""
+        from magicapture_core.training import train
+
+        style_folder = self._style_folder()
+        analyser = _analyser(self.faces)
+        concepts: dict[str, Concept] = {
+            "subject": self._concept("subject", self.subject, self.subject_masks, analyser),
+            "style": self._concept("style", style_folder, self.style_masks, analyser),
+        }
+        reports = train(
+            models,
+            concepts["subject"],
+            concepts["style"],
+            self.config,
+            self.out,
+            analyser=analyser,
+            resume=self.resume,
+        )
+        with closing(reports), _polite_interrupt() as interrupted:
+            finished = _show_progress(reports, self.config, interrupted)
+        if not finished:
+            console.print(f"Stopped and saved in {escape(str(self.out))}. Go on with --resume.")
+            return INTERRUPTED
+        console.print(f"Done: {escape(str(self.out))}")
+        return DONE
+
+    def _style_folder(self) -> Path:
+        from magicapture_core.presets import PRESETS, load_preset
+
+        if (self.style is None) == (self.preset is None):
+            raise Problem("Give either --style FOLDER or --preset NAME, one of the two.")
+        if self.preset is not None:
+            return PRESETS / load_preset(self.preset).name
+        assert self.style is not None
+        return self.style
+
+    def _concept(
+        self, role: Literal["subject", "style"], folder: Path, masks: Path | None, analyser: FaceAnalyser
+    ) -> Concept:
+        from magicapture_core.concepts import prepare_concept
+
+        photos, unreadable = _read_photos((folder,))
+        if unreadable:
+            raise Problem(f"Take the unreadable files out of {folder}, or replace them.")
+        concept = prepare_concept(
+            photos,
+            role,
+            resolution=self.config.resolution,
+            analyser=analyser,
+            kind=self.config.subject_kind,
+            masks=_read_masks(masks, photos) if masks else None,
+        )
+        for example in concept.examples:
+            for warning in example.warnings:
+                console.print(f"[yellow]Note[/] {escape(example.name)}: {escape(warning)}")
+        return concept
+
+
+@dataclass
+class Generate:
+    """Make portraits with a trained run, best likeness first."""
+
+    trained: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    out: Path
+    """Folder for the pictures."""
+    model: str | None = None
+    """Another base model than the run's own."""
+    faces: FaceVariant = "auto"
+    """Which face networks score the portraits."""
+    private: bool = False
+    """Leave the prompt out of the files. They are marked as generated in any case."""
+    config: tyro.conf.OmitArgPrefixes[GenerateConfig] = field(default_factory=GenerateConfig)
+
+    def run(self) -> int:
+        """Writes portrait-01.png (best) and so on."""
+        from rich.progress import Progress
+
+        from magicapture_core.checkpoints import Run
+        from magicapture_core.generation import best_first, generate
+        from magicapture_core.models import load
+
+        facts = Run.open(self.trained).facts()
+        analyser = _analyser(self.faces) if facts.config.subject_kind == "person" else None
+        models = load(self.model or facts.model)
+        with Progress(console=console) as progress:
+            task = progress.add_task("Denoising", total=None)
+
+            def show(step: int, total: int) -> None:
+                progress.update(task, completed=step, total=total)
+
+            portraits = list(generate(models, self.trained, self.config, analyser=analyser, progress=show))
+        for warning in dict.fromkeys(warning for portrait in portraits for warning in portrait.warnings):
+            console.print(f"[yellow]Note[/] {escape(warning)}")
+        self.out.mkdir(parents=True, exist_ok=True)
+        for number, portrait in enumerate(best_first(portraits), start=1):
+            path = self.out / f"portrait-{number:02d}.png"
+            portrait.save(path, private=self.private)
+            score = "no face found" if portrait.identity is None else f"identity {portrait.identity:.3f}"
+            console.print(f"{escape(str(path))}  seed {portrait.seed}  {score}")
+            for word, heat in portrait.attention.items():
+                _write_heat(portrait.image, heat, path.with_suffix(f".{_file_part(word)}.png"))
+        return DONE
+
+
+@dataclass
+class Export:
+    """Write the adapter for other programs."""
+
+    trained: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    out: Path
+    """Folder for the files."""
+    format: Literal["diffusers", "kohya"] = "diffusers"
+    """diffusers, or kohya: as A1111 and ComfyUI expect it."""
+
+    def run(self) -> int:
+        """Prints each file written."""
+        from magicapture_core.export import export_run
+
+        for path in export_run(self.trained, self.format, self.out):
+            console.print(escape(str(path)))
+        return DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns its exit code; wrong use leaves through SystemExit(2), as argparse does."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = ["--count" if argument == "-n" else argument for argument in arguments]
+    try:
+        command: Any = tyro.cli(
+            Masks | Train | Generate | Export,  # type: ignore[arg-type]
+            args=arguments,
+            prog="python -m magicapture_core",
+            description="Portraits of a person in a style, from a few photos of each.",
+        )
+        if isinstance(command, Train):
+            return _train(command, arguments[1:])
+        return int(command.run())
+    except Problem as problem:
+        console.print(f"[red]Problem:[/] {escape(str(problem))}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        return INTERRUPTED
+
+
+def _train(command: Train, arguments: list[str]) -> int:
+    """Settings given on the command line win over the preset's, those over the model's schedule's.
+
+    What the model suggests is known only once it is loaded; so the line is read again, on those defaults.
+    """
+    from magicapture_core.checkpoints import Run
+    from magicapture_core.models import load
+
+    before = Run.open(command.out).facts() if command.resume else None
+    models = load(command.model or (before.model if before else None))
+    start = before.config if before else _starting_config(command, models)
+    command = tyro.cli(Train, args=arguments, default=replace(command, config=start))
+    return command.run(models)
+
+
+def _starting_config(command: Train, models: ModelBundle) -> TrainConfig:
+    from magicapture_core.presets import load_preset
+
+    schedules = {"paper": {}, **models.schedules}
+    name = command.schedule or ("quick" if "quick" in schedules else "paper")
+    if name not in schedules:
+        raise Problem(f"--schedule must be one of {', '.join(schedules)} for this model, got {name!r}.")
+    preset = load_preset(command.preset).overrides if command.preset else {}
+    return from_dict(TrainConfig, {"resolution": models.resolution, **schedules[name], **preset})
+
+
+def _analyser(variant: FaceVariant) -> FaceAnalyser:
+    from magicapture_core.faces import choose_analyser
+
+    analyser, reason = choose_analyser(variant)
+    console.print(f"[dim]Faces: {escape(reason)}[/]")
+    return analyser
+
+
+def _read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
+    """Read photos and folders of photos; says which cannot be read. Returns them and how many could not."""
+    from magicapture_core.photos import list_photos, read_photo
+
+    photos, unreadable = [], 0
+    for source in sources:
+        for path in list_photos(source) if source.is_dir() else [source]:
+            try:
+                photos.append(read_photo(path))
+            except Problem as problem:
+                unreadable += 1
+                console.print(f"{escape(path.name)}: refuse - {escape(str(problem))}")
+    return photos, unreadable
+
+
+def _read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
+    """The user's masks by photo name; photos without one get an automatic mask."""
+    from magicapture_core.photos import read_photo
+
+    masks = {}
+    for photo in photos:
+        path = folder / f"{Path(photo.name).stem}.png"
+        if path.exists():
+            masks[photo.name] = read_photo(path).pixels
+    if not masks:
+        raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
+    return masks
+
+
+def _write_masks(photo: Photo, face: Face, analyser: FaceAnalyser, out: Path) -> None:
+    from PIL import Image
+
+    from magicapture_core.masks import face_masks, overlay
+
+    masks = face_masks(photo.pixels, face, analyser)
+    stem = Path(photo.name).stem
+    for name, mask in (("face", masks.face), ("nonface", masks.nonface)):
+        Image.fromarray((mask[0].numpy() * 255).astype("uint8")).save(out / f"{stem}.{name}.png")
+    Image.fromarray(overlay(photo.pixels, masks.face)).save(out / f"{stem}.overlay.png")
+
+
+def _write_heat(image: PILImage, heat: np.ndarray, path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from magicapture_core.heat import heat_overlay
+
+    Image.fromarray(heat_overlay(np.asarray(image.convert("RGB")), heat)).save(path)
+
+
+def _file_part(word: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in word).strip("_") or "word"
+
+
+def _show_progress(reports: Iterator[StepReport], config: TrainConfig, interrupted: list[bool]) -> bool:
+    """Follow a training with a progress bar. Returns whether it came to its end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[losses]}"),
+    )
+    total = config.ti_steps + config.lora_steps
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("Preparing", total=total, left="", losses="")
+        for report in reports:
+            progress.update(
+                task,
+                completed=report.step,
+                description="Phase 1: words" if report.phase == "textual_inversion" else "Phase 2: LoRA",
+                left=f"{_duration(report.seconds_left)} left",
+                losses=" ".join(f"{name} {value:.3f}" for name, value in report.losses.items()),
+            )
+            if report.sample is not None and report.sample.identity is not None:
+                console.print(f"step {report.step}: sample picture, identity {report.sample.identity:.3f}")
+            if interrupted and report.step < total:
+                return False
+    return True
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+@contextmanager
+def _polite_interrupt() -> Iterator[list[bool]]:
+    """Within the context the first Ctrl-C only fills the list, so that a step can end; a second one stops."""
+    interrupted: list[bool] = []
+
+    def note(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        interrupted.append(True)
+        console.print("Finishing this step, then saving. Press Ctrl-C again to stop at once.")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,477 @@
+"""The loop on the real classes at toy size: what it trains, what it leaves alone, and that it resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from toy import ToyAnalyser
+from trainings import short, start, toy_concept, weights_of
+
+from magicapture_core.checkpoints import Run
+from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
+from magicapture_core.training.draws import Sizes, draw_step
+from magicapture_core.training.trainer import PHASES, Trainer
+
+
+def everything(models: Any) -> dict[str, torch.Tensor]:
+    """A copy of every weight and buffer of a bundle."""
+    return {
+        f"{part}.{name}": tensor.clone()
+        for part in ("unet", "vae", "text_encoder")
+        for name, tensor in getattr(models, part).state_dict().items()
+    }
+
+
+# --- what is trained ------------------------------------------------------------------------------
+
+
+def test_both_phases_run_and_leave_an_adapter(toy: Any, tmp_path: Path) -> None:
+    reports = list(start(toy, short(), tmp_path / "run"))
+    assert [report.step for report in reports] == list(range(1, 8))
+    assert [report.phase for report in reports] == ["textual_inversion"] * 3 + ["lora"] * 4
+    assert set(reports[0].losses) == {"source", "reference"}
+    assert set(reports[-1].losses) == {"source", "reference", "composed", "identity", "attention"}
+    assert all(math.isfinite(value) for report in reports for value in report.losses.values())
+    assert reports[-1].seconds_left == 0
+    assert sorted(path.name for path in (tmp_path / "run" / "adapter").iterdir()) == [
+        "pytorch_lora_weights.safetensors",
+        "style.safetensors",
+        "subject.safetensors",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 8))
+    assert {"phase", "source", "reference", "lr_embeddings", "seconds"} <= set(rows[0])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "load_textual_inversion" in card
+    assert "7 of 7" in card
+
+
+def test_losses_fall(toy: Any, tmp_path: Path) -> None:
+    config = short(
+        ti_steps=40, lora_steps=60, lambda_id=0, lora_learning_rate=3e-2, learning_rate_decay="constant"
+    )
+    reports = list(start(toy, config, tmp_path / "run"))
+
+    def mean(term: str, part: slice) -> float:
+        values = [report.losses[term] for report in reports[40:][part]]
+        return sum(values) / len(values)
+
+    for term in ("source", "reference", "composed", "attention"):
+        assert mean(term, slice(-20, None)) < mean(term, slice(0, 20)), term
+
+
+def test_the_models_come_back_as_they_were(toy: Any, tmp_path: Path) -> None:
+    before, vocabulary = everything(toy), toy.tokenizer.get_vocab()
+    list(
+        start(
+            toy, short(lora_targets=("cross", "text_encoder"), gradient_checkpointing=True), tmp_path / "run"
+        )
+    )
+    after = everything(toy)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert toy.tokenizer.get_vocab() == vocabulary
+    assert not any(parameter.requires_grad for parameter in toy.unet.parameters())
+
+
+def test_only_cross_attention_and_two_rows_are_trained(toy: Any, tmp_path: Path) -> None:
+    """In the middle of phase 2 every weight but the LoRA ones and the two rows is what it was."""
+    before = everything(toy)
+    reports = start(toy, short(), tmp_path / "run")
+    list(islice(reports, 5))
+    trained = {name: p for name, p in toy.unet.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".attn2." in name and "lora_" in name for name in trained)
+    projections = {name.split(".attn2.")[1].split(".lora_")[0] for name in trained}
+    assert projections == {"to_q", "to_k", "to_v", "to_out.0"}
+    assert not any(p.requires_grad for p in [*toy.text_encoder.parameters(), *toy.vae.parameters()])
+    now = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in everything(toy).items()
+        if "lora_" not in name
+    }
+    assert now.keys() == before.keys()
+    assert all(torch.equal(before[name], now[name]) for name in before)
+    changed = [p for name, p in trained.items() if "lora_B" in name and bool((p != 0).any())]
+    assert len(changed) == len(trained) / 2
+    reports.close()  # type: ignore[attr-defined]
+
+
+def test_lora_is_the_paper_s_low_rank_update(toy: Any, tmp_path: Path) -> None:
+    """Eq. 3 by hand: the layer's output is W x + U (Vᵀ x), with alpha equal to the rank."""
+    reports = start(toy, short(lora_rank=2), tmp_path / "run")
+    list(islice(reports, 6))
+    layer = toy.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn2.to_q
+    x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
+    v_t, u = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    assert v_t.shape == (2, layer.in_features)
+    expected = x @ layer.base_layer.weight.T + x @ v_t.T @ u.T
+    torch.testing.assert_close(layer(x), expected)
+    assert (u @ v_t).abs().max() > 0
+    reports.close()  # type: ignore[attr-defined]
+
+
+def test_phase_1_trains_the_rows_alone(toy: Any, tmp_path: Path) -> None:
+    list(start(toy, short(lora_steps=0), tmp_path / "run"))
+    assert not (tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors").exists()
+    weights = weights_of(tmp_path / "run")
+    assert set(weights) == {"subject.safetensors:<subject>", "style.safetensors:<style>"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "terms"),
+    [
+        ({"lambda_id": 0.0}, {"source", "reference", "composed", "attention"}),
+        ({"lambda_attn": 0.0}, {"source", "reference", "composed", "identity"}),
+        ({"lambda_id": 0.0, "composed_weight": 0.0}, {"source", "reference", "attention"}),
+    ],
+)
+def test_terms_can_be_turned_off(toy: Any, tmp_path: Path, changes: dict[str, Any], terms: set[str]) -> None:
+    last = list(start(toy, short(ti_steps=0, lora_steps=1, **changes), tmp_path / "run"))[-1]
+    assert set(last.losses) == terms
+
+
+def test_the_second_unet_pass_is_made_only_for_the_identity_loss(toy: Any, tmp_path: Path) -> None:
+    calls: list[int] = []
+    handle = toy.unet.register_forward_hook(lambda _m, args, _out: calls.append(len(args[0])))
+    list(start(toy, short(ti_steps=1, lora_steps=1), tmp_path / "a"))
+    assert calls == [8, 12, 4]  # two tasks of four items; three tasks; the composed items again
+    calls.clear()
+    list(start(toy, short(ti_steps=1, lora_steps=1, lambda_id=0.0), tmp_path / "b"))
+    assert calls == [8, 12]
+    handle.remove()
+
+
+def test_an_object_is_learned_by_image_features(toy: Any, tmp_path: Path) -> None:
+    reports = list(start(toy, short(subject_kind="object"), tmp_path / "run"))
+    assert reports[-1].losses["identity"] > 0
+    assert not (tmp_path / "run" / "identity.safetensors").exists()
+
+
+def test_style_photos_without_a_face(toy: Any, tmp_path: Path) -> None:
+    """The whole picture is style; nothing is compared with the subject, and [V1] is not held to nothing."""
+    reports = list(
+        start(toy, short(ti_steps=1, lora_steps=1), tmp_path / "run", style=toy_concept("style", faces=False))
+    )
+    assert reports[-1].losses["identity"] == 0
+    assert math.isfinite(reports[-1].losses["attention"])
+
+
+@pytest.mark.parametrize("targets", [("cross", "self"), ("cross", "feed_forward"), ("cross", "text_encoder")])
+def test_more_targets_than_the_paper_s(toy: Any, tmp_path: Path, targets: Any) -> None:
+    list(start(toy, short(ti_steps=0, lora_steps=1, lora_targets=targets), tmp_path / "run"))
+    names = " ".join(weights_of(tmp_path / "run"))
+    assert {"self": "attn1", "feed_forward": "ff.net", "text_encoder": "text_encoder."}[targets[1]] in names
+    assert "attn2" in names
+
+
+# --- one gradient, however it is computed ---------------------------------------------------------
+
+
+def gradients(models: Any, config: Any, **options: Any) -> dict[str, torch.Tensor]:
+    """Gradients of the first phase-2 step, with LoRA's zero half filled so that both halves get one."""
+    accelerator = Accelerator(cpu=True)
+    arguments = (models, toy_concept("subject"), toy_concept("style"), config, accelerator, ToyAnalyser())
+    with Trainer.opened(*arguments) as trainer:
+        trainer._start_phase("lora")
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in trainer.lora.values():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        draw = draw_step(trainer.generator, trainer.sizes, "lora", config)
+        trainer.objective.step(draw, "lora", 2.0, options.get("per_call", config.items_per_step))
+        return {
+            name: tensor.grad.clone() for name, tensor in trainer._named().items() if tensor.grad is not None
+        }
+
+
+def assert_same_gradient(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("per_call", [1, 2, 3])
+def test_accumulation_is_a_larger_batch(toy: Any, per_call: int) -> None:
+    config = short(lora_steps=10)
+    assert_same_gradient(gradients(toy, config), gradients(toy, config, per_call=per_call))
+
+
+def test_accumulation_and_batch_size_are_interchangeable(toy: Any) -> None:
+    one = gradients(toy, short(batch_size=4, gradient_accumulation=1))
+    assert_same_gradient(one, gradients(toy, short(batch_size=1, gradient_accumulation=4)))
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(toy: Any) -> None:
+    assert_same_gradient(gradients(toy, short()), gradients(toy, short(gradient_checkpointing=True)))
+
+
+def test_the_identity_loss_alone_reaches_the_lora_weights(toy: Any) -> None:
+    with_id, without = gradients(toy, short(lambda_id=0.5)), gradients(toy, short(lambda_id=0.0))
+    moved = [
+        name for name in with_id if not torch.allclose(with_id[name], without[name], rtol=1e-3, atol=1e-9)
+    ]
+    assert any("lora_A" in name for name in moved)
+    assert any("lora_B" in name for name in moved)
+    assert "embeddings" in moved
+
+
+def test_two_processes_draw_what_one_with_twice_the_batch_draws() -> None:
+    sizes = Sizes(subject=6, style=6, likenesses=3, latent=(4, 8, 8), timesteps=1000)
+    whole = draw_step(torch.Generator().manual_seed(1), sizes, "lora", short(batch_size=4))
+    parts = [
+        draw_step(
+            torch.Generator().manual_seed(1), sizes, "lora", short(batch_size=2), rank=rank, processes=2
+        )
+        for rank in range(2)
+    ]
+    for number, task in enumerate(whole.tasks):
+        assert torch.equal(task.noise, torch.cat([part.tasks[number].noise for part in parts]))
+        assert torch.equal(task.prompts, torch.cat([part.tasks[number].prompts for part in parts]))
+    assert whole.identity is not None
+    assert torch.equal(
+        whole.identity.timesteps, torch.cat([part.identity.timesteps for part in parts if part.identity])
+    )
+
+
+def test_draws_stay_in_range_and_vary() -> None:
+    sizes = Sizes(subject=6, style=4, likenesses=3, latent=(4, 2, 2), timesteps=1000)
+    generator, config = torch.Generator().manual_seed(0), short(identity_time_limit=0.5)
+    draws = [draw_step(generator, sizes, "lora", config) for _ in range(100)]
+    prompts = torch.cat([task.prompts for draw in draws for task in draw.tasks])
+    assert prompts.unique().tolist() == list(range(10))
+    identity = torch.cat([draw.identity.timesteps for draw in draws if draw.identity])
+    assert identity.max() < 500 <= torch.cat([draw.tasks[2].timesteps for draw in draws]).max()
+    assert torch.cat([draw.tasks[0].items for draw in draws]).unique().tolist() == list(range(6))
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    toy_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    """The adapter and losses of a run that was never stopped."""
+    from magicapture_core.models import load
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    list(start(load(toy_folder, device="cpu"), short(), folder))
+    return weights_of(folder), Run.open(folder).losses()
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 6])
+def test_resume_is_exact(
+    toy: Any, tmp_path: Path, cut: int, uninterrupted: tuple[dict[str, torch.Tensor], list[Any]]
+) -> None:
+    folder = tmp_path / "run"
+    reports = start(toy, short(), folder)
+    list(islice(reports, cut))
+    reports.close()  # type: ignore[attr-defined]
+    assert Run.open(folder).checkpoints()[-1].name == f"checkpoint-{cut:06d}"
+    rest = list(start(toy, short(), folder, resume=True))
+    assert [report.step for report in rest] == list(range(cut + 1, 8))
+    weights, losses = uninterrupted
+    resumed = weights_of(folder)
+    assert resumed.keys() == weights.keys()
+    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+    assert without_seconds(Run.open(folder).losses()) == without_seconds(losses)
+
+
+def test_previews_do_not_change_what_is_learned(
+    toy: Any, tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], list[Any]]
+) -> None:
+    config = short(sample_every=2, attention_every=1, sample_steps=2, checkpoint_every=2, keep_checkpoints=2)
+    reports = list(start(toy, config, tmp_path / "run"))
+    run = tmp_path / "run"
+    resumed = weights_of(run)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted[0].items())
+    assert [path.name for path in Run(run).checkpoints()] == ["checkpoint-000006", "checkpoint-000007"]
+    views = reports[-1].attention
+    assert [(view.task, view.token) for view in views] == [
+        ("source", "<subject>"),
+        ("reference", "<style>"),
+        ("composed", "<subject>"),
+        ("composed", "<style>"),
+    ]
+    assert all(0 <= view.outside <= 1 and view.heat.max() == 1 for view in views)
+    sample = reports[-1].sample
+    assert sample is not None
+    assert sample.image.size == (64, 64)
+    assert sample.identity is not None
+    assert -1 <= sample.identity <= 1
+    assert {path.name for path in (run / "attention").iterdir()} >= {
+        "step-000007-subject.png",
+        "step-000007-style.png",
+    }
+    assert (run / "samples" / "step-000007.png").exists()
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    toy: Any, tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], list[Any]]
+) -> None:
+    """Steps after the checkpoint are lost, and computed again to the same end."""
+    folder = tmp_path / "run"
+    reports = start(toy, short(checkpoint_every=2), folder)
+    with pytest.raises(RuntimeError, match="killed"):
+        for report in reports:
+            if report.step == 5:
+                reports.throw(RuntimeError("killed"))  # type: ignore[attr-defined]
+    assert Run.open(folder).checkpoints()[-1].name == "checkpoint-000004"
+    (folder / "losses.jsonl").open("a").write('{"step": 6, "sou')
+    list(start(toy, short(checkpoint_every=2), folder, resume=True))
+    assert all(torch.equal(weights_of(folder)[name], tensor) for name, tensor in uninterrupted[0].items())
+    assert without_seconds(Run.open(folder).losses()) == without_seconds(uninterrupted[1])
+
+
+def test_resuming_a_finished_run_yields_nothing(toy: Any, tmp_path: Path) -> None:
+    list(start(toy, short(), tmp_path / "run"))
+    assert list(start(toy, short(), tmp_path / "run", resume=True)) == []
+
+
+def test_resume_refuses_other_settings_and_photos(toy: Any, tmp_path: Path) -> None:
+    reports = start(toy, short(), tmp_path / "run")
+    next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    with pytest.raises(RunProblem, match=r"lambda_id was 0\.25, now 0\.5"):
+        next(start(toy, short(lambda_id=0.5), tmp_path / "run", resume=True))
+    with pytest.raises(RunProblem, match="subject photos or their masks changed"):
+        next(start(toy, short(), tmp_path / "run", resume=True, subject=toy_concept("subject", 2)))
+    with pytest.raises(RunProblem, match="already holds a run"):
+        next(start(toy, short(), tmp_path / "run"))
+    next(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))
+
+
+def test_resume_refuses_another_model(toy: Any, tmp_path: Path) -> None:
+    reports = start(toy, short(), tmp_path / "run")
+    next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    toy.unet.conv_in.weight.data.add_(1)
+    with pytest.raises(RunProblem, match="other weights"):
+        next(start(toy, short(), tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("name", ["state.pt", "trainable.safetensors", "position.json"])
+def test_a_damaged_checkpoint_is_named(toy: Any, tmp_path: Path, name: str) -> None:
+    reports = start(toy, short(), tmp_path / "run")
+    next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    (tmp_path / "run" / "checkpoint-000001" / name).write_bytes(b"no")
+    with pytest.raises(RunProblem, match="checkpoint-000001"):
+        next(start(toy, short(), tmp_path / "run", resume=True))
+
+
+def test_resume_without_a_run(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunProblem, match="No run in"):
+        next(start(toy, short(), tmp_path / "nothing", resume=True))
+
+
+# --- trouble --------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(toy: Any, tmp_path: Path) -> None:
+    reports = start(toy, short(checkpoint_every=1), tmp_path / "run")
+    list(islice(reports, 2))
+
+    def spoil(_module: Any, _args: Any, output: Any) -> None:
+        output.sample = output.sample * float("nan")
+
+    handle = toy.unet.register_forward_hook(spoil)
+    with pytest.raises(RunProblem, match="source and reference loss is not a finite number at step 3"):
+        next(reports)
+    handle.remove()
+    rest = list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))
+    assert rest[-1].step == 7
+    assert all(math.isfinite(value) for value in rest[-1].losses.values())
+
+
+def test_running_out_of_memory_offers_a_smaller_setting(toy: Any, tmp_path: Path) -> None:
+    def explode(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = toy.unet.register_forward_pre_hook(explode)
+    with pytest.raises(RunProblem, match="items_per_call = 1"):
+        next(start(toy, short(), tmp_path / "run"))
+    handle.remove()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core import checkpoints
+
+    reports = start(toy, short(checkpoint_every=1), tmp_path / "run")
+    list(islice(reports, 2))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.torch, "save", full)
+        with pytest.raises(RunProblem, match="No space left on device"):
+            next(reports)
+    assert Run.open(tmp_path / "run").checkpoints()[-1].name == "checkpoint-000002"
+    assert not list((tmp_path / "run").glob(".*"))
+    assert list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))[-1].step == 7
+
+
+def test_photos_of_another_size_or_kind_are_refused(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="prepared at 64"):
+        next(start(toy, short(resolution=128), tmp_path / "run"))
+    with pytest.raises(Problem, match="prepared as 'person'"):
+        next(start(toy, short(subject_kind="object"), tmp_path / "run", subject=toy_concept("subject")))
+    assert not (tmp_path / "run").exists()
+
+
+# --- the data -------------------------------------------------------------------------------------
+
+
+def test_every_augmentation_has_its_own_latents_and_mask(toy: Any) -> None:
+    concept = toy_concept("subject", 1)
+    example = concept.examples[0]
+    example.masks.face[..., :32] = 0  # only the right half of the face
+    encoded = encode_concept(concept, toy, flip=True)
+    assert len(encoded) == 2
+    plain, mirrored = encoded.face
+    assert torch.equal(plain.flip(-1), mirrored)
+    assert not torch.equal(plain, mirrored)
+    direct = toy.vae.encode(example.image.flip(-1)[None]).latent_dist.mean * toy.vae.config.scaling_factor
+    torch.testing.assert_close(encoded.latents[1:], direct)
+
+
+def test_mirrored_landmarks_change_sides() -> None:
+    landmarks = torch.tensor([[10.0, 1.0], [20.0, 2.0], [15.0, 3.0], [11.0, 4.0], [19.0, 5.0]])
+    mirrored = mirror_landmarks(landmarks, 64)
+    # The eye on the right (20) becomes the one on the left, at 63 - 20 = 43.
+    assert mirrored[0].tolist() == [43.0, 2.0]
+    assert mirrored[1].tolist() == [53.0, 1.0]
+    assert torch.equal(mirror_landmarks(mirrored, 64), landmarks)
+
+
+def test_face_windows_hold_the_face_and_stay_inside(toy: Any) -> None:
+    encoded = encode_concept(toy_concept("style"), toy, flip=True)
+    windows = face_windows(encoded, 4, whole=False)
+    assert windows.side < 16
+    cut = windows.cut(encoded.latents, list(range(6)))
+    assert cut.shape[-2:] == (windows.side, windows.side)
+    shifted = windows.shift(encoded.landmarks, list(range(6)), 4)
+    assert shifted.min() >= 0
+    assert shifted.max() < windows.side * 4
+    top, left = windows.corners[3]
+    assert torch.equal(cut[3], encoded.latents[3, :, top : top + windows.side, left : left + windows.side])
+
+
+def test_phases_are_named_in_order() -> None:
+    assert PHASES == ("textual_inversion", "lora")
