@@ -256,10 +256,11 @@ def test_draws_stay_in_range_and_vary() -> None:
 # --- resuming -------------------------------------------------------------------------------------
 
 
+Result = tuple[dict[str, torch.Tensor], list[Any]]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(
-    toy_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, torch.Tensor], list[Any]]:
+def uninterrupted(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The adapter and losses of a run that was never stopped."""
     from magicapture_core.models import load
 
@@ -273,9 +274,7 @@ def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 6])
-def test_resume_is_exact(
-    toy: Any, tmp_path: Path, cut: int, uninterrupted: tuple[dict[str, torch.Tensor], list[Any]]
-) -> None:
+def test_resume_is_exact(toy: Any, tmp_path: Path, cut: int, uninterrupted: Result) -> None:
     folder = tmp_path / "run"
     reports = start(toy, short(), folder)
     list(islice(reports, cut))
@@ -290,9 +289,7 @@ def test_resume_is_exact(
     assert without_seconds(Run.open(folder).losses()) == without_seconds(losses)
 
 
-def test_previews_do_not_change_what_is_learned(
-    toy: Any, tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], list[Any]]
-) -> None:
+def test_previews_do_not_change_what_is_learned(toy: Any, tmp_path: Path, uninterrupted: Result) -> None:
     config = short(sample_every=2, attention_every=1, sample_steps=2, checkpoint_every=2, keep_checkpoints=2)
     reports = list(start(toy, config, tmp_path / "run"))
     run = tmp_path / "run"
@@ -320,15 +317,14 @@ def test_previews_do_not_change_what_is_learned(
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
-    toy: Any, tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], list[Any]]
+    toy: Any, tmp_path: Path, uninterrupted: Result
 ) -> None:
     """Steps after the checkpoint are lost, and computed again to the same end."""
     folder = tmp_path / "run"
     reports = start(toy, short(checkpoint_every=2), folder)
+    list(islice(reports, 5))
     with pytest.raises(RuntimeError, match="killed"):
-        for report in reports:
-            if report.step == 5:
-                reports.throw(RuntimeError("killed"))  # type: ignore[attr-defined]
+        reports.throw(RuntimeError("killed"))  # type: ignore[attr-defined]
     assert Run.open(folder).checkpoints()[-1].name == "checkpoint-000004"
     (folder / "losses.jsonl").open("a").write('{"step": 6, "sou')
     list(start(toy, short(checkpoint_every=2), folder, resume=True))
