@@ -108,7 +108,7 @@ def sampler(name: str, noise_config: Mapping[str, Any]) -> Any:
     import diffusers
 
     samplers: dict[str, tuple[Any, dict[str, Any]]] = {
-        "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {"timestep_spacing": "linspace"}),
+        "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
         "dpm++": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
         "unipc": (diffusers.UniPCMultistepScheduler, {}),
         "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": False}),

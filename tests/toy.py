@@ -6,6 +6,7 @@ maps of side 8 and 4 in its down and up blocks, as SD 1.5 has 64, 32 and 16.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,36 +129,69 @@ def _safety() -> tuple[Any, Any]:
     return checker, extractor
 
 
-def toy_adapter(models: Any, run: Path, *, rank: int = 2, alpha: float | None = None, seed: int = 1) -> Path:
-    """Write RUN/adapter as training does, with random weights strong enough to be seen, and config.json."""
+def toy_run(
+    models: Any,
+    folder: Path,
+    *,
+    rank: int = 2,
+    alpha: float | None = None,
+    text_encoder: bool = False,
+    lora: bool = True,
+    embedder: str | None = "toy",
+    kind: str = "person",
+    seed: int = 1,
+) -> Path:
+    """A run folder as training leaves it, with random weights strong enough to be seen. Returns `folder`.
+
+    text_encoder: also LoRA weights of the text encoder. lora: False is a run stopped in phase 1.
+    embedder: name of the network that knows the subject's face; None for a run without identity.
+    """
+    from safetensors.torch import save_file
+
+    from magicapture_core.checkpoints import Run, RunFacts
+    from magicapture_core.config import TrainConfig
+
+    generator = torch.Generator().manual_seed(seed)
+    config = TrainConfig(
+        resolution=RESOLUTION, attention_resolution=8, lora_rank=rank, lora_alpha=alpha, subject_kind=kind,
+        lora_targets=("cross", "text_encoder") if text_encoder else ("cross",),
+    )  # fmt: skip
+    run = Run.create(folder, RunFacts(config, models.name, "fingerprint", ("a.jpg:1",), ("b.jpg:2",)))
+    run.adapter.mkdir()
+    for role in ("subject", "style"):
+        row = torch.randn(models.text_encoder.config.hidden_size, generator=generator)
+        save_file({f"<{role}>": row}, run.adapter / f"{role}.safetensors")
+    if lora:
+        _save_random_lora(models, run.adapter, rank, alpha, text_encoder, generator)
+    if embedder:
+        run.save_identity(torch.nn.functional.normalize(torch.randn(3, 16, generator=generator)), embedder)
+    return folder
+
+
+def _save_random_lora(
+    models: Any, folder: Path, rank: int, alpha: float | None, text: bool, generator: torch.Generator
+) -> None:
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
-    generator = torch.Generator().manual_seed(seed)
-    adapter = run / "adapter"
-    adapter.mkdir(parents=True)
-    lora = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=LORA_TARGETS)
-    models.unet.add_adapter(lora, adapter_name="toy")
-    names = {name: w.shape for name, w in get_peft_model_state_dict(models.unet, adapter_name="toy").items()}
-    models.unet.unload_lora()
-    state = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in sorted(names.items())}
-    StableDiffusionPipeline.save_lora_weights(
-        adapter,
-        unet_lora_layers=convert_state_dict_to_diffusers(state),
-        unet_lora_adapter_metadata=lora.to_dict(),
-    )
-    for role in ("subject", "style"):
-        row = torch.randn(models.text_encoder.config.hidden_size, generator=generator)
-        save_file({f"<{role}>": row}, adapter / f"{role}.safetensors")
-    config = {"resolution": RESOLUTION, "lora_rank": rank, "lora_alpha": alpha, "attention_resolution": 8}
-    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return run
+    layers: dict[str, Any] = {}
+    networks = {"unet": (models.unet, UNET_TARGETS), "text_encoder": (models.text_encoder, TEXT_TARGETS)}
+    for name in ("unet", "text_encoder") if text else ("unet",):
+        # A copy, so that nothing here can leave a trace in the model.
+        network, targets = copy.deepcopy(networks[name][0]), networks[name][1]
+        lora = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=targets)
+        network.add_adapter(lora, adapter_name="default")
+        state = get_peft_model_state_dict(network, adapter_name="default")
+        state = {key: 0.3 * torch.randn(state[key].shape, generator=generator) for key in sorted(state)}
+        layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(state)
+        layers[f"{name}_lora_adapter_metadata"] = lora.to_dict()
+    StableDiffusionPipeline.save_lora_weights(folder, **layers)
 
 
-LORA_TARGETS = r".*\.attn2\.(to_q|to_k|to_v|to_out\.0)"
+UNET_TARGETS = r".*attn2\.(to_q|to_k|to_v|to_out\.0)"
+TEXT_TARGETS = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 
 
 class ToyEmbedder(nn.Module):

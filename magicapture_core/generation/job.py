@@ -1,0 +1,210 @@
+"""Everything that is checked and looked up before the first denoising step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from magicapture_core.attention import cross_attention_sides
+from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run
+from magicapture_core.config import GenerateConfig, to_dict
+from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.models import ModelBundle
+from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN, TOKENS, expand, with_placeholders
+
+LORA_FILE = ADAPTER_FILES[0]
+SMALL_MODEL = 200_000_000
+"""Parameters of a UNet below which several pictures at once fit everywhere; SD 1.5 has 860 million."""
+
+
+@dataclass
+class Job:
+    """What the denoising loop works from."""
+
+    models: ModelBundle
+    config: GenerateConfig
+    adapter: Path | None
+    tokenizer: Any
+    token_ids: tuple[int, int] | None
+    rows: Tensor | None
+    """(2, width): the learned embeddings."""
+    input_ids: Tensor
+    """(2, tokens): the prompt and the negative prompt."""
+    words: dict[str, list[int]]
+    """Asked word -> its positions in the prompt."""
+    attention_side: int | None
+    """Side of the maps that are listened to; None where none are wanted."""
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+    seeds: list[int]
+    analyser: FaceAnalyser | None
+    identity: Tensor | None
+    """(dim,) the subject's mean embedding."""
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def prepared(
+        cls,
+        models: ModelBundle,
+        run: Path | str | None,
+        config: GenerateConfig,
+        analyser: FaceAnalyser | None,
+    ) -> Job:
+        """Raises Problem for whatever is wrong with the run or the settings."""
+        found = Run.open(run) if run is not None else None
+        facts = found.facts() if found else None
+        noun = facts.config.subject_kind if facts else "person"
+        expanded = expand(config.prompt, noun)
+        warnings = list(expanded.warnings) if found else []
+        tokenizer, token_ids, rows = models.tokenizer, None, None
+        if found:
+            tokenizer, token_ids = with_placeholders(models.tokenizer)
+            rows = _learned_rows(found, models)
+        elif any(token in expanded.text for token in TOKENS):
+            raise Problem(
+                "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
+                "words what to draw."
+            )
+        if facts and facts.model != models.name:
+            warnings.append(
+                f"The run was trained on {facts.model} and is used with {models.name}: a likeness is only "
+                "to be expected between closely related models."
+            )
+        input_ids, cut = _tokenize(tokenizer, [expanded.text, config.negative_prompt])
+        warnings += cut
+        trained = facts.config.resolution if facts else models.resolution
+        size = (config.width or trained, config.height or trained)
+        words = {word: _positions(word, tokenizer, input_ids[0]) for word in config.attention_words}
+        side = None
+        if words and size[0] != size[1]:
+            words = {}
+            warnings.append("Attention heat maps are only made of square pictures; there will be none.")
+        elif words:
+            listened = facts.config.attention_resolution / trained if facts else 16 / 512
+            side = _attention_side(models, size[0], listened)
+        identity, analyser, said = _identity(found, analyser)
+        first = config.seed if config.seed is not None else secrets.randbelow(2**32)
+        return cls(
+            models=models,
+            config=config,
+            adapter=found.adapter if found and (found.adapter / LORA_FILE).exists() else None,
+            tokenizer=tokenizer,
+            token_ids=token_ids,
+            rows=rows,
+            input_ids=input_ids,
+            words=words,
+            attention_side=side,
+            size=size,
+            seeds=list(range(first, first + config.count)),
+            analyser=analyser,
+            identity=identity,
+            warnings=(*warnings, *said),
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is written into the pictures. A model's folder is named without the way to it."""
+        config = to_dict(self.config)
+        kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler")
+        name = self.models.name
+        return {
+            **{key: config[key] for key in kept},
+            "width": self.size[0],
+            "height": self.size[1],
+            "model": Path(name).name if Path(name).exists() else name,
+        }
+
+    def batches(self) -> Iterator[list[int]]:
+        """Seeds of the pictures that are denoised together."""
+        per_call = self.config.pictures_per_call or _fitting_pictures(self.models)
+        for start in range(0, len(self.seeds), per_call):
+            yield self.seeds[start : start + per_call]
+
+
+def _learned_rows(run: Run, models: ModelBundle) -> Tensor:
+    """(2, width) embeddings of <subject> and <style>. Raises RunProblem if there are none that fit."""
+    width = models.text_encoder.get_input_embeddings().weight.shape[1]
+    rows = []
+    for token, name in EMBEDDING_FILES.items():
+        path = run.adapter / name
+        if not path.exists():
+            raise RunProblem(f"{run.folder} has no {path.name} yet: it was not trained. Train it first.")
+        try:
+            row = load_file(path)[token]
+        except (SafetensorError, KeyError, OSError) as error:
+            raise RunProblem(f"{path} cannot be read ({error}). Train the run again.") from error
+        if row.shape != (width,):
+            raise RunProblem(
+                f"{path} holds {tuple(row.shape)} numbers, but this model's words have {width}: the run was "
+                "trained on a model of another kind. Use that one."
+            )
+        rows.append(row.float())
+    return torch.stack(rows)
+
+
+def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
+    """(b, tokens) ids of the model's fixed length, and a warning for each prompt that was cut."""
+    length = tokenizer.model_max_length
+    warnings = []
+    for prompt in prompts:
+        ids = tokenizer(prompt).input_ids
+        if len(ids) > length:
+            # A copied tokenizer leaves its mark for a word's end in what it decodes.
+            rest = tokenizer.decode(ids[length - 1 : -1]).replace("</w>", " ").strip()
+            warnings.append(
+                f"The prompt is longer than the model reads ({len(ids)} of {length} tokens). This is cut off: "
+                f'"{rest}".'
+            )
+    options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(prompts, **options).input_ids, warnings
+
+
+def _positions(word: str, tokenizer: Any, input_ids: Tensor) -> list[int]:
+    """Where all tokens of `word` stand in the prompt. Raises Problem if it is not there."""
+    text = {"{subject}": SUBJECT_TOKEN, "{style}": STYLE_TOKEN}.get(word, word)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    prompt = input_ids.tolist()
+    starts = [n for n in range(len(prompt)) if ids and prompt[n : n + len(ids)] == ids]
+    if not starts:
+        raise Problem(
+            f"attention_words has {word!r}, which is not in the prompt. Choose words of the prompt."
+        )
+    return [start + n for start in starts for n in range(len(ids))]
+
+
+def _attention_side(models: ModelBundle, pixels: int, per_pixel: float) -> int:
+    """Of the map sizes at hand, the one nearest to what training listened to at its own resolution."""
+    sides = cross_attention_sides(models.unet, pixels // models.vae_scale_factor)
+    return min(sides, key=lambda side: abs(side - per_pixel * pixels))
+
+
+def _fitting_pictures(models: ModelBundle) -> int:
+    small = sum(parameter.numel() for parameter in models.unet.parameters()) < SMALL_MODEL
+    return 4 if small or models.device.type != "cpu" else 1
+
+
+def _identity(
+    run: Run | None, analyser: FaceAnalyser | None
+) -> tuple[Tensor | None, FaceAnalyser | None, list[str]]:
+    """The subject's embedding and who compares with it; both None, with the reason, if nobody can."""
+    stored = run.identity() if run else None
+    if stored is None:
+        return None, None, []
+    mean, name = stored
+    analyser = analyser or choose_analyser("auto")[0]
+    ours = analyser.embedder().name
+    if ours != name:
+        return None, None, [
+            f"Portraits are not scored: the run knows the subject by {name}, and faces are compared by {ours} "
+            "here. Choose the face variant that the run was trained with."
+        ]  # fmt: skip
+    return mean, analyser, []

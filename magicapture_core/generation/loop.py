@@ -1,0 +1,219 @@
+"""The denoising loop, a generator of portraits, and the adapter's way in and out of the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from magicapture_core.attention import AttentionStore, listen, mean_map
+from magicapture_core.config import GenerateConfig
+from magicapture_core.faces import FaceAnalyser, embed_face
+from magicapture_core.generation.job import LORA_FILE, Job
+from magicapture_core.generation.portrait import Portrait
+from magicapture_core.losses import scale_to_unit
+from magicapture_core.models import ModelBundle
+from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.prompts import learned_rows
+
+Progress = Callable[[int, int], object]
+"""Called after each denoising step with (steps done, steps in all). Returning False stops the generation."""
+
+
+def generate(
+    models: ModelBundle,
+    run: Path | str | None,
+    config: GenerateConfig,
+    *,
+    analyser: FaceAnalyser | None = None,
+    progress: Progress | None = None,
+) -> Generator[Portrait, None, None]:
+    """Make `config.count` portraits with a run's adapter, yielded as they are ready, in order of their seeds.
+
+    run: a run folder; None draws with the plain model. analyser: whose face recognition scores the portraits;
+    None chooses. The same seed gives the same picture however many are made at once. Whether the generator
+    ends, is closed or fails, the models are as they were before.
+    Raises Problem for a prompt or a run that cannot be used, at once rather than at the first portrait.
+    """
+    return _portraits(Job.prepared(models, run, config, analyser), progress)
+
+
+class _StoppedError(Exception):
+    """The progress callback asked to stop."""
+
+
+def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None, None]:
+    batches = list(job.batches())
+    done = 0
+    total = len(batches) * job.config.steps
+
+    def step_done() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None and progress(done, total) is False:
+            raise _StoppedError
+
+    with ExitStack() as stack:
+        pipeline = job.models.pipeline(job.config.scheduler)
+        stack.enter_context(_adapter(pipeline, job.adapter, job.config.adapter_scale))
+        store = stack.enter_context(_listening(job))
+        embeds = _encode(job)
+        for seeds in batches:
+            try:
+                yield from _denoise(job, pipeline, embeds, seeds, store, step_done)
+            except _StoppedError:
+                return
+            except torch.cuda.OutOfMemoryError as error:
+                raise Problem(
+                    f"The GPU's memory does not hold {len(seeds)} picture(s) of {job.size[0]}×{job.size[1]} at "
+                    "once. Make fewer together (pictures_per_call), or smaller ones."
+                ) from error
+
+
+def _denoise(
+    job: Job,
+    pipeline: Any,
+    embeds: Tensor,
+    seeds: Sequence[int],
+    store: AttentionStore | None,
+    step_done: Callable[[], None],
+) -> Iterator[Portrait]:
+    """Denoise the pictures of `seeds` in one UNet call a step. embeds: (2, tokens, width)."""
+    count = len(seeds)
+    guided = job.config.guidance_scale > 1  # as the pipeline decides; then it puts the negative half first
+    heat = _Heat(job, count, guided, store)
+
+    def after_step(_pipeline: Any, _step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        heat.add()
+        step_done()
+        return tensors
+
+    output = pipeline(
+        prompt_embeds=embeds[:1].expand(count, -1, -1),
+        negative_prompt_embeds=embeds[1:].expand(count, -1, -1) if guided else None,
+        num_inference_steps=job.config.steps,
+        guidance_scale=job.config.guidance_scale,
+        width=job.size[0],
+        height=job.size[1],
+        # On the CPU and one for each picture: neither the device nor the batch decides what is drawn.
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        callback_on_step_end=after_step,
+    )
+    flags = output.nsfw_content_detected or [False] * count
+    for number, (image, seed, nsfw) in enumerate(zip(output.images, seeds, flags, strict=True)):
+        picture = image.convert("RGB")
+        warnings = job.warnings
+        if nsfw:
+            warnings += ("The model's safety checker blacked this picture out. Try another seed or prompt.",)
+        yield Portrait(
+            image=picture,
+            prompt=job.config.prompt,
+            seed=seed,
+            identity=None if nsfw else _score(job, picture),
+            settings=job.settings,
+            attention=heat.of(number),
+            warnings=warnings,
+            nsfw=bool(nsfw),
+        )
+
+
+class _Heat:
+    """Sums up where the asked words look, over the steps of one batch; the negative half is not listened to."""
+
+    def __init__(self, job: Job, count: int, guided: bool, store: AttentionStore | None) -> None:
+        self.store, self.words = store, job.words
+        self.count = count
+        self.total: Tensor | int = 0
+        if store is not None:
+            flat = [position for positions in job.words.values() for position in positions]
+            wanted = torch.tensor(flat, device=job.models.device).expand(count, -1)
+            store.positions = torch.cat([torch.full_like(wanted, -1), wanted]) if guided else wanted
+
+    def add(self) -> None:
+        """Take in one step's maps."""
+        if self.store is not None:
+            self.total = self.total + mean_map(self.store.take())[-self.count :]  # b k h w
+
+    def of(self, number: int) -> dict[str, np.ndarray]:
+        """The maps of one picture, averaged over a word's tokens and scaled to [0, 1]."""
+        if not isinstance(self.total, Tensor):
+            return {}
+        lengths = [len(positions) for positions in self.words.values()]
+        parts = self.total[number].split(lengths)
+        return {
+            word: scale_to_unit(part.mean(0)).cpu().numpy()
+            for word, part in zip(self.words, parts, strict=True)
+        }
+
+
+@contextmanager
+def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]:
+    """The run's LoRA weights in the pipeline's networks, at strength `scale`."""
+    if folder is None:
+        yield
+        return
+    try:
+        try:
+            # Loading draws first values for the layers; the caller's random numbers are not its own.
+            with _without_hints(), torch.random.fork_rng(devices=[]):
+                pipeline.load_lora_weights(folder, weight_name=LORA_FILE, adapter_name="run")
+            pipeline.set_adapters("run", scale)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise RunProblem(
+                f"{folder / LORA_FILE} does not fit this model or is damaged ({str(error).splitlines()[0]}). "
+                "Use the model that the run was trained on."
+            ) from error
+        yield
+    finally:
+        pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """diffusers warns where LoRA leaves the text encoder alone, which is the paper's way."""
+    log = logging.getLogger("diffusers.loaders.lora_base")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _listening(job: Job) -> Iterator[AttentionStore | None]:
+    if job.attention_side is None:
+        yield None
+        return
+    with listen(job.models.unet, job.attention_side, job.size[0] // job.models.vae_scale_factor) as store:
+        yield store
+
+
+@torch.no_grad()
+def _encode(job: Job) -> Tensor:
+    """The prompt and the negative prompt as the UNet reads them: (2, tokens, width)."""
+    with ExitStack() as stack:
+        if job.rows is not None and job.token_ids is not None:
+            rows = job.rows.to(job.models.device)
+            stack.enter_context(learned_rows(job.models.text_encoder, job.token_ids, rows))
+        embeds: Tensor = job.models.text_encoder(job.input_ids.to(job.models.device))[0]
+    return embeds.to(job.models.dtype)
+
+
+def _score(job: Job, picture: Image.Image) -> float | None:
+    """Cosine between the largest face in the picture and the subject; None without a face."""
+    if job.analyser is None or job.identity is None:
+        return None
+    pixels = np.asarray(picture)
+    faces = job.analyser.detect(pixels)
+    if not faces:
+        return None
+    return float(embed_face(job.analyser, pixels, faces[0]) @ job.identity.numpy())

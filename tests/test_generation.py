@@ -1,0 +1,423 @@
+"""Portraits: what is drawn, what is said about it, and that nothing is left behind in the model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from toy import RESOLUTION, ToyAnalyser, save_toy, toy_run
+
+from magicapture_core.config import GenerateConfig, Scheduler
+from magicapture_core.generation import Portrait, best_first, generate
+from magicapture_core.models import ModelBundle, load
+from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.provenance import read_provenance
+
+QUICK = {"steps": 2, "seed": 5}
+
+
+@pytest.fixture
+def run(toy: ModelBundle, tmp_path: Path) -> Path:
+    return toy_run(toy, tmp_path / "run")
+
+
+def portraits(toy: ModelBundle, run: Path | None, **changes: Any) -> list[Portrait]:
+    return list(generate(toy, run, GenerateConfig(**{**QUICK, **changes}), analyser=ToyAnalyser()))
+
+
+def pixels(portrait: Portrait) -> np.ndarray:
+    return np.asarray(portrait.image).astype(int)
+
+
+class Snapshot:
+    """Everything of a bundle that a generation could leave changed."""
+
+    def __init__(self, models: ModelBundle) -> None:
+        self.models = models
+        self.before = self.look()
+
+    def look(self) -> dict[str, Any]:
+        seen: dict[str, Any] = {"tokens": self.models.tokenizer.get_vocab()}
+        for name in ("unet", "text_encoder", "vae"):
+            network = getattr(self.models, name)
+            seen[name] = {key: value.clone() for key, value in network.state_dict().items()}
+            seen[name + " modules"] = [(key, type(module)) for key, module in network.named_modules()]
+            seen[name + " grads"] = [(key, p.requires_grad) for key, p in network.named_parameters()]
+            seen[name + " training"] = network.training
+            seen[name + " attributes"] = sorted(set(vars(network)) - {"_hf_peft_config_loaded"})
+            seen[name + " peft"] = bool(getattr(network, "_hf_peft_config_loaded", False))
+            seen[name + " config"] = dict(
+                network.config.to_dict() if name == "text_encoder" else network.config
+            )
+        seen["processors"] = {key: type(value) for key, value in self.models.unet.attn_processors.items()}
+        seen["forward"] = "forward" in vars(self.models.text_encoder.get_input_embeddings())
+        seen["random"] = torch.get_rng_state()
+        return seen
+
+    def check(self) -> None:
+        after = self.look()
+        for what, before in self.before.items():
+            if isinstance(before, dict) and before and isinstance(next(iter(before.values())), torch.Tensor):
+                assert before.keys() == after[what].keys(), what
+                assert all(torch.equal(before[key], after[what][key]) for key in before), what
+            elif isinstance(before, torch.Tensor):
+                assert torch.equal(before, after[what]), what
+            else:
+                assert before == after[what], what
+
+
+def plain_diffusers(folder: Path, run: Path, *, scale: float, prompt: str) -> np.ndarray:
+    """The same picture with nothing but diffusers, as the model card says."""
+    from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    adapter = str(run / "adapter")
+    pipe.load_textual_inversion(adapter, weight_name="subject.safetensors", token="<subject>")
+    pipe.load_textual_inversion(adapter, weight_name="style.safetensors", token="<style>")
+    pipe.load_lora_weights(adapter, adapter_name="run")
+    pipe.set_adapters("run", scale)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(QUICK["seed"])
+    picture = pipe(prompt, num_inference_steps=2, guidance_scale=7.0, generator=generator).images[0]
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_plain_diffusers_draws_the_same_picture(
+    toy: ModelBundle, toy_folder: Path, tmp_path: Path, text_encoder: bool
+) -> None:
+    run = toy_run(toy, tmp_path / "run", rank=2, alpha=6.0, text_encoder=text_encoder)
+    ours = portraits(toy, run, count=1, adapter_scale=0.7)[0]
+    prompt = "a photo of a <subject> person in the <style> style"
+    theirs = plain_diffusers(toy_folder, run, scale=0.7, prompt=prompt)
+    assert np.array_equal(pixels(ours), theirs)
+
+
+def test_prompt_seed_adapter_and_scale_all_matter(toy: ModelBundle, run: Path) -> None:
+    first = pixels(portraits(toy, run, count=1)[0])
+    assert np.array_equal(first, pixels(portraits(toy, run, count=1)[0]))
+    for changes in (
+        {"seed": 6},
+        {"adapter_scale": 0.0},
+        {"prompt": "an oil painting of a {subject} in the {style}, wearing a hat"},
+        {"negative_prompt": "red"},
+        {"guidance_scale": 1.0},
+        {"scheduler": "ddim"},
+    ):
+        assert not np.array_equal(first, pixels(portraits(toy, run, count=1, **changes)[0])), changes
+
+
+def test_the_same_seed_gives_the_same_picture_whatever_the_batch(toy: ModelBundle, run: Path) -> None:
+    alone = portraits(toy, run, count=5, pictures_per_call=1)
+    together = portraits(toy, run, count=5, pictures_per_call=3)
+    assert [p.seed for p in alone] == [p.seed for p in together] == [5, 6, 7, 8, 9]
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1  # rounding of another matrix shape
+    later = portraits(toy, run, count=1, seed=8)[0]
+    assert np.abs(pixels(later) - pixels(alone[3])).max() <= 1
+    assert not np.array_equal(pixels(alone[0]), pixels(alone[1]))
+
+
+def test_a_seed_is_drawn_and_reported_where_none_is_given(toy: ModelBundle, run: Path) -> None:
+    drawn = portraits(toy, run, count=1, seed=None)[0]
+    again = portraits(toy, run, count=1, seed=drawn.seed)[0]
+    assert np.array_equal(pixels(drawn), pixels(again))
+    assert portraits(toy, run, count=1, seed=None)[0].seed != drawn.seed
+
+
+@pytest.mark.parametrize("scheduler", Scheduler.__args__)  # type: ignore[attr-defined]
+def test_every_scheduler_draws(toy: ModelBundle, run: Path, scheduler: Any) -> None:
+    portrait = portraits(toy, run, count=1, scheduler=scheduler)[0]
+    assert portrait.image.size == (RESOLUTION, RESOLUTION)
+    assert portrait.settings["scheduler"] == scheduler
+
+
+def test_width_and_height(toy: ModelBundle, run: Path) -> None:
+    portrait = portraits(toy, run, count=1, width=96, height=64)[0]
+    assert portrait.image.size == (96, 64)
+    assert (portrait.settings["width"], portrait.settings["height"]) == (96, 64)
+
+
+def test_velocity_models_generate(tmp_path: Path) -> None:
+    models = load(save_toy(tmp_path / "v", prediction_type="v_prediction"), device="cpu")
+    run = toy_run(models, tmp_path / "run")
+    assert portraits(models, run, count=1)[0].image.getextrema() != ((0, 0),) * 3
+
+
+def test_half_precision_models_generate(toy_folder: Path, tmp_path: Path) -> None:
+    models = load(toy_folder, device="cpu", dtype=torch.bfloat16)
+    run = toy_run(models, tmp_path / "run")
+    snapshot = Snapshot(models)
+    assert np.ptp(pixels(portraits(models, run, count=1)[0])) > 0
+    snapshot.check()
+
+
+# --- nothing is left behind ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_the_models_come_back_bit_for_bit(toy: ModelBundle, tmp_path: Path, text_encoder: bool) -> None:
+    run = toy_run(toy, tmp_path / "run", text_encoder=text_encoder)
+    snapshot = Snapshot(toy)
+    portraits(toy, run, count=2, attention_words=("{subject}", "photo"))
+    snapshot.check()
+
+
+def test_they_come_back_when_the_generator_is_closed_early(toy: ModelBundle, run: Path) -> None:
+    snapshot = Snapshot(toy)
+    config = GenerateConfig(count=3, pictures_per_call=1, attention_words=("{style}",), **QUICK)
+    stream = generate(toy, run, config, analyser=ToyAnalyser())
+    next(stream)
+    stream.close()
+    snapshot.check()
+
+
+def test_they_come_back_when_it_fails_in_the_middle(toy: ModelBundle, run: Path) -> None:
+    snapshot = Snapshot(toy)
+
+    def fail(step: int, _total: int) -> None:
+        if step == 2:
+            raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(generate(toy, run, GenerateConfig(count=1, **QUICK), analyser=ToyAnalyser(), progress=fail))
+    snapshot.check()
+
+
+def test_progress_counts_every_step_and_can_stop(toy: ModelBundle, run: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    config = GenerateConfig(count=3, pictures_per_call=2, **QUICK)
+    list(generate(toy, run, config, analyser=ToyAnalyser(), progress=lambda *now: seen.append(now)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    snapshot = Snapshot(toy)
+    stream = generate(toy, run, config, analyser=ToyAnalyser(), progress=lambda step, _total: step < 3)
+    assert [p.seed for p in stream] == [5, 6]  # the second batch was given up
+    snapshot.check()
+
+
+def test_nothing_runs_before_the_first_portrait_is_asked_for(toy: ModelBundle, run: Path) -> None:
+    snapshot = Snapshot(toy)
+    generate(toy, run, GenerateConfig(**QUICK), analyser=ToyAnalyser())
+    snapshot.check()
+
+
+# --- prompts ------------------------------------------------------------------------------------------
+
+
+def test_missing_placeholders_are_told(toy: ModelBundle, run: Path) -> None:
+    assert portraits(toy, run, count=1)[0].warnings == ()
+    said = portraits(toy, run, count=1, prompt="a photo of a {subject}")[0].warnings
+    assert len(said) == 1
+    assert "{style}" in said[0]
+    said = portraits(toy, run, count=1, prompt="a photo of a cat")[0].warnings
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("prompt", ["a {sbject}", "a {}", "a {subject} and {0}"])
+def test_unknown_braces_are_refused_at_once(toy: ModelBundle, run: Path, prompt: str) -> None:
+    with pytest.raises(Problem, match=r"expected only \{subject\} and \{style\}"):
+        generate(toy, run, GenerateConfig(prompt=prompt))
+
+
+def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(toy: ModelBundle, run: Path) -> None:
+    long = "a photo of a {subject} in the {style}" + " red" * 67 + " sunglasses hat"
+    said = portraits(toy, run, count=1, prompt=long)[0].warnings
+    # "a photo of a <subject> person in the <style> style" are 10 tokens; with 67 red, 2 words and the two
+    # ends they are 81, and 77 are read.
+    assert len(said) == 1
+    assert "81 of 77" in said[0]
+    assert 'cut off: "red red sunglasses hat"' in said[0]
+
+
+def test_odd_prompts_draw(toy: ModelBundle, run: Path) -> None:
+    for prompt in ("日本語 🎨", "\x00\x07 <|endoftext|>", "<script>alert(1)</script>", "\n" * 3 + "a"):
+        assert portraits(toy, run, count=1, prompt=prompt)[0].image.size == (RESOLUTION, RESOLUTION)
+
+
+def test_without_a_run_the_plain_model_draws(toy: ModelBundle) -> None:
+    portrait = portraits(toy, None, count=1, prompt="a photo of a cat")[0]
+    assert (portrait.identity, portrait.warnings) == (None, ())
+    with pytest.raises(Problem, match="only a trained run knows"):
+        generate(toy, None, GenerateConfig())
+
+
+# --- runs ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_stopped_in_phase_1_has_embeddings_only(toy: ModelBundle, tmp_path: Path) -> None:
+    run = toy_run(toy, tmp_path / "run", lora=False)
+    assert len(portraits(toy, run, count=1)) == 1
+
+
+def test_no_run_no_adapter_wrong_model_damaged_files(toy: ModelBundle, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunProblem, match="No run in"):
+        generate(toy, tmp_path / "nothing", GenerateConfig())
+    style = run / "adapter" / "style.safetensors"
+    whole = style.read_bytes()
+    save_file({"<style>": torch.zeros(7)}, style)
+    with pytest.raises(RunProblem, match=r"holds \(7,\) numbers, but this model's words have 32"):
+        generate(toy, run, GenerateConfig())
+    style.write_bytes(whole[:20])
+    with pytest.raises(RunProblem, match="cannot be read"):
+        generate(toy, run, GenerateConfig())
+    style.unlink()
+    with pytest.raises(RunProblem, match=r"has no style\.safetensors yet"):
+        generate(toy, run, GenerateConfig())
+
+
+def test_lora_weights_that_do_not_fit_are_told(toy: ModelBundle, run: Path) -> None:
+    file = run / "adapter" / "pytorch_lora_weights.safetensors"
+    wrong = {key: torch.zeros(3, 5) for key in load_file(file)}
+    save_file(wrong, file)
+    snapshot = Snapshot(toy)
+    with pytest.raises(RunProblem, match="does not fit this model"):
+        portraits(toy, run)
+    file.write_bytes(b"damaged")
+    with pytest.raises(RunProblem, match="or is damaged"):
+        portraits(toy, run)
+    snapshot.check()
+
+
+def test_another_model_than_the_runs_is_told(toy: ModelBundle, run: Path) -> None:
+    other = copy.copy(toy)
+    other.name = "other"
+    assert "is used with other" in portraits(other, run, count=1)[0].warnings[0]
+
+
+# --- identity -----------------------------------------------------------------------------------------
+
+
+def test_identity_is_the_cosine_to_the_subject(toy: ModelBundle, run: Path) -> None:
+    from magicapture_core.faces import embed_face
+
+    portrait = portraits(toy, run, count=1)[0]
+    analyser, image = ToyAnalyser(), np.asarray(portrait.image)
+    vector = embed_face(analyser, image, analyser.detect(image)[0])
+    mean = load_file(run / "identity.safetensors")["mean"].numpy()
+    assert portrait.identity == pytest.approx(float(vector @ mean), abs=1e-6)
+
+
+def test_no_face_no_identity(toy: ModelBundle, run: Path) -> None:
+    config = GenerateConfig(count=1, **QUICK)
+    assert next(generate(toy, run, config, analyser=ToyAnalyser(blind=True))).identity is None
+
+
+def test_an_object_is_not_scored(toy: ModelBundle, tmp_path: Path) -> None:
+    run = toy_run(toy, tmp_path / "run", embedder=None, kind="object")
+    assert portraits(toy, run, count=1)[0].identity is None
+
+
+def test_another_recogniser_than_the_runs_gives_no_score_but_a_warning(
+    toy: ModelBundle, tmp_path: Path
+) -> None:
+    run = toy_run(toy, tmp_path / "run", embedder="arcface")
+    portrait = portraits(toy, run, count=1)[0]
+    assert portrait.identity is None
+    assert "knows the subject by arcface, and faces are compared by toy" in portrait.warnings[0]
+
+
+def test_best_first() -> None:
+    def portrait(name: str, identity: float | None, nsfw: bool = False) -> Portrait:
+        return Portrait(None, name, 0, identity, {}, nsfw=nsfw)  # type: ignore[arg-type]
+
+    given = [portrait("c", None), portrait("d", None, True), portrait("b", -0.2), portrait("a", 0.7)]
+    assert "".join(p.prompt for p in best_first(given)) == "abcd"
+
+
+# --- attention ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance_scale", [7.0, 1.0])
+def test_heat_maps_of_asked_words(toy: ModelBundle, run: Path, guidance_scale: float) -> None:
+    asked = ("{subject}", "{style}", "photo", "sunglasses")
+    prompt = "a photo of a {subject} in the {style}, wearing sunglasses"
+    plain = portraits(toy, run, count=3, prompt=prompt, guidance_scale=guidance_scale)
+    heard = portraits(
+        toy,
+        run,
+        count=3,
+        prompt=prompt,
+        guidance_scale=guidance_scale,
+        attention_words=asked,
+        pictures_per_call=2,
+    )
+    for without, portrait in zip(plain, heard, strict=True):
+        assert tuple(portrait.attention) == asked
+        for heat in portrait.attention.values():
+            assert heat.shape == (8, 8)
+            assert heat.dtype == np.float32
+            assert (heat.min(), heat.max()) == (0, 1)
+        assert np.abs(pixels(without) - pixels(portrait)).max() <= 2  # listening changes nothing but rounding
+        assert without.attention == {}
+    assert not np.array_equal(heard[0].attention["photo"], heard[0].attention["{subject}"])
+    assert not np.array_equal(heard[0].attention["photo"], heard[1].attention["photo"])
+
+
+def test_heat_maps_do_not_depend_on_the_batch_or_the_negative_prompt_half(
+    toy: ModelBundle, run: Path
+) -> None:
+    words = ("{subject}", "hat")
+    prompt = "a {subject} in the {style}, red hat"
+    alone = portraits(toy, run, count=3, prompt=prompt, attention_words=words, pictures_per_call=1)
+    together = portraits(toy, run, count=3, prompt=prompt, attention_words=words, pictures_per_call=3)
+    for one, other in zip(alone, together, strict=True):
+        for word in words:
+            assert np.allclose(one.attention[word], other.attention[word], atol=1e-3)
+
+
+def test_a_word_of_several_tokens_is_averaged_over_them(toy: ModelBundle, run: Path) -> None:
+    """ "qz" is no word of the toy vocabulary: its two letters are two tokens."""
+    prompt = "a {subject} in the {style} qz"
+    heat = portraits(toy, run, count=1, prompt=prompt, attention_words=("qz",))[0].attention
+    assert heat["qz"].shape == (8, 8)
+
+
+def test_words_that_are_not_in_the_prompt_are_refused(toy: ModelBundle, run: Path) -> None:
+    with pytest.raises(Problem, match="attention_words has 'dog', which is not in the prompt"):
+        generate(toy, run, GenerateConfig(attention_words=("dog",)))
+
+
+def test_heat_maps_at_other_sizes(toy: ModelBundle, run: Path) -> None:
+    larger = portraits(toy, run, count=1, width=128, height=128, attention_words=("{style}",))[0]
+    assert larger.attention["{style}"].shape == (16, 16)
+    wide = portraits(toy, run, count=1, width=128, height=64, attention_words=("{style}",))[0]
+    assert wide.attention == {}
+    assert "only made of square pictures" in wide.warnings[0]
+
+
+# --- safety and files ---------------------------------------------------------------------------------
+
+
+def test_the_safety_checker_runs_where_the_model_has_one(tmp_path: Path) -> None:
+    models = load(save_toy(tmp_path / "safe", safety=True), device="cpu")
+    assert models.safety_checker is not None
+    run = toy_run(models, tmp_path / "run")
+    portrait = portraits(models, run, count=1)[0]
+    assert portrait.nsfw
+    assert portrait.identity is None
+    assert pixels(portrait).max() == 0
+    assert "safety checker blacked" in portrait.warnings[-1]
+
+
+def test_a_saved_portrait_says_how_it_was_made(toy: ModelBundle, run: Path, tmp_path: Path) -> None:
+    portrait = portraits(toy, run, count=1, negative_prompt="blue")[0]
+    portrait.save(tmp_path / "p.png")
+    said = read_provenance(tmp_path / "p.png")
+    assert said.generated
+    assert (said.prompt, said.seed) == ("a photo of a {subject} in the {style}", 5)
+    assert said.settings["steps"] == 2
+    assert said.settings["negative_prompt"] == "blue"
+    assert said.settings["model"] == Path(toy.name).name  # no folder of this machine
+    assert str(Path(toy.name).parent) not in (tmp_path / "p.png").read_bytes().decode("latin-1")
+    portrait.save(tmp_path / "private.jpg", private=True)
+    private = read_provenance(tmp_path / "private.jpg")
+    assert private.generated
+    assert private.prompt is None
+    assert "negative_prompt" not in private.settings
