@@ -228,21 +228,27 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = ["--count" if argument == "-n" else argument for argument in arguments]
     try:
-        command: Any = tyro.cli(
-            Masks | Train | Generate | Export,  # type: ignore[arg-type]
-            args=arguments,
-            prog="python -m magicapture_core",
-            description="Portraits of a person in a style, from a few photos of each.",
-        )
-        if isinstance(command, Train):
-            return _train(command, arguments[1:])
-        return int(command.run())
+        command = _parse(arguments)
+        return _train(command, arguments[1:]) if isinstance(command, Train) else int(command.run())
     except Problem as problem:
         console.print(f"[red]Problem:[/] {escape(str(problem))}")
         return BAD_INPUT
     except KeyboardInterrupt:
         console.print("Interrupted.")
         return INTERRUPTED
+
+
+COMMANDS: dict[str, type] = {"masks": Masks, "train": Train, "generate": Generate, "export": Export}
+PROGRAM = "python -m magicapture_core"
+
+
+def _parse(arguments: list[str]) -> Any:
+    chosen = COMMANDS.get(arguments[0]) if arguments else None
+    if chosen is not None:  # parsed on its own, so that messages name its settings and nothing else
+        return tyro.cli(chosen, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}")
+    every: Any = Masks | Train | Generate | Export
+    description = "Portraits of a person in a style, from a few photos of each."
+    return tyro.cli(every, args=arguments, prog=PROGRAM, description=description)
 
 
 def _train(command: Train, arguments: list[str]) -> int:
@@ -256,7 +262,7 @@ def _train(command: Train, arguments: list[str]) -> int:
     before = Run.open(command.out).facts() if command.resume else None
     models = load(command.model or (before.model if before else None))
     start = before.config if before else _starting_config(command, models)
-    command = tyro.cli(Train, args=arguments, default=replace(command, config=start))
+    command = tyro.cli(Train, args=arguments, default=replace(command, config=start), prog=f"{PROGRAM} train")
     return command.run(models)
 
 

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TERMS = {"source": "Eq. 4", "reference": "Eq. 5", "composed": "Eq. 6", "identity": "Eq. 7", "attention": "Eq. 8"}
+TERMS = {
+    "source": "Eq. 4",
+    "reference": "Eq. 5",
+    "composed": "Eq. 6",
+    "identity": "Eq. 7",
+    "attention": "Eq. 8",
+}
 """Names of the loss terms in reports and losses.jsonl, and the equation each belongs to."""
 
 PredictionType = Literal["epsilon", "v_prediction"]

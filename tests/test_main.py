@@ -1,0 +1,249 @@
+"""The command line, run in this process on real files: exit codes, files written, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy import ToyAnalyser
+
+from magicapture_core import __main__ as command_line
+from magicapture_core.checkpoints import Run
+
+STEPS = ("--ti-steps", "2", "--lora-steps", "2", "--batch-size", "1", "--attention-resolution", "8")
+
+
+@pytest.fixture(autouse=True)
+def toy_faces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy analyser instead of the real one, unless the test asks for real faces."""
+    if "real_faces" not in request.keywords:
+        monkeypatch.setattr("magicapture_core.faces.choose_analyser", lambda *_: (ToyAnalyser(), "a toy"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Path]:
+    """A folder of subject photos and one of style photos, smooth random pictures."""
+    folders = {}
+    for seed, role in enumerate(("subject", "style")):
+        folders[role] = tmp_path / role
+        folders[role].mkdir()
+        generator = np.random.default_rng(seed)
+        for number in range(4):
+            coarse = Image.fromarray(generator.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+            coarse.resize((160, 160), Image.Resampling.BICUBIC).save(folders[role] / f"{role}{number}.png")
+    return folders
+
+
+def train(photos: dict[str, Path], toy_folder: Path, run: Path, *more: str) -> int:
+    arguments = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    return command_line.main([*arguments, "--model", str(toy_folder), "--out", str(run), *STEPS, *more])
+
+
+def test_train_generate_export(
+    photos: dict[str, Path], toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(photos, toy_folder, run) == 0
+    assert len(Run.open(run).losses()) == 4
+    out = tmp_path / "portraits"
+    prompt = "a photo of a {subject} in the {style}, smiling"
+    made = ["generate", str(run), "--prompt", prompt, "-n", "2", "--steps", "2", "--seed", "5", "--out", str(out)]
+    assert command_line.main([*made, "--attention-words", "{subject}"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "portrait-01.png",
+        "portrait-01.subject.png",
+        "portrait-02.png",
+        "portrait-02.subject.png",
+    ]
+    for form in ("diffusers", "kohya"):
+        assert command_line.main(["export", str(run), "--format", form, "--out", str(tmp_path / form)]) == 0
+        assert list((tmp_path / form).rglob("*.safetensors"))
+    assert "identity" in capsys.readouterr().out
+
+
+def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 0
+    assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 1  # holds a run already
+    base = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"]), "--out", str(run)]
+    assert command_line.main([*base, "--resume"]) == 0  # finished: nothing to do
+    assert command_line.main([*base, "--resume", "--lambda-id", "0.3"]) == 1
+    assert Run.open(run).facts().config.lambda_id == 0.4
+
+
+def test_settings_come_from_flags_then_the_model_s_schedule(
+    photos: dict[str, Path], tmp_path: Path
+) -> None:
+    from toy import save_toy
+
+    quick = {"ti_steps": 1, "lora_steps": 1, "lambda_attn": 0.5, "attention_resolution": 8, "batch_size": 1}
+    model = save_toy(tmp_path / "model", magicapture={"schedules": {"quick": quick}})
+    arguments = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    arguments += ["--model", str(model), "--out", str(tmp_path / "run"), "--ti-steps", "2"]
+    assert command_line.main(arguments) == 0
+    config = Run.open(tmp_path / "run").facts().config
+    assert (config.ti_steps, config.lora_steps, config.lambda_attn, config.resolution) == (2, 1, 0.5, 64)
+    assert command_line.main([*arguments, "--schedule", "fast"]) == 1
+
+
+def test_masks_of_the_user_are_used(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    white = np.zeros((160, 160), np.uint8)
+    white[:40] = 255
+    Image.fromarray(white).save(masks / "subject0.png")
+    assert train(photos, toy_folder, tmp_path / "a", "--ti-steps", "1", "--lora-steps", "0") == 0
+    more = ("--ti-steps", "1", "--lora-steps", "0", "--subject-masks", str(masks))
+    assert train(photos, toy_folder, tmp_path / "b", *more) == 0
+    one, other = (Run.open(tmp_path / name).facts().subject for name in "ab")
+    assert one[0] != other[0]
+    assert one[1:] == other[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--subject", "SUBJECT", "--out", "RUN"], "either --style FOLDER or --preset NAME"),
+        (["train", "--subject", "SUBJECT", "--out", "RUN", "--preset", "baroque"], "no preset 'baroque'"),
+        (["train", "--subject", "NOWHERE", "--style", "SUBJECT", "--out", "RUN"], "NOWHERE"),
+        (["train", "--subject", "EMPTY", "--style", "SUBJECT", "--out", "RUN"], "no photos"),
+        (["train", "--subject", "SUBJECT", "--style", "SUBJECT", "--out", "RUN", "--resume"], "No run in"),
+        (["generate", "NOWHERE", "--out", "RUN"], "No run in"),
+        (["export", "NOWHERE", "--out", "RUN"], "No run in"),
+        (["masks", "NOWHERE", "--out", "RUN"], "NOWHERE"),
+    ],
+)
+def test_bad_input_exits_1_with_a_message(
+    photos: dict[str, Path],
+    toy_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    places = {"SUBJECT": photos["subject"], "NOWHERE": tmp_path / "NOWHERE", "EMPTY": tmp_path / "EMPTY"}
+    places["RUN"] = tmp_path / "RUN"
+    filled = [str(places.get(argument, argument)) for argument in arguments]
+    if filled[0] == "train":
+        filled += ["--model", str(toy_folder)]
+    assert command_line.main(filled) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert said in printed.replace(" ", "") or said in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "RUN" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "masks"),
+        (["paint"], "paint"),
+        (["train"], "--subject"),
+        (["train", "--subject", "a", "--style", "b", "--out", "c", "--ti-steps", "-3"], "ti_steps must be 0 or more"),
+        (["generate", "a", "--out", "b", "-n", "0"], "count must be 1 to 1000, got 0"),
+        (["export", "x", "--format", "pickle", "--out", "y"], "pickle"),
+    ],
+)
+def test_wrong_use_exits_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main(arguments)
+    assert leaving.value.code == 2
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+
+
+@pytest.mark.real_faces
+def test_masks_on_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    skimage_data = pytest.importorskip("skimage.data", reason="scikit-image brings the photo")
+    Image.fromarray(skimage_data.astronaut()).save(tmp_path / "astronaut.png")
+    Image.fromarray(skimage_data.coffee()).save(tmp_path / "coffee.jpg")
+    out = tmp_path / "masks"
+    assert command_line.main(["masks", str(tmp_path / "astronaut.png"), "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "astronaut.face.png",
+        "astronaut.nonface.png",
+        "astronaut.overlay.png",
+    ]
+    face = np.asarray(Image.open(out / "astronaut.face.png"))
+    assert face.shape == (512, 512)
+    assert set(np.unique(face)) == {0, 255}
+    assert face[120, 230] == 255  # her nose is about there
+    assert face[20, 20] == 0
+    assert (np.asarray(Image.open(out / "astronaut.nonface.png")) == 255 - face).all()
+    assert command_line.main(["masks", str(tmp_path / "coffee.jpg"), "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "astronaut.png: accept" in printed
+    assert "coffee.jpg: refuse" in printed
+
+
+def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
+    """A real process and a real SIGINT: it ends the step, saves, and the run resumes to its end."""
+    run = tmp_path / "run"
+    script = "import sys; sys.path[:0] = sys.argv[1:2]; import toy, magicapture_core.faces as f;"
+    script += "f.choose_analyser = lambda *_: (toy.ToyAnalyser(), 'a toy');"
+    script += "from magicapture_core.__main__ import main; sys.exit(main(sys.argv[2:]))"
+    arguments = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    arguments += ["--model", str(toy_folder), "--out", str(run), "--attention-resolution", "8"]
+    arguments += ["--ti-steps", "5000", "--lora-steps", "1", "--batch-size", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(Path(__file__).parent), *arguments],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        text=True,
+    )
+    while process.poll() is None and len(Run(run).losses()) < 2:
+        pass
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    newest = Run.open(run).checkpoints()[-1]
+    assert json.loads((newest / "position.json").read_text())["step"] == Run.open(run).losses()[-1]["step"]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, magicapture_core, magicapture_core.__main__;"
+        "heavy = {'torch', 'gradio', 'diffusers', 'mediapipe', 'cv2'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_the_core_never_imports_gradio() -> None:
+    core = Path(__file__).parent.parent / "magicapture_core"
+    modules = [
+        ".".join(path.relative_to(core.parent).with_suffix("").parts)
+        for path in core.rglob("*.py")
+        if "ui" not in path.parts and path.stem != "__main__"
+    ]
+    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"
+    code += "assert 'gradio' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=core.parent)
+
+
+def test_public_names_exist() -> None:
+    import magicapture_core
+
+    for name in magicapture_core.__all__:
+        assert getattr(magicapture_core, name) is not None
+    with pytest.raises(AttributeError):
+        _ = magicapture_core.nothing  # type: ignore[attr-defined]
+
+
+def test_help_shows_the_dataclass_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main(["train", "--help"])
+    assert leaving.value.code == 0
+    printed: Any = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Weight of the identity loss, Eq. 7" in printed
