@@ -178,10 +178,10 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
 
 @contextmanager
 def _without_hints() -> Iterator[None]:
-    """diffusers warns where LoRA leaves the text encoder alone, which is the paper's way."""
-    log = logging.getLogger("diffusers.loaders.lora_base")
+    """diffusers warns where LoRA leaves the text encoder alone (the paper's way); what fails is raised anyway."""
+    log = logging.getLogger("diffusers.loaders")
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

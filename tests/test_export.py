@@ -1,0 +1,208 @@
+"""Export: other programs find what they expect, and draw what we draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_generation import plain_diffusers
+from toy import toy_run
+
+from magicapture_core.export import export_name, export_run, kohya_state
+from magicapture_core.models import ModelBundle
+from magicapture_core.problems import Problem, RunProblem
+
+
+@pytest.fixture
+def run(toy: ModelBundle, tmp_path: Path) -> Path:
+    return toy_run(toy, tmp_path / "Ada Lovelace!")
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_diffusers_gets_the_adapter_as_it_is(run: Path, toy_folder: Path, tmp_path: Path) -> None:
+    written = export_run(run, "diffusers", tmp_path / "out")
+    assert names(written) == [
+        "pytorch_lora_weights.safetensors", "subject.safetensors", "style.safetensors", "README.md",
+    ]  # fmt: skip
+    assert all(path.exists() for path in written)
+    for name in names(written)[:3]:
+        assert (tmp_path / "out" / name).read_bytes() == (run / "adapter" / name).read_bytes()
+    (tmp_path / "as-run").mkdir()
+    (tmp_path / "out").rename(tmp_path / "as-run" / "adapter")
+    prompt = "a photo of a <subject> person in the <style> style"
+    assert np.array_equal(
+        plain_diffusers(toy_folder, tmp_path / "as-run", scale=0.8, prompt=prompt),
+        plain_diffusers(toy_folder, run, scale=0.8, prompt=prompt),
+    )
+
+
+def test_kohya_writes_one_lora_and_two_embeddings(run: Path, tmp_path: Path) -> None:
+    written = export_run(run, "kohya", tmp_path / "out")
+    assert names(written) == [
+        "ada-lovelace.safetensors", "ada-lovelace-subject.safetensors", "ada-lovelace-style.safetensors",
+        "README.md",
+    ]  # fmt: skip
+    for role in ("subject", "style"):
+        exported = load_file(tmp_path / "out" / f"ada-lovelace-{role}.safetensors")
+        row = load_file(run / "adapter" / f"{role}.safetensors")[f"<{role}>"]
+        assert list(exported) == ["emb_params"]
+        assert torch.equal(exported["emb_params"], row[None])
+    readme = written[-1].read_text()
+    assert (
+        "a photo of a ada-lovelace-subject person in the ada-lovelace-style style <lora:ada-lovelace:0.8>"
+        in readme
+    )
+    assert "embedding:ada-lovelace-subject" in readme
+    assert str(tmp_path) not in readme
+
+
+def test_kohya_key_names_of_stable_diffusion() -> None:
+    """The names that kohya's trainer writes for SD 1.x, and that A1111 and ComfyUI look for."""
+    ours = {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q":
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q",
+        "unet.up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_out.0":
+            "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_out_0",
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_v":
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v",
+        "unet.down_blocks.1.attentions.1.transformer_blocks.0.ff.net.0.proj":
+            "lora_unet_down_blocks_1_attentions_1_transformer_blocks_0_ff_net_0_proj",
+        "unet.down_blocks.1.attentions.1.transformer_blocks.0.ff.net.2":
+            "lora_unet_down_blocks_1_attentions_1_transformer_blocks_0_ff_net_2",
+        "text_encoder.text_model.encoder.layers.0.self_attn.k_proj":
+            "lora_te_text_model_encoder_layers_0_self_attn_k_proj",
+        "text_encoder.encoder.layers.11.self_attn.out_proj":
+            "lora_te_text_model_encoder_layers_11_self_attn_out_proj",
+    }  # fmt: skip
+    adapter = {}
+    for module in ours:
+        adapter[f"{module}.lora_A.weight"] = torch.full((4, 8), 0.5)
+        adapter[f"{module}.lora_B.weight"] = torch.full((16, 4), 0.25)
+    state = kohya_state(adapter, alpha=2)
+    expected = {
+        f"{name}.{end}" for name in ours.values() for end in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
+    assert set(state) == expected
+    for name in ours.values():
+        assert state[f"{name}.lora_down.weight"].shape == (4, 8)
+        assert state[f"{name}.lora_up.weight"].shape == (16, 4)
+        assert state[f"{name}.alpha"].shape == ()
+        assert state[f"{name}.alpha"].item() == 2
+    assert {weight.dtype for weight in state.values()} == {torch.float16}
+
+
+def test_kohya_metadata(run: Path, tmp_path: Path) -> None:
+    export_run(run, "kohya", tmp_path / "out")
+    with safe_open(tmp_path / "out" / "ada-lovelace.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_output_name"] == "ada-lovelace"
+    assert metadata["ss_network_module"] == "networks.lora"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "2")
+    assert "ss_base_model_version" not in metadata  # the toy is neither SD 1 nor SD 2
+
+
+@pytest.mark.parametrize("width", [768, 1024])
+def test_the_base_model_is_named_by_kohyas_word(run: Path, tmp_path: Path, width: int) -> None:
+    for role in ("subject", "style"):
+        save_file({f"<{role}>": torch.zeros(width)}, run / "adapter" / f"{role}.safetensors")
+    export_run(run, "kohya", tmp_path / "out")
+    with safe_open(tmp_path / "out" / "ada-lovelace.safetensors", "pt") as file:
+        assert file.metadata()["ss_base_model_version"] == {768: "sd_v1", 1024: "sd_v2"}[width]
+
+
+def predict(pipeline: Any, models: ModelBundle) -> tuple[torch.Tensor, torch.Tensor]:
+    """UNet and text encoder outputs on fixed inputs."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 16, 16, generator=generator)
+    ids = models.tokenizer("a photo of a person", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        text = pipeline.text_encoder(ids)[0]
+        return pipeline.unet(latents, 500, text).sample, text
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+@pytest.mark.parametrize("alpha", [None, 5.0])
+def test_diffusers_own_kohya_loader_computes_the_same(
+    toy: ModelBundle, tmp_path: Path, text_encoder: bool, alpha: float | None
+) -> None:
+    run = toy_run(toy, tmp_path / "run", rank=2, alpha=alpha, text_encoder=text_encoder)
+    export_run(run, "kohya", tmp_path / "out")
+    pipeline = toy.pipeline()
+    plain = predict(pipeline, toy)
+    pipeline.load_lora_weights(run / "adapter")
+    ours = predict(pipeline, toy)
+    pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(tmp_path / "out", weight_name="run.safetensors")
+    theirs = predict(pipeline, toy)
+    pipeline.unload_lora_weights()
+    for before, expected, got in zip(plain, ours, theirs, strict=True):
+        assert torch.allclose(expected, got, atol=1e-2, rtol=1e-2)  # fp16 has three digits
+        error = (expected - got).abs().mean()
+        assert error < 2e-3
+        if not torch.equal(before, expected):
+            assert (before - expected).abs().mean() > 20 * error  # and the adapter does something
+    assert not torch.equal(plain[0], ours[0])
+    assert torch.equal(plain[1], ours[1]) != text_encoder
+
+
+def test_the_embedding_loads_as_a_word_of_diffusers_too(run: Path, toy: ModelBundle, tmp_path: Path) -> None:
+    export_run(run, "kohya", tmp_path / "out")
+    pipeline = toy.pipeline()
+    pipeline.load_textual_inversion(
+        tmp_path / "out", weight_name="ada-lovelace-subject.safetensors", token="ada-lovelace-subject"
+    )
+    index = pipeline.tokenizer.convert_tokens_to_ids("ada-lovelace-subject")
+    row = load_file(run / "adapter" / "subject.safetensors")["<subject>"]
+    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[index], row)
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+def test_a_run_stopped_in_phase_1_exports_its_embeddings(
+    toy: ModelBundle, tmp_path: Path, format: Any
+) -> None:
+    run = toy_run(toy, tmp_path / "run", lora=False)
+    written = export_run(run, format, tmp_path / "out")
+    assert len(written) == 3
+    assert "lora" not in written[-1].read_text().lower()
+
+
+def test_exporting_twice_replaces_and_leaves_nothing_behind(run: Path, tmp_path: Path) -> None:
+    first = export_run(run, "kohya", tmp_path / "out")
+    assert export_run(run, "kohya", tmp_path / "out") == first
+    assert sorted((tmp_path / "out").iterdir()) == sorted(first)
+
+
+def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="format must be one of diffusers, kohya, got 'onnx'"):
+        export_run(run, "onnx", tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(RunProblem, match="No run in"):
+        export_run(tmp_path / "nothing", "kohya", tmp_path / "out")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Problem, match="is a file; expected a folder"):
+        export_run(run, "kohya", tmp_path / "file")
+    lora = run / "adapter" / "pytorch_lora_weights.safetensors"
+    huge = {key: torch.full_like(weight, 1e6) for key, weight in load_file(lora).items()}
+    save_file(huge, lora)
+    with pytest.raises(RunProblem, match="fp16 cannot"):
+        export_run(run, "kohya", tmp_path / "out")
+    lora.write_bytes(b"damaged")
+    with pytest.raises(RunProblem, match="cannot be read"):
+        export_run(run, "kohya", tmp_path / "out")
+    (run / "adapter" / "style.safetensors").unlink()
+    with pytest.raises(RunProblem, match=r"has no style\.safetensors yet"):
+        export_run(run, "kohya", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("Ada Lovelace!", "ada-lovelace"), ("日本", "magicapture"), ("r_1", "r-1")]
+)
+def test_export_names_are_safe_in_prompts(tmp_path: Path, folder: str, name: str) -> None:
+    assert export_name(tmp_path / folder) == name
