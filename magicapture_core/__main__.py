@@ -281,7 +281,7 @@ def _analyser(variant: FaceVariant) -> FaceAnalyser:
     from magicapture_core.faces import choose_analyser
 
     analyser, reason = choose_analyser(variant)
-    console.print(f"[dim]Faces: {escape(reason)}[/]")
+    console.print(f"[dim]{escape(reason)}[/]")
     return analyser
 
 
@@ -296,19 +296,20 @@ def _read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
                 photos.append(read_photo(path))
             except Problem as problem:
                 unreadable += 1
-                console.print(f"{escape(path.name)}: refuse - {escape(str(problem))}")
+                console.print(f"{escape(path.name)}: refuse {escape(str(problem))}")
     return photos, unreadable
 
 
 def _read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
     """The user's masks by photo name; photos without one get an automatic mask."""
+    from magicapture_core.masks import mask_from_image
     from magicapture_core.photos import read_photo
 
     masks = {}
     for photo in photos:
         path = folder / f"{Path(photo.name).stem}.png"
         if path.exists():
-            masks[photo.name] = read_photo(path).pixels
+            masks[photo.name] = mask_from_image(read_photo(path).pixels)[0].numpy()
     if not masks:
         raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
     return masks
