@@ -265,9 +265,10 @@ def _from_hub(hub_id: str, dtype: torch.dtype) -> Path:
         else:
             return folder
     raise MissingFiles(
-        f"The model {hub_id} is not on this computer, and it could not be downloaded from the Hugging Face "
-        f"hub ({_first_line(reason)}). {HUB_SIZE}. Go online once, or copy the model's diffusers folder (or "
-        f"its .safetensors file) here and give its path as the model. The cache is {constants.HF_HUB_CACHE}."
+        f"The model {hub_id} is not on this computer (neither as a folder nor in the hub's cache), and it could "
+        f"not be downloaded from the Hugging Face hub ({_first_line(reason)}). {HUB_SIZE}. Go online once, or "
+        "copy the model's diffusers folder (or its .safetensors file) here and give its path as the model. The "
+        f"cache is {constants.HF_HUB_CACHE}."
     )
 
 

@@ -133,6 +133,74 @@ def test_a_single_file_with_the_original_key_names(
     assert bundle.prediction_type == "epsilon"
 
 
+def openclip_state(text_encoder: Any) -> dict[str, torch.Tensor]:
+    """The text encoder's weights as the original v2 checkpoints name and stack them (OpenCLIP)."""
+    ours = {key.removeprefix("text_model."): weight for key, weight in text_encoder.state_dict().items()}
+    state = {
+        "token_embedding.weight": ours["embeddings.token_embedding.weight"],
+        "positional_embedding": ours["embeddings.position_embedding.weight"],
+        "ln_final.weight": ours["final_layer_norm.weight"],
+        "ln_final.bias": ours["final_layer_norm.bias"],
+        "text_projection": torch.eye(text_encoder.config.hidden_size),  # in the file, but not in the encoder
+    }
+    for layer in range(text_encoder.config.num_hidden_layers):
+        for end in ("weight", "bias"):
+            place, block = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+            stacked = [ours[f"{place}.self_attn.{name}_proj.{end}"] for name in "qkv"]
+            state[f"{block}.attn.in_proj_{end}"] = torch.cat(stacked)
+            for old, new in (
+                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
+            ):  # fmt: skip
+                state[f"{block}.{old}.{end}"] = ours[f"{place}.{new}.{end}"]
+    return {"cond_stage_model.model." + key: weight for key, weight in state.items()}
+
+
+@pytest.mark.parametrize("velocity", [False, True])
+def test_a_single_file_of_the_second_version(
+    toy: models.ModelBundle,
+    toy_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    velocity: bool,
+) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(toy_folder, configs / "v2", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
+    shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
+    monkeypatch.setattr(models, "CONFIGS", configs)
+    monkeypatch.setattr(models, "_predicts_velocity", lambda _unet: velocity)
+    state = original_state(toy.pipeline("ddim"))
+    state = {key: weight for key, weight in state.items() if not key.startswith("cond_stage_model.")}
+    state |= openclip_state(toy.text_encoder)
+    file = tmp_path / "v2.safetensors"
+    save_file({key: weight.contiguous().clone() for key, weight in state.items()}, file)
+    bundle = models.load(file, device="cpu")
+    for part in ("unet", "vae", "text_encoder"):
+        assert same_weights(getattr(bundle, part), getattr(toy, part)), part
+    assert bundle.prediction_type == ("v_prediction" if velocity else "epsilon")
+    assert bundle.unet.config.sample_size == (96 if velocity else 16)
+    assert bundle.tokenizer.pad_token == "!"
+
+
+def test_the_shipped_configurations_are_complete() -> None:
+    """Sizes as published: UNet 860 and 866 million parameters, text encoders 768 and 1024 wide."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(models.CONFIGS / "tokenizer")
+    assert len(tokenizer) == 49408
+    assert tokenizer("a photo of a person").input_ids == [49406, 320, 1125, 539, 320, 2533, 49407]
+    for version, parameters, width in (("v1", 859_520_964, 768), ("v2", 865_910_724, 1024)):
+        folder = models.CONFIGS / version
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+            vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        assert sum(p.numel() for p in unet.parameters()) == parameters
+        assert sum(p.numel() for p in vae.parameters()) == 83_653_863
+        text = CLIPTextConfig.from_pretrained(folder / "text_encoder")
+        assert (text.hidden_size, text.vocab_size) == (width, len(tokenizer))
+
+
 def test_the_original_key_names_are_the_published_ones() -> None:
     """A few names that every published SD 1.5 file has, with the diffusers name of each."""
     from tools.make_random_sd15 import original_unet_key, original_vae_key
