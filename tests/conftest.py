@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from toy import ToyAnalyser, save_toy
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for magicapture_core and tools
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
 torch.set_num_threads(
     1

@@ -7,13 +7,14 @@ Takes the better part of an hour on two cores, 12 GB of memory and 7 GB of disk:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,30 +50,36 @@ def _all_cores() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same random model in every layout, fp16 on disk, each made by the tool as a user would."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same random model in any layout, fp16 on disk, made by the tool as a user would."""
     root = tmp_path_factory.mktemp("sd15")
     places = {"folder": root / "folder", "single": root / "sd15.safetensors", "hub-cache": root / "hub"}
-    for layout, out in places.items():
+
+    @functools.cache
+    def make(layout: str) -> Path:
         started = time.monotonic()
-        subprocess.run([sys.executable, TOOL, "--out", out, "--as", layout, "--dtype", "fp16"], check=True)
+        arguments = ["--out", places[layout], "--as", layout, "--dtype", "fp16"]
+        subprocess.run([sys.executable, TOOL, *arguments], check=True)
         said(f"made {layout}", started)
-    return places
+        return places[layout]
+
+    return make
 
 
-def named(made: dict[str, Path], layout: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def named(made: Callable[[str], Path], layout: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the user gives as the model."""
+    path = made(layout)
     if layout != "hub-cache":
-        return str(made[layout])
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made[layout]))
+        return str(path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(path))
     return models.HUB_ID
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 def test_every_layout_holds_the_same_bits(
-    made: dict[str, Path], layout: str, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Path], layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = models.load(made["folder"], device="cpu", dtype=torch.float16)
+    folder = models.load(made("folder"), device="cpu", dtype=torch.float16)
     other = models.load(named(made, layout, monkeypatch), device="cpu", dtype=torch.float16)
     for part in ("unet", "vae", "text_encoder"):
         ours, theirs = getattr(folder, part).state_dict(), getattr(other, part).state_dict()
@@ -105,7 +112,7 @@ def published_names() -> set[str]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_it_loads_trains_generates_and_exports(
-    made: dict[str, Path], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Path], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = time.monotonic()
     bundle = models.load(named(made, layout, monkeypatch), device="cpu")
