@@ -13,9 +13,8 @@ from toy import ToyAnalyser, save_toy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for magicapture_core and tools
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
-torch.set_num_threads(
-    1
-)  # toy tensors gain nothing from more, and threads that wait for a busy core cost much
+# Toy tensors gain nothing from more threads, and threads that wait for a busy core cost much.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
