@@ -85,7 +85,9 @@ def object_masks(pixels: np.ndarray, analyser: FaceAnalyser) -> Masks:
     small = cv2.resize(
         pixels, (max(8, round(width * scale)), max(8, round(height * scale))), interpolation=cv2.INTER_AREA
     )
-    seed = _grabcut_seed(cv2.resize(analyser.foreground(pixels), small.shape[1::-1], interpolation=cv2.INTER_AREA))
+    seed = _grabcut_seed(
+        cv2.resize(analyser.foreground(pixels), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    )
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
         cv2.setRNGSeed(0)  # its colour clusters start at random; the same photo must give the same mask

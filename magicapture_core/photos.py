@@ -15,7 +15,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from magicapture_core.problems import PhotoProblem
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".gif",
+)
 """File names that `list_photos` takes for photos."""
 
 # Cameras reach 102 megapixels and phones 108; what claims more is a panorama, a scan or a decompression bomb, and
@@ -27,7 +39,7 @@ MAX_SIDE = 4096
 MAX_FILE_BYTES = 800_000_000
 
 _EXPECTED = "a photo as JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF"
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 _WHITE = (255, 255, 255)
 
 # What else arrives under a photo's name, by its first bytes.
@@ -66,7 +78,9 @@ def read_photo(source: Path | str | bytes, name: str | None = None) -> Photo:
     """
     data, name = _bytes_of(source, name)
     if not data:
-        raise PhotoProblem(f"{name} is empty (0 bytes): expected {_EXPECTED}. Copy or export the photo again.")
+        raise PhotoProblem(
+            f"{name} is empty (0 bytes): expected {_EXPECTED}. Copy or export the photo again."
+        )
     _register_heif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large photos and odd EXIF; both are dealt with here
@@ -101,7 +115,9 @@ def list_photos(folder: Path | str) -> list[Path]:
         raise PhotoProblem(f"{folder} {what}: expected a folder with photos.")
     files = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
     if not files:
-        raise PhotoProblem(f"{folder} holds no photos: expected files that end in {', '.join(PHOTO_SUFFIXES)}.")
+        raise PhotoProblem(
+            f"{folder} holds no photos: expected files that end in {', '.join(PHOTO_SUFFIXES)}."
+        )
     return sorted((p for p in files if p.is_file()), key=_counting_order)
 
 
@@ -127,7 +143,9 @@ def _bytes_of(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]
     except IsADirectoryError as error:
         raise PhotoProblem(f"{path} is a folder: expected {_EXPECTED}.") from error
     except OSError as error:
-        raise PhotoProblem(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error
+        raise PhotoProblem(
+            f"{path} cannot be read ({error.strerror or error}). Check its permissions."
+        ) from error
 
 
 @cache
@@ -154,7 +172,9 @@ def _too_large(name: str, got: str) -> str:
 def _not_a_photo(data: bytes, name: str) -> str:
     kind = next((kind for magic, kind in _NOT_PHOTOS if re.match(magic, data[:2048], re.DOTALL)), None)
     if kind is None:
-        known = re.match(rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF....WEBP|....ftyp", data, re.DOTALL)
+        known = re.match(
+            rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF....WEBP|....ftyp", data, re.DOTALL
+        )
         if known:
             return (
                 f"{name} is damaged: it begins like a photo but cannot be read further. Expected {_EXPECTED}. "
@@ -167,7 +187,9 @@ def _not_a_photo(data: bytes, name: str) -> str:
 
 def _decode(image: Image.Image) -> np.ndarray:
     """(h, w, 3) uint8 RGB of an opened picture."""
-    image.draft(None, (MAX_SIDE, MAX_SIDE))  # JPEG decoders can scale by 2, 4 and 8 while reading, at no memory
+    image.draft(
+        None, (MAX_SIDE, MAX_SIDE)
+    )  # JPEG decoders can scale by 2, 4 and 8 while reading, at no memory
     image.seek(0)
     image.load()
     profile = image.info.get("icc_profile")
@@ -205,7 +227,9 @@ def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
 
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            managed = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            managed = ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
             if managed is not None:
                 return managed
         except (ImageCms.PyCMSError, OSError, ValueError):

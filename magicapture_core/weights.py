@@ -211,7 +211,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
             loaded = load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        ValueError,
+        OSError,
+    ) as error:
         raise Problem(
             f"{path} cannot be read as a weight file ({type(error).__name__}). It may be a broken download: "
             "delete it and get it again."
@@ -264,7 +272,9 @@ def _download(entry: Weight, folder: Path, progress: Progress | None) -> Path:
             _stream(entry, part, progress)
             break
         except urllib.error.HTTPError as error:
-            raise MissingFiles(_not_here(entry, folder, f"the server answered {error.code} {error.reason}")) from error
+            raise MissingFiles(
+                _not_here(entry, folder, f"the server answered {error.code} {error.reason}")
+            ) from error
         except (OSError, HTTPException) as error:
             if attempt == _ATTEMPTS - 1:
                 raise MissingFiles(_not_here(entry, folder, _reason(error))) from error

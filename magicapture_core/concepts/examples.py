@@ -95,14 +95,15 @@ def prepare_concept(
             problems.append(str(problem))
     if problems:
         raise PhotoProblem(
-            f"{len(problems)} of the {role} photos cannot be used:\n" + "\n".join(f"- {text}" for text in problems)
+            f"{len(problems)} of the {role} photos cannot be used:\n"
+            + "\n".join(f"- {text}" for text in problems)
         )
     return Concept(role, kind, tuple(examples))
 
 
 def main_face(faces: Sequence[Face]) -> Face | None:
     """The face that is meant: the largest, unless another one rivals it. None if none is clearly meant."""
-    if not faces or len(faces) > 1 and faces[1].size > RIVAL_FACE * faces[0].size:
+    if not faces or (len(faces) > 1 and faces[1].size > RIVAL_FACE * faces[0].size):
         return None
     return faces[0]
 
@@ -167,9 +168,13 @@ def _subject_face(photo: Photo, faces: Sequence[Face], region: Tensor | None) ->
         return inside[0] if inside else None
     face = main_face(faces)
     if face is None and faces:
-        raise PhotoProblem(f"{photo.name}: {len(faces)} faces of similar size; crop it to the person who is meant")
+        raise PhotoProblem(
+            f"{photo.name}: {len(faces)} faces of similar size; crop it to the person who is meant"
+        )
     if face is None:
-        raise PhotoProblem(f"{photo.name}: no face was found; choose a photo with a visible face or paint a mask")
+        raise PhotoProblem(
+            f"{photo.name}: no face was found; choose a photo with a visible face or paint a mask"
+        )
     if face.size < MIN_FACE_PIXELS:
         raise PhotoProblem(
             f"{photo.name}: the face is only {face.size:.0f} pixels large, at least {MIN_FACE_PIXELS} are needed; "
@@ -179,7 +184,9 @@ def _subject_face(photo: Photo, faces: Sequence[Face], region: Tensor | None) ->
 
 
 def _subject_masks(photo: Photo, kind: Kind, face: Face | None, analyser: FaceAnalyser) -> Masks:
-    masks = object_masks(photo.pixels, analyser) if kind == "object" else face_masks(photo.pixels, face, analyser)
+    masks = (
+        object_masks(photo.pixels, analyser) if kind == "object" else face_masks(photo.pixels, face, analyser)
+    )
     if not bool(masks.face.any()):
         what = "no object stands out" if kind == "object" else "the face has no visible area"
         raise PhotoProblem(f"{photo.name}: {what}; paint a mask over it")

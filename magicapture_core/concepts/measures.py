@@ -24,16 +24,14 @@ class Measures:
     """95th percentile of the face's luma, 0..255: what the best-lit skin reaches."""
     blown: float
     """Share of the face at the top of the range."""
-    contrast: float
-    """Between the 5th and the 95th percentile of luma."""
     eyes: float
     """Luma of the darker half of both eye patches over that of the cheeks and nose: low behind sunglasses."""
     eye_texture: float
     """Deviation of luma within the eye patches over the cheeks' luma."""
     lower: float
     """Distance in colour (CIE a, b, and half of L) from the skin under the eyes to the mouth and chin."""
-    lip: float
-    """How much redder (CIE a) the lips are than the skin around them."""
+    mouth_texture: float
+    """Deviation of luma around the mouth over the cheeks' luma: lips and beards have much, masks little."""
 
 
 def measure(pixels: np.ndarray, face: Face) -> Measures:
@@ -45,25 +43,27 @@ def measure(pixels: np.ndarray, face: Face) -> Measures:
     crop = np.clip(crop, 0, 255).round().astype(np.uint8)
     luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    oval = luma[_oval()]
-    low, high = np.percentile(oval, (5, 95))
     cheeks = np.concatenate([_patch(luma, 26, 70, 40, 80), _patch(luma, 72, 70, 86, 80)])
     bridge = _patch(luma, 52, 56, 60, 68)
     skin = float(np.median(np.concatenate([cheeks, bridge]))) + 1
     eyes = [_patch(luma, 28, 45, 49, 60), _patch(luma, 63, 45, 84, 60)]
     upper_lab = np.median(np.concatenate([_patch(lab, 50, 52, 62, 64), _patch(lab, 26, 66, 86, 70)]), axis=0)
     lower_lab = np.median(np.concatenate([_patch(lab, 36, 82, 76, 88), _patch(lab, 46, 98, 66, 108)]), axis=0)
-    lip_lab = np.median(_patch(lab, 46, 89, 66, 96), axis=0)
     return Measures(
-        blur=_blur(luma, face),
-        highlights=float(high),
+        blur=_blur(luma),
+        highlights=float(np.percentile(luma[_oval()], 95)),
         blown=float((crop.min(axis=2)[_oval()] >= 250).mean()),
-        contrast=float(high - low),
         eyes=float(max(np.percentile(e, 60) for e in eyes)) / skin,
         eye_texture=float(np.mean([e.std() for e in eyes])) / skin,
         lower=float(np.hypot(np.linalg.norm((lower_lab - upper_lab)[1:]), (lower_lab - upper_lab)[0] / 2)),
-        lip=float(lip_lab[1] - lower_lab[1]),
+        mouth_texture=float(_patch(luma, 40, 82, 72, 102).std()) / skin,
     )
+
+
+def picture_range(pixels: np.ndarray) -> float:
+    """Range of luma of a whole picture, 0..255, between its 2nd and 98th percentile."""
+    luma = pixels.reshape(-1, 3).mean(axis=1)
+    return float(np.subtract(*np.percentile(luma, (98, 2))))
 
 
 def _patch(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:
@@ -80,11 +80,10 @@ def _oval() -> np.ndarray:
     return oval
 
 
-def _blur(luma: np.ndarray, face: Face) -> float:
+def _blur(luma: np.ndarray) -> float:
     """How little of the fine detail a further blur takes away (after Crété-Roffet et al., 2007)."""
     import cv2
 
-    del face
     # Compared to what a slight blur leaves; the slight blur also takes off noise and JPEG grain.
     base = cv2.GaussianBlur(luma, (0, 0), 1.0)
     again = cv2.blur(base, (9, 9))

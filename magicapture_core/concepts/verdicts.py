@@ -1,17 +1,324 @@
+"""Accept, warn or refuse: what people are told about their photos before hours of training depend on them.
+
+The thresholds were set with tools/calibrate_verdicts.py on the synthetic faces, scikit-image's astronaut and
+matplotlib's Grace Hopper, and on spoiled copies of them; its output is the reason for each value given here.
+"""
+
 from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-from magicapture_core.faces import Face
+from typing import Any, Literal
+
+import numpy as np
+
+from magicapture_core.concepts.examples import (
+    MIN_FACE_PIXELS,
+    Kind,
+    Role,
+    enlargement,
+    main_face,
+    style_square,
+    subject_square,
+)
+from magicapture_core.concepts.measures import Measures, measure, picture_range
+from magicapture_core.faces import Face, FaceAnalyser, embed_face
+from magicapture_core.photos import Photo
+
 Level = Literal["accept", "warn", "refuse"]
+
+# Pixels of face below which features blur into each other after the crop; about the recogniser's own 112.
+SMALL_FACE = 96
+# Crisp faces lie at .38 to .69; a blur of 2 % of the face's size, just visible at 512 pixels, gives .78 and more.
+BLUR = 0.74
+# Smaller faces are enlarged to be measured, which looks like blur; they are called small instead.
+BLUR_MIN_FACE = 96
+# Well-lit skin of any complexion reaches a luma of 110 and more somewhere; at 35 % of the light it stays below 82.
+DARK_HIGHLIGHTS = 75.0
+# Good photos have under 1 % of the face at the top of the range.
+BLOWN_SHARE = 0.12
+# Beyond 40° to a side the far eye and cheek are out of sight, and recognition falls off; up or down likewise at 30°.
+EXTREME_YAW = 40.0
+EXTREME_PITCH = 30.0
+# A lean is undone by alignment, but teaches the model leaning heads; half way to lying is hardly ever meant.
+EXTREME_ROLL = 40.0
+# Lids closer than this share of the eye's width AND a blink seen in the whole face: of 1638 good photos the lids
+# alone are so close in 0.1 %, and blinks reach .39 in 99.9 %; painted-shut eyes give .02 to .12, and .42 to .75.
+# Both eyes must be closed: a wink is an expression.
+EYES_CLOSED_OPENNESS, EYES_CLOSED_BLINK = 0.13, 0.4
+# Luma of eye patches over that of cheeks: .5 and more with clear or no glasses, under .45 behind dark ones.
+SUNGLASSES = 0.45
+# Colour from upper to lower face: beards, make-up and shadows reach 24, masks 20 to 50. Between, masks are told by
+# how little there is to see around the mouth: deviations of .02 to .06, where lips and beards give .08 and more.
+COVER_COLOUR, COVER_TEXTURE, COVER_COLOUR_SURE = 14.0, 0.08, 26.0
+# A face that reaches out of the photo by more than this share of its size lacks something that matters.
+CUT_OFF = 0.08
+# Smaller second faces are passers-by; larger ones, in a crop around the subject, teach the model two people.
+SECOND_FACE = 0.4
+# Bits of 64 in which perceptual hashes differ: copies (scaled, recompressed, slightly brightened) differ by 0 to 6,
+# different photos by 12 and more.
+NEAR_DUPLICATE_BITS = 6
+# Cosine of embeddings, mean over the other photos of the group. SFace: photos of one man .73 to .80, different real
+# people .13 and at most .33; its makers decide single pairs at .363. Synthetic strangers look more alike (mean .27,
+# 95 % below .45), as they are drawn near an average face. ArcFace IR-SE50 is used at about the same value.
+SAME_PERSON = 0.38
+# An all but uniform picture teaches no style.
+FLAT_PICTURE = 8.0
+
+
 @dataclass(frozen=True)
 class Reason:
+    """Why a photo got its verdict."""
+
     code: str
+    """Short and stable: no_face, several_faces, face_small, blurred, dark, blown_out, pose, eyes_closed, covered,
+    cut_off, low_resolution, near_duplicate, other_person, flat."""
     text: str
+    """One sentence in plain words, with what to do."""
+
+
 @dataclass(frozen=True)
 class Verdict:
+    """What is thought of one photo. "accept" may carry reasons, too: things worth knowing, none of them bad."""
+
     name: str
     level: Level
+    """refuse: cannot be used; warn: can, but the result suffers."""
     reasons: tuple[Reason, ...]
     face: Face | None
-def judge_photos(photos, role, *, analyser, resolution=512, kind="person"):
-    raise NotImplementedError
+    """The face that is meant, where there is one."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    level: Level
+    reason: Reason
+
+
+def judge_photos(
+    photos: Sequence[Photo],
+    role: Role,
+    *,
+    analyser: FaceAnalyser,
+    resolution: int = 512,
+    kind: Kind = "person",
+) -> list[Verdict]:
+    """A verdict per photo, in order. `resolution`: side of the training squares in pixels.
+
+    A style photo may lack a face or be dark: it is judged as a picture only. An object is judged without faces.
+    """
+    faces = [analyser.detect(photo.pixels) if kind == "person" else [] for photo in photos]
+    found: list[list[_Finding]] = []
+    for photo, seen in zip(photos, faces, strict=True):
+        if role == "style":
+            found.append(_judge_style(photo, seen, resolution, kind))
+        elif kind == "object":
+            found.append(_judge_picture(photo, min(photo.pixels.shape[:2]), resolution))
+        else:
+            found.append(_judge_subject(photo, seen, resolution))
+    _add(found, _duplicates(photos))
+    meant = [main_face(seen) if role == "subject" else (seen[0] if seen else None) for seen in faces]
+    if role == "subject" and kind == "person":
+        _add(found, _strangers(photos, meant, analyser))
+    return [
+        Verdict(photo.name, _worst(findings), tuple(f.reason for f in findings), face)
+        for photo, findings, face in zip(photos, found, meant, strict=True)
+    ]
+
+
+def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list[_Finding]:
+    height, width = photo.pixels.shape[:2]
+    if not faces:
+        return [_refuse("no_face", "No face was found. Choose a photo that shows the face from the front.")]
+    face = main_face(faces)
+    if face is None:
+        text = (
+            f"{len(faces)} faces of similar size: it is not clear who is meant. Crop the photo to one person."
+        )
+        return [_refuse("several_faces", text)]
+    if face.size < MIN_FACE_PIXELS:
+        text = f"The face is far too small ({face.size:.0f} pixels; at least {MIN_FACE_PIXELS} are needed)."
+        return [_refuse("face_small", f"{text} Choose a photo taken from closer.")]
+    findings: list[_Finding] = []
+    if len(faces) > 1 and faces[1].size > SECOND_FACE * face.size:
+        text = "There is a second person near the face that is meant. Crop the photo if you can."
+        findings.append(_warn("several_faces", text))
+    if face.size < SMALL_FACE:
+        text = f"The face is small ({face.size:.0f} pixels), so its details will be missing. A closer photo is better."
+        findings.append(_warn("face_small", text))
+    too_small = enlargement(subject_square(face, height, width, resolution)[2], resolution)
+    if too_small is not None:
+        findings.append(_warn("low_resolution", _sentence(too_small)))
+    return findings + _judge_face(face, measure(photo.pixels, face), height, width)
+
+
+def _judge_face(face: Face, measures: Measures, height: int, width: int) -> list[_Finding]:
+    findings: list[_Finding] = []
+    if measures.blur > BLUR and face.size >= BLUR_MIN_FACE:
+        findings.append(
+            _warn("blurred", "The face is blurred. Choose a photo in focus, without motion blur.")
+        )
+    if measures.highlights < DARK_HIGHLIGHTS:
+        findings.append(_warn("dark", "The face is too dark. Choose a photo with more light on the face."))
+    if measures.blown > BLOWN_SHARE:
+        text = "Parts of the face are blown out to white. Choose a photo with softer light."
+        findings.append(_warn("blown_out", text))
+    turned = _turned(face)
+    if turned is not None:
+        findings.append(_warn("pose", turned))
+    covered = _covered(measures)
+    if covered is not None:
+        findings.append(_warn("covered", covered))
+    elif _eyes_closed(face):
+        findings.append(_warn("eyes_closed", "The eyes look closed. Choose a photo with open eyes."))
+    left, top, right, bottom = face.box
+    beyond = max(-left, right - width, -top, bottom - height)
+    if beyond > CUT_OFF * face.size:
+        findings.append(
+            _warn("cut_off", "The face is cut off by the photo's edge. Choose a photo with all of it.")
+        )
+    return findings
+
+
+def _turned(face: Face) -> str | None:
+    if face.pose is None:
+        return None
+    yaw, pitch, roll = face.pose
+    if abs(yaw) > EXTREME_YAW:
+        return f"The face is turned far to the side ({abs(yaw):.0f}°). Choose a photo where both eyes are well seen."
+    if abs(pitch) > EXTREME_PITCH:
+        way = "up" if pitch > 0 else "down"
+        return (
+            f"The face looks far {way} ({abs(pitch):.0f}°). Choose a photo taken from the height of the eyes."
+        )
+    if abs(roll) > EXTREME_ROLL:
+        return f"The head is tilted by {abs(roll):.0f}°. Turn the photo upright, or choose another."
+    return None
+
+
+def _covered(measures: Measures) -> str | None:
+    if measures.eyes < SUNGLASSES:
+        return "The eyes are hidden, probably by sunglasses. Choose a photo without."
+    flat = measures.lower > COVER_COLOUR and measures.mouth_texture < COVER_TEXTURE
+    if flat or measures.lower > COVER_COLOUR_SURE:
+        return "Mouth and chin look covered, as by a mask or a scarf. Choose a photo of the whole face."
+    return None
+
+
+def _judge_style(photo: Photo, faces: Sequence[Face], resolution: int, kind: Kind) -> list[_Finding]:
+    height, width = photo.pixels.shape[:2]
+    findings = _judge_picture(photo, style_square(faces, height, width)[2], resolution)
+    if kind == "person" and not faces:
+        text = "No face was found, so the whole picture counts as style. Portraits in the style work best."
+        findings.append(_Finding("accept", Reason("no_face", text)))
+    if len(faces) > 1 and faces[1].size > SECOND_FACE * faces[0].size:
+        text = f"{len(faces)} faces: results may show several people. Portraits of one person work best."
+        findings.append(_warn("several_faces", text))
+    return findings
+
+
+def _judge_picture(photo: Photo, side: int, resolution: int) -> list[_Finding]:
+    findings: list[_Finding] = []
+    too_small = enlargement(side, resolution)
+    if too_small is not None:
+        findings.append(_warn("low_resolution", _sentence(too_small)))
+    if picture_range(photo.pixels) < FLAT_PICTURE:
+        findings.append(
+            _refuse("flat", "The picture is all but one colour: there is nothing to learn from it.")
+        )
+    return findings
+
+
+def _duplicates(photos: Sequence[Photo]) -> list[_Finding | None]:
+    """Every photo that is all but a copy of an EARLIER one; mirrored copies count, as training mirrors, too."""
+    hashes = [_hash(photo.pixels) for photo in photos]
+    mirrored = [_hash(photo.pixels[:, ::-1]) for photo in photos]
+    findings: list[_Finding | None] = []
+    for i in range(len(photos)):
+        apart = [min(hashes[i] - hashes[j], mirrored[i] - hashes[j]) for j in range(i)]
+        twin = next((j for j, bits in enumerate(apart) if bits <= NEAR_DUPLICATE_BITS), None)
+        text = (
+            ""
+            if twin is None
+            else f"Almost the same photo as {photos[twin].name}. Different photos teach more."
+        )
+        findings.append(None if twin is None else _warn("near_duplicate", text))
+    return findings
+
+
+def _hash(pixels: np.ndarray) -> Any:
+    import imagehash
+    from PIL import Image
+
+    return imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _strangers(
+    photos: Sequence[Photo], faces: Sequence[Face | None], analyser: FaceAnalyser
+) -> list[_Finding | None]:
+    """Photos whose face is not that of the largest group that agrees on one person."""
+    known = [i for i, face in enumerate(faces) if face is not None and face.size >= MIN_FACE_PIXELS]
+    findings: list[_Finding | None] = [None] * len(photos)
+    if len(known) < 2:
+        return findings
+    embeddings = np.stack([embed_face(analyser, photos[i].pixels, face) for i in known if (face := faces[i])])
+    likeness = embeddings @ embeddings.T
+    group = _largest_group(likeness)
+    if len(group) < 2:
+        text = "The photos seem to show different people. Use photos of one person only."
+        for i in known:
+            findings[i] = _warn("other_person", text)
+        return findings
+    for row, i in enumerate(known):
+        others = [j for j in group if j != row]
+        if float(likeness[row, others].mean()) < SAME_PERSON:
+            text = "This seems to be a different person from the other photos (or looks very unlike them)."
+            findings[i] = _warn("other_person", f"{text} Use photos of one person only.")
+    return findings
+
+
+def _largest_group(likeness: np.ndarray) -> list[int]:
+    """Rows of the largest set in which everyone is connected to everyone by likeness; the first one on a tie."""
+    best: list[int] = []
+    unseen = set(range(len(likeness)))
+    while unseen:
+        group, frontier = [], [min(unseen)]
+        while frontier:
+            row = frontier.pop()
+            if row in unseen:
+                unseen.discard(row)
+                group.append(row)
+                frontier += [int(j) for j in np.flatnonzero(likeness[row] >= SAME_PERSON) if int(j) in unseen]
+        if len(group) > len(best):
+            best = sorted(group)
+    return best
+
+
+def _add(found: list[list[_Finding]], more: Sequence[_Finding | None]) -> None:
+    for findings, finding in zip(found, more, strict=True):
+        if finding is not None:
+            findings.append(finding)
+
+
+def _worst(findings: Sequence[_Finding]) -> Level:
+    order: tuple[Level, ...] = ("refuse", "warn")
+    return next((level for level in order if any(f.level == level for f in findings)), "accept")
+
+
+def _eyes_closed(face: Face) -> bool:
+    seen = face.expressions
+    openness = max(seen.get("eyeOpennessLeft", 1.0), seen.get("eyeOpennessRight", 1.0))
+    blink = min(seen.get("eyeBlinkLeft", 0.0), seen.get("eyeBlinkRight", 0.0))
+    return openness < EYES_CLOSED_OPENNESS and blink > EYES_CLOSED_BLINK
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _warn(code: str, text: str) -> _Finding:
+    return _Finding("warn", Reason(code, text))
+
+
+def _refuse(code: str, text: str) -> _Finding:
+    return _Finding("refuse", Reason(code, text))

@@ -33,6 +33,8 @@ SURE_DETECTION = 0.8
 # The detector works on 192 pixels, so a face under about a tenth of the picture's side may escape it. Where it
 # finds none, it looks again at windows of half the side, each shifted by half a window.
 WINDOW = 0.5
+# A face that fills the photo or touches its edge is found once there is some room around it.
+PADDING = 0.3
 # Sides of the crop shown to the landmarker, in detection boxes: it wants the whole head, but large. More than one
 # is tried, because a face that fills the picture or is half cut off is found in one and not in another.
 CROP_SCALES = (2.0, 1.5, 3.0)
@@ -40,7 +42,6 @@ CROP_SCALES = (2.0, 1.5, 3.0)
 SAME_FACE_IOU = 0.3
 
 # Indices in MediaPipe's mesh of 478 points; "left" and "right" are the picture's, for a face that looks at us.
-LEFT_IRIS, RIGHT_IRIS = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
 LEFT_EYE = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
 RIGHT_EYE = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
 NOSE_TIP, LEFT_MOUTH, RIGHT_MOUTH = 4, 61, 291
@@ -69,10 +70,16 @@ class BundledAnalyser:
     def detect(self, pixels: np.ndarray) -> list[Face]:
         check_pixels(pixels)
         with self._lock:
-            detections = list(self._detections(pixels, 0, 0)) or list(self._search_windows(pixels))
+            detections = (
+                list(self._detections(pixels, 0, 0))
+                or list(self._search_padded(pixels))
+                or list(self._search_windows(pixels))
+            )
             faces: list[Face] = []
             for detection in sorted(detections, key=lambda d: -d.score):
-                face = self._measure(pixels, detection) or (detection if detection.score > SURE_DETECTION else None)
+                face = self._measure(pixels, detection) or (
+                    detection if detection.score > SURE_DETECTION else None
+                )
                 if face is not None and all(_iou(face.box, other.box) < SAME_FACE_IOU for other in faces):
                     faces.append(face)
         return sorted(faces, key=lambda face: -face.size)
@@ -122,6 +129,13 @@ class BundledAnalyser:
                 score=float(detection.categories[0].score),
             )
 
+    def _search_padded(self, pixels: np.ndarray) -> Iterator[Face]:
+        import cv2
+
+        border = round(max(pixels.shape[:2]) * PADDING)
+        padded = cv2.copyMakeBorder(pixels, border, border, border, border, cv2.BORDER_REPLICATE)
+        yield from self._detections(padded, -border, -border)
+
     def _search_windows(self, pixels: np.ndarray) -> Iterator[Face]:
         height, width = pixels.shape[:2]
         size = max(1, round(max(height, width) * WINDOW))
@@ -149,9 +163,24 @@ class BundledAnalyser:
                 score=detection.score,
                 outline=to_hairline(pixels, mesh, outline),
                 pose=_pose(np.asarray(result.facial_transformation_matrixes[0])),
-                expressions={s.category_name: float(s.score) for s in shapes if s.category_name != "_neutral"},
+                expressions={
+                    s.category_name: float(s.score) for s in shapes if s.category_name != "_neutral"
+                },
             )
         return None
+
+
+def _openness(mesh: np.ndarray) -> dict[str, float]:
+    """Distance of the lids over the eye's width: .2 and more when open. Blendshapes alone take a laugh for a blink."""
+
+    def openness(outer: int, inner: int, *lids: tuple[int, int]) -> float:
+        gap = np.mean([np.linalg.norm(mesh[upper] - mesh[lower]) for upper, lower in lids])
+        return float(gap / max(float(np.linalg.norm(mesh[outer] - mesh[inner])), 1e-6))
+
+    return {
+        "eyeOpennessRight": openness(33, 133, (159, 145), (158, 153)),
+        "eyeOpennessLeft": openness(263, 362, (386, 374), (385, 380)),
+    }
 
 
 def _five_points(mesh: np.ndarray) -> np.ndarray:
@@ -176,7 +205,9 @@ def _pose(matrix: np.ndarray) -> tuple[float, float, float]:
     return yaw, pitch, roll
 
 
-def _square(pixels: np.ndarray, box: tuple[float, float, float, float], scale: float) -> tuple[np.ndarray, int, int]:
+def _square(
+    pixels: np.ndarray, box: tuple[float, float, float, float], scale: float
+) -> tuple[np.ndarray, int, int]:
     """A square of `scale` boxes around `box`, its border repeated beyond the photo, and its corner."""
     import cv2
 

@@ -31,7 +31,9 @@ def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:
     if variant == "bundled":
         return _build("bundled"), "Faces are analysed by the bundled models (MediaPipe and SFace), as asked."
     if variant == "facexlib":
-        return _build("facexlib"), "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace), as asked."
+        return _build(
+            "facexlib"
+        ), "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace), as asked."
     if variant != "auto":
         raise Problem(f"Unknown face analysis {variant!r}: expected auto, bundled or facexlib.")
     missing = [WEIGHTS[name].filename for name in FACEXLIB_WEIGHTS if find_weight(name) is None]

@@ -28,7 +28,8 @@ class Face:
     """Yaw, pitch, roll in degrees: positive when the face turns to the picture's right, looks up, and leans
     clockwise as seen in the picture."""
     expressions: Mapping[str, float] = field(default_factory=dict)
-    """Blendshapes 0..1 by MediaPipe's names ("eyeBlinkLeft", "jawOpen", ...), where known."""
+    """Blendshapes 0..1 by MediaPipe's names ("eyeBlinkLeft", "jawOpen", ...; left and right are the person's), and
+    "eyeOpennessLeft/Right", the distance of the lids over the eye's width; {} where the variant has none."""
 
     @property
     def width(self) -> float:

@@ -33,7 +33,10 @@ class SFace(FaceEmbedder):
         layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1), nn.PReLU(32)]
         channels = 32
         for out, stride in _BLOCKS:
-            layers += [nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels), nn.PReLU(channels)]
+            layers += [
+                nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels),
+                nn.PReLU(channels),
+            ]
             layers += [nn.Conv2d(channels, out, 1), nn.PReLU(out)]
             channels = out
         self.layers = nn.Sequential(*layers)
