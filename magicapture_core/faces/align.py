@@ -41,14 +41,19 @@ def align(images: Tensor, landmarks: Tensor, size: int = ARCFACE_SIZE) -> Tensor
     return torch.stack(crops)
 
 
-def crop_to_image(landmarks: Tensor, size: int = ARCFACE_SIZE) -> Tensor:
+def crop_to_image(
+    landmarks: Tensor, size: int = ARCFACE_SIZE, points: tuple[tuple[float, float], ...] | None = None
+) -> Tensor:
     """The similarity (b, 2, 3) that takes pixels of the crop to pixels of the picture (Umeyama's least squares).
 
-    landmarks: (b, 5, 2) float. In the plane a similarity is one complex factor and one offset, so the solution
+    landmarks: (b, 5, 2) float. `points`: where they fall in the crop of `size` pixels; None for ArcFace's points,
+    scaled to `size`. In the plane a similarity is one complex factor and one offset, so the solution
     is closed: picture = a · crop + offset, inverted from the fit crop = picture / a + ....
     """
-    template = landmarks.new_tensor(ARCFACE_POINTS)
-    template = (template + 0.5) * (size / ARCFACE_SIZE) - 0.5
+    if points is None:
+        template = (landmarks.new_tensor(ARCFACE_POINTS) + 0.5) * (size / ARCFACE_SIZE) - 0.5
+    else:
+        template = landmarks.new_tensor(points)
     source = landmarks - landmarks.mean(dim=1, keepdim=True)
     target = template - template.mean(dim=0)
     spread = (source**2).sum(dim=(1, 2)).clamp_min(1e-12)

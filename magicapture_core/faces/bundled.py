@@ -77,7 +77,7 @@ class BundledAnalyser:
             )
             faces: list[Face] = []
             for detection in sorted(detections, key=lambda d: -d.score):
-                face = self._measure(pixels, detection) or (
+                face = self.measure(pixels, detection) or (
                     detection if detection.score > SURE_DETECTION else None
                 )
                 if face is not None and all(_iou(face.box, other.box) < SAME_FACE_IOU for other in faces):
@@ -143,11 +143,12 @@ class BundledAnalyser:
             for left in range(0, max(width - size // 2, 1), max(size // 2, 1)):
                 yield from self._detections(pixels[top : top + size, left : left + size], left, top)
 
-    def _measure(self, pixels: np.ndarray, detection: Face) -> Face | None:
-        """The detected face with mesh, pose and expressions; None if the landmarker sees no face there."""
+    def measure(self, pixels: np.ndarray, detection: Face) -> Face | None:
+        """The detected face with outline, pose and expressions; None if the landmarker sees no face there."""
         for scale in CROP_SCALES:
             crop, left, top = _square(pixels, detection.box, scale)
-            result = self._task("landmarker").detect(_mp_image(crop))
+            with self._lock:
+                result = self._task("landmarker").detect(_mp_image(crop))
             if not result.face_landmarks:
                 continue
             mesh = np.array([[p.x, p.y] for p in result.face_landmarks[0]], np.float32) * crop.shape[0] - 0.5

@@ -15,7 +15,12 @@ from magicapture_core.weights import WEIGHTS, find_weight
 
 Variant = Literal["auto", "bundled", "facexlib"]
 
-FACEXLIB_WEIGHTS = ("detection_Resnet50_Final", "parsing_bisenet", "recognition_arcface_ir_se50")
+# One file of each group makes facexlib complete: either parser will do.
+FACEXLIB_WEIGHTS = (
+    ("detection_Resnet50_Final",),
+    ("parsing_bisenet", "parsing_parsenet"),
+    ("recognition_arcface_ir_se50",),
+)
 
 _built: dict[str, FaceAnalyser] = {}
 _building = threading.Lock()
@@ -36,7 +41,7 @@ def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:
         ), "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace), as asked."
     if variant != "auto":
         raise Problem(f"Unknown face analysis {variant!r}: expected auto, bundled or facexlib.")
-    missing = [WEIGHTS[name].filename for name in FACEXLIB_WEIGHTS if find_weight(name) is None]
+    missing = [WEIGHTS[names[0]].filename for names in FACEXLIB_WEIGHTS if not any(map(find_weight, names))]
     if not missing:
         return _build("facexlib"), (
             "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace, as in the paper), because its "
