@@ -1,0 +1,204 @@
+"""The wizard: python app.py, then open the address it prints.
+
+Handlers live with the layout of their step (magicapture_core/ui/step_*.py); this file puts the page together and
+holds every event.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import logging
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+log = logging.getLogger("magicapture")
+
+
+@dataclass
+class Options:
+    """Portraits of a person in a style, in the browser."""
+
+    model: str | None = None
+    """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 7860
+    """Port; 0 takes a free one."""
+    share: bool = False
+    """Also make a public link (gradio's tunnel)."""
+    runs: Path | None = None
+    """Folder for photos, trainings and portraits. Default: ./runs"""
+    auth: str | None = None
+    """Ask every visitor for user:password."""
+    keep_days: float = 7.0
+    """Photos and results that nobody has opened for so long are deleted."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether only people at this machine can reach the page."""
+        return (
+            self.host in ("127.0.0.1", "localhost", "::1") and not self.share and "SPACE_ID" not in os.environ
+        )
+
+
+def build(studio: Any) -> Any:
+    """The page: gradio Blocks, not launched yet."""
+    import gradio as gr
+
+    from magicapture_core.ui import api, page
+
+    with gr.Blocks(title="MagiCapture", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+        wizard = page.layout(studio)
+        _wire(wizard, blocks)
+        api.mount(studio)
+    return blocks
+
+
+def _wire(wizard: Any, blocks: Any) -> None:
+    """Every event of the page."""
+    photos, style, masks, train, portraits = wizard.steps
+    key = wizard.key
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def busy(*components: Any) -> dict[str, Any]:
+        return {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": list(components)}
+
+    # The session: found again, followed, deleted.
+    blocks.load(wizard.open, [key], [key, *wizard.outputs], **quiet).then(
+        wizard.fill, [key], wizard.outputs, **quiet
+    )
+    wizard.timer.tick(wizard.follow, [key, wizard.seen], wizard.live, concurrency_limit=20, **quiet)
+    wizard.ask_delete.click(wizard.confirm_delete, None, wizard.confirmation, **quiet)
+    wizard.keep_data.click(wizard.cancel_delete, None, wizard.confirmation, **quiet)
+    wizard.delete.click(wizard.delete_data, [key], [key, *wizard.outputs], **quiet)
+
+    # From step to step.
+    for number, (back, onward, said) in enumerate(wizard.feet):
+        if back is not None:
+            back.click(wizard.go_back(number), [key], wizard.outputs, **quiet)
+        if onward is not None:
+            onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **busy(said))
+
+    # 1 Photos
+    photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **quiet)
+    photos.files.upload(photos.upload, [key, photos.files], photos.outputs, **busy(photos.summary))
+    photos.camera_add.click(photos.upload, [key, photos.camera], photos.outputs, **busy(photos.summary))
+    photos.photos.click(photos.press, [key], photos.outputs, **busy(photos.summary))
+    photos.people.click(photos.press, [key], photos.outputs, **busy(photos.people))
+    photos.kind.input(photos.choose_kind, [key, photos.kind], photos.outputs, **busy(photos.summary))
+
+    # 2 Style
+    style.presets.click(style.press, [key], style.outputs, **busy(style.presets))
+    style.photos.click(style.press, [key], style.outputs, **busy(style.summary))
+    style.files.upload(style.upload, [key, style.files], style.outputs, **busy(style.summary))
+
+    # 3 Masks
+    masks.view.input(masks.switch, [key, masks.view], masks.outputs, **quiet)
+    for pictures in (masks.subject, masks.style):
+        pictures.click(masks.press, [key], masks.outputs, **busy(masks.how))
+    masks.save.click(
+        masks.save_mask, [key, masks.view, masks.editing, masks.editor], masks.outputs, **busy(masks.how)
+    )
+    masks.automatic.click(
+        masks.back_to_automatic, [key, masks.view, masks.editing], masks.outputs, **busy(masks.how)
+    )
+    masks.cancel.click(masks.close, [key], masks.outputs, **quiet)
+
+    # 4 Train
+    fields = list(train.fields.values())
+    train.model.input(train.choose_model, [key, train.model], train.outputs, **quiet)
+    train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **quiet)
+    for field in fields:
+        field.input(lambda: "custom", None, train.schedule, **quiet)
+    train.start.click(
+        train.begin, [key, train.model, train.schedule, *fields], train.live, **busy(train.progress)
+    ).then(wizard.awake, [key], wizard.timer, **quiet)
+    train.resume.click(train.go_on, [key], train.live, **busy(train.progress)).then(
+        wizard.awake, [key], wizard.timer, **quiet
+    )
+    for button in (train.pause, train.leave):
+        button.click(train.halt, [key], train.live, **quiet)
+    train.stop.click(train.halt, [key], train.live, **quiet).then(
+        wizard.wait_and_go_to_portraits, [key], wizard.outputs, **busy(train.progress)
+    )
+
+    # 5 Portraits
+    asked = [
+        key, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps, portraits.adapter,
+        portraits.guidance,
+    ]  # fmt: skip
+    portraits.make.click(portraits.generate, asked, portraits.live, **busy(portraits.progress)).then(
+        wizard.awake, [key], wizard.timer, **quiet
+    )
+    portraits.stop.click(portraits.halt, [key], portraits.live, **quiet)
+    portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **quiet)
+    portraits.gallery.select(portraits.select, [key], portraits.live, **quiet)
+    portraits.word.input(
+        portraits.show_heat, [key, portraits.chosen, portraits.word], [portraits.heat], **quiet
+    )
+    portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **quiet)
+    portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **quiet)
+    portraits.export.click(
+        portraits.export_files, [key, portraits.format], [portraits.exported], **busy(portraits.exported)
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until Ctrl-C; running trainings save where they stand. Exit code 1: the options cannot be used."""
+    options = tyro.cli(Options, args=arguments, prog="python app.py")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    runs = (options.runs or Path("runs")).expanduser().resolve()
+    auth = tuple(options.auth.partition(":")[::2]) if options.auth else None
+    if auth is not None and not all(auth):
+        print("--auth must be user:password.", file=sys.stderr)
+        return 1
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs):
+            pass
+    except OSError as error:
+        print(f"Cannot write to {runs}: {error.strerror}. Give another folder with --runs.", file=sys.stderr)
+        return 1
+    # What gradio keeps of uploads lies beside what is shown: one place to serve from, one to clean.
+    os.environ["GRADIO_TEMP_DIR"] = str(runs / "shown")
+
+    from magicapture_core.ui import look
+    from magicapture_core.ui.studio import Studio
+
+    studio = Studio(runs, model=options.model, any_model=options.alone, keep_days=options.keep_days)
+    blocks = build(studio)
+    blocks.queue(default_concurrency_limit=4, max_size=100)
+    try:
+        blocks.launch(
+            server_name=options.host,
+            server_port=options.port or None,
+            share=options.share,
+            auth=auth,
+            theme=look.theme(),
+            css=look.CSS,
+            blocked_paths=[str(runs / "sessions")],
+            max_file_size="100mb",
+            show_error=False,
+            footer_links=["gradio"],
+            ssr_mode=False,
+            quiet=False,
+        )
+    except OSError as error:
+        print(f"{error} Choose another port with --port.", file=sys.stderr)
+        return 1
+    finally:
+        studio.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""Long work behind a page: a stream of reports run in a thread, one job per device, each with an owner.
+
+A browser event must not own hours of work: a reload would end it. So the stream runs here, and whoever knows
+the owner's key can look at it, follow it or stop it at any time, from any page.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from magicapture_core.problems import Problem
+
+log = logging.getLogger(__name__)
+
+State = Literal["waiting", "preparing", "running", "stopping", "stopped", "done", "failed"]
+ENDED: tuple[State, ...] = ("stopped", "done", "failed")
+UNEXPECTED = (
+    "Something went wrong here, and it is not your doing. What was saved before is kept: try again. "
+    "If it happens again, tell whoever runs this server the reference {reference}."
+)
+
+
+Stream = Generator[Any, None, None]
+"""Yields reports. Closing it saves what is worth saving."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How a job stands at one moment."""
+
+    state: State
+    ahead: int
+    """Jobs that the device does first; 0 unless waiting."""
+    stage: str
+    """What is being done, in words for people; may be empty."""
+    reports: tuple[Any, ...]
+    """All reports so far."""
+    problem: str | None
+    """Why it failed, for the user."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in ENDED
+
+
+class Job:
+    """One stream of reports. Made by `Jobs.start`; every method may be called from any thread."""
+
+    def __init__(
+        self, owner: str, kind: str, stream: Callable[[Job], Stream], jobs: Jobs, device: str
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.owner, self.kind, self.device = owner, kind, device
+        self._stream, self._jobs = stream, jobs
+        self._changed = threading.Condition()
+        self._state: State = "waiting"
+        self._stage = ""
+        self._reports: list[Any] = []
+        self._problem: str | None = None
+        self._version = 0
+        self._stop = threading.Event()
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or works."""
+        return self._state not in ENDED
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked it to stop; a stream may look at this between reports."""
+        return self._stop.is_set()
+
+    def say(self, text: str) -> None:
+        """Tell, in words for people, what is being done; the stream calls it."""
+        with self._changed:
+            self._stage = text
+            self._announce()
+
+    def snapshot(self) -> Snapshot:
+        """How it stands now."""
+        ahead = self._jobs.ahead(self)
+        with self._changed:
+            return Snapshot(self._state, ahead, self._stage, tuple(self._reports), self._problem)
+
+    def stop(self) -> None:
+        """Ask it to end after the report it is working on (at once if it waits). Does not wait for that."""
+        self._stop.set()
+        if self._jobs.withdraw(self):
+            self._set(state="stopped")
+            return
+        with self._changed:
+            if self._state in ("preparing", "running"):
+                self._state = "stopping"
+                self._announce()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended. Returns whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._state in ENDED, timeout)
+
+    def follow(self, every: float = 0.5) -> Iterator[Snapshot]:
+        """Yield a snapshot now, then one whenever something is new (looked at every `every` seconds).
+
+        Ends with the job. Leaving it early does nothing to the job.
+        """
+        seen = (-1, -1)
+        while True:
+            snapshot = self.snapshot()
+            now = (self._version, snapshot.ahead)
+            if now != seen or snapshot.ended:
+                yield snapshot
+            if snapshot.ended:
+                return
+            seen = now
+            with self._changed:
+                self._changed.wait_for(lambda: self._state in ENDED, every)
+
+    def _run(self) -> None:
+        """Consume the stream, in the device's thread."""
+        self._set(state="preparing")
+        try:
+            finished = self._consume()
+        except Problem as problem:
+            self._set(state="failed", problem=str(problem))
+        except Exception:
+            log.exception("job %s (%s) failed", self.id, self.kind)
+            self._set(state="failed", problem=UNEXPECTED.format(reference=self.id))
+        else:
+            self._set(state="done" if finished else "stopped")
+
+    def _consume(self) -> bool:
+        """Returns whether the stream came to its own end."""
+        if self._stop.is_set():
+            return False
+        with closing(self._stream(self)) as stream:
+            for report in stream:
+                self._take(report)
+                if self._stop.is_set():
+                    return False
+        return not self._stop.is_set()
+
+    def _take(self, report: Any) -> None:
+        with self._changed:
+            self._reports.append(report)
+            if self._state == "preparing":
+                self._state = "running"
+            self._announce()
+
+    def _set(self, *, state: State, problem: str | None = None) -> None:
+        with self._changed:
+            if state == "preparing" and self._stop.is_set():
+                state = "stopping"
+            self._state, self._problem, self._stage = state, problem, ""
+            self._announce()
+
+    def _announce(self) -> None:
+        """Wake whoever waits; the caller holds the condition."""
+        self._version += 1
+        self._changed.notify_all()
+
+
+class Jobs:
+    """The queue of every device, and who owns what is in it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queues: dict[str, deque[Job]] = {}
+        self._newest: dict[tuple[str, str], Job] = {}
+        self._closed = False
+
+    def start(self, owner: str, kind: str, stream: Callable[[Job], Stream], *, device: str = "device") -> Job:
+        """Queue a job. Raises Problem if the owner has one that has not ended."""
+        with self._lock:
+            if self._closed:
+                raise Problem("The server is about to stop. Try again in a few minutes.")
+            busy = next((job for job in self._of(owner) if job.active), None)
+            if busy is not None:
+                raise Problem(
+                    f"Your {busy.kind} is still under way, and one thing is done at a time. "
+                    "Wait for it, or stop it first."
+                )
+            job = Job(owner, kind, stream, self, device)
+            self._newest[owner, kind] = job
+            if device in self._queues:
+                self._queues[device].append(job)
+            else:
+                self._queues[device] = deque([job])
+                threading.Thread(
+                    target=self._work, args=(device,), name=f"jobs-{device}", daemon=True
+                ).start()
+        return job
+
+    def newest(self, owner: str, kind: str) -> Job | None:
+        """The owner's newest job of a kind, ended or not."""
+        with self._lock:
+            return self._newest.get((owner, kind))
+
+    def active(self, owner: str) -> Job | None:
+        """The owner's job that waits or works."""
+        with self._lock:
+            return next((job for job in self._of(owner) if job.active), None)
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs the device does before this one; 0 if it runs or has ended."""
+        with self._lock:
+            queue = self._queues.get(job.device, deque())
+            return queue.index(job) if job in queue else 0
+
+    def withdraw(self, job: Job) -> bool:
+        """Take a job out of the queue if it has not begun. Returns whether it was taken out."""
+        with self._lock:
+            queue = self._queues.get(job.device, deque())
+            if job not in queue or queue[0] is job:
+                return False
+            queue.remove(job)
+            return True
+
+    def forget(self, owner: str, timeout: float | None = None) -> bool:
+        """Stop what the owner has and drop all memory of it. Returns whether everything ended in time."""
+        with self._lock:
+            mine = self._of(owner)
+            for job in mine:
+                self._newest.pop((owner, job.kind), None)
+        for job in mine:
+            job.stop()
+        ended = [job.wait(timeout) for job in mine]
+        return all(ended)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Take nothing more, stop everything, wait for it. Returns whether everything ended in time."""
+        with self._lock:
+            self._closed = True
+            everything = [job for queue in self._queues.values() for job in queue]
+        for job in reversed(everything):  # the waiting ones first, so that none begins
+            job.stop()
+        ended = [job.wait(timeout) for job in everything]
+        return all(ended)
+
+    def _of(self, owner: str) -> list[Job]:
+        return [job for (whose, _), job in self._newest.items() if whose == owner]
+
+    def _work(self, device: str) -> None:
+        """Do the device's jobs until none is left. The one at the head of the queue is being done."""
+        while True:
+            with self._lock:
+                job = self._queues[device][0]
+            job._run()
+            with self._lock:
+                self._queues[device].popleft()
+                if not self._queues[device]:
+                    del self._queues[device]
+                    return

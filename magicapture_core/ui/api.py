@@ -1,0 +1,217 @@
+"""Named endpoints for programs: the same flow as the page, with the session's key in hand.
+
+Every endpoint but the first wants the `session` that /check_photos returned. It is all that protects the photos
+and results, so treat it like a password.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from magicapture_core.config import GenerateConfig
+from magicapture_core.jobs import UNEXPECTED
+from magicapture_core.problems import Problem
+from magicapture_core.ui.portrait_work import best_first, generate_config
+from magicapture_core.ui.sessions import Role, StoredPhoto
+from magicapture_core.ui.studio import Studio
+from magicapture_core.ui.training_work import status as training_status
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+DESCRIPTIONS = {
+    "check_photos": "Add photos of the person (role subject) or of the style, and judge them. An empty session begins "
+    "a new one. consent: that you may use these photos. person, preset: a sample person or a ready-made style.",
+    "make_masks": "Pictures of what is learned from each photo: the face is marked.",
+    "train": "Start learning. settings: any TrainConfig fields, over the schedule's. resume: go on with the last one.",
+    "status": "How the training stands: state, step, losses, seconds left, problem. stop: also stop it and save.",
+    "generate": "Make portraits with what was learned; waits until they are ready. seed below 0: a new one.",
+    "export": "The adapter as files: diffusers or kohya (AUTOMATIC1111, ComfyUI).",
+    "delete": "Delete everything of the session.",
+}
+
+
+def plain_errors(endpoint: Callable[P, R]) -> Callable[P, R]:
+    """Problems reach the caller as they are, anything else in general words."""
+
+    @functools.wraps(endpoint)
+    def safe(*values: P.args, **named: P.kwargs) -> R:
+        try:
+            return endpoint(*values, **named)
+        except Problem as problem:
+            raise gr.Error(str(problem), print_exception=False) from None
+        except Exception:
+            reference = secrets.token_hex(4)
+            log.exception("endpoint %s failed (reference %s)", endpoint.__name__, reference)
+            raise gr.Error(UNEXPECTED.format(reference=reference), print_exception=False) from None
+
+    return safe
+
+
+class Api:
+    """The endpoints of one server."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    @plain_errors
+    def check_photos(
+        self, files: list[str] | None, role: str, session: str, consent: bool, person: str, preset: str
+    ) -> dict[str, Any]:
+        """Returns session, photos (name, level, reasons) and refused (what could not be read)."""
+        if role not in ("subject", "style"):
+            raise Problem(f'role must be "subject" or "style", got {role!r}.')
+        key = session if session else self.studio.sessions.create()[0]
+        self.studio.sessions.find(key)
+        work, refused = self.studio.photos, []
+        if consent:
+            work.consent(key, True)
+        if person:
+            work.use_person(key, person)
+        if preset:
+            work.use_preset(key, preset)
+        paths = [Path(file) for file in files or []]
+        try:
+            if paths:
+                refused = work.add(key, _role(role), [(path, path.name) for path in paths])[1]
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        photos = self.studio.sessions.find(key).photos[role]
+        return {"session": key, "photos": [_verdict(photo) for photo in photos], "refused": refused}
+
+    @plain_errors
+    def make_masks(self, session: str, role: str) -> tuple[list[str], list[dict[str, Any]]]:
+        """Returns the overlay pictures, and name and problem of each photo."""
+        if role not in ("subject", "style"):
+            raise Problem(f'role must be "subject" or "style", got {role!r}.')
+        found = self.studio.sessions.find(session)
+        views = self.studio.photos.views(session, _role(role), self.studio.facts(found).resolution)
+        pictures = [view.pictures.get("overlay", view.photo.thumb) for view in views]
+        return pictures, [{"name": view.photo.name, "problem": view.problem} for view in views]
+
+    @plain_errors
+    def train(
+        self, session: str, model: str, schedule: str, settings: dict[str, Any] | None, resume: bool
+    ) -> dict[str, Any]:
+        """Returns the run's id and state."""
+        work = self.studio.training
+        if resume:
+            work.resume(session)
+        else:
+            found = self.studio.sessions.find(session)
+            name = self.studio.models.checked(model or found.model)
+            schedule = schedule or self.studio.models.facts(name).schedule_names()[0]
+            work.start(session, name, schedule, settings or {})
+        return self.status(session, False)
+
+    @plain_errors
+    def status(self, session: str, stop: bool) -> dict[str, Any]:
+        """Returns state, run, and where it stands."""
+        if stop:
+            self.studio.training.stop(session)
+        found = self.studio.sessions.find(session)
+        return training_status(found, self.studio.training.job(found))
+
+    @plain_errors
+    def generate(
+        self, session: str, prompt: str, negative_prompt: str, count: float, seed: float, steps: float,
+        guidance_scale: float, adapter_scale: float,
+    ) -> tuple[list[str], list[dict[str, Any]]]:  # fmt: skip
+        """Returns the pictures, best likeness first, and prompt, seed and likeness of each."""
+        config = generate_config({
+            "prompt": prompt, "negative_prompt": negative_prompt, "count": count, "seed": seed if seed >= 0 else None,
+            "steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale,
+        })  # fmt: skip
+        job = self.studio.portraits.start(session, config)
+        job.wait()
+        snapshot = job.snapshot()
+        if snapshot.problem:
+            raise Problem(snapshot.problem)
+        portraits = best_first(snapshot.reports)
+        facts = [
+            {
+                "prompt": portrait.prompt,
+                "seed": portrait.seed,
+                "likeness": portrait.identity,
+                "warnings": portrait.warnings,
+            }
+            for portrait in portraits
+        ]
+        return [portrait.picture for portrait in portraits], facts
+
+    @plain_errors
+    def export(self, session: str, format: str) -> list[str]:
+        """Returns the files."""
+        return [str(path) for path in self.studio.portraits.export(session, format)]
+
+    @plain_errors
+    def delete(self, session: str) -> dict[str, bool]:
+        """Returns deleted: true."""
+        self.studio.delete(session)
+        return {"deleted": True}
+
+
+def mount(studio: Studio) -> None:
+    """Add the endpoints to the Blocks under construction. Nothing of them is seen on the page."""
+    api, default = Api(studio), GenerateConfig()
+    with gr.Column(visible=False):
+        session = gr.Textbox("", label="session")
+        role = gr.Textbox("subject", label="role")
+        files = gr.File(file_count="multiple", label="files")
+        flag = gr.Checkbox(False, label="consent")
+        person, preset = gr.Textbox("", label="person"), gr.Textbox("", label="preset")
+        model, schedule = gr.Textbox("", label="model"), gr.Textbox("", label="schedule")
+        own = gr.JSON({}, label="settings")
+        resume, stop = gr.Checkbox(False, label="resume"), gr.Checkbox(False, label="stop")
+        prompt, negative = (
+            gr.Textbox(default.prompt, label="prompt"),
+            gr.Textbox("", label="negative_prompt"),
+        )
+        numbers = [
+            gr.Number(default.count, label="count"), gr.Number(-1, label="seed"),
+            gr.Number(default.steps, label="steps"),
+            gr.Number(default.guidance_scale, label="guidance_scale"),
+            gr.Number(default.adapter_scale, label="adapter_scale"),
+        ]  # fmt: skip
+        format = gr.Textbox("diffusers", label="format")
+        answer, pictures, written = (
+            gr.JSON(label="answer"),
+            gr.Gallery(label="pictures"),
+            gr.Files(label="files"),
+        )
+        endpoints: list[tuple[Callable[..., Any], list[Any], list[Any]]] = [
+            (api.check_photos, [files, role, session, flag, person, preset], [answer]),
+            (api.make_masks, [session, role], [pictures, answer]),
+            (api.train, [session, model, schedule, own, resume], [answer]),
+            (api.status, [session, stop], [answer]),
+            (api.generate, [session, prompt, negative, *numbers], [pictures, answer]),
+            (api.export, [session, format], [written]),
+            (api.delete, [session], [answer]),
+        ]
+        for endpoint, inputs, outputs in endpoints:
+            name = endpoint.__name__
+            gr.Button(visible=False).click(
+                endpoint,
+                inputs,
+                outputs,
+                api_name=name,
+                api_description=DESCRIPTIONS[name],
+                concurrency_limit=8,
+            )
+
+
+def _role(name: str) -> Role:
+    return "subject" if name == "subject" else "style"
+
+
+def _verdict(photo: StoredPhoto) -> dict[str, Any]:
+    return {"name": photo.name, "level": photo.level, "reasons": photo.reasons}

@@ -1,0 +1,175 @@
+"""Pieces of the page as HTML: photo cards, choices, notes, progress. Everything a visitor typed is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from magicapture_core.ui.sessions import Role, StoredPhoto
+
+CLICKS = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (button) trigger('click', {act: button.dataset.act, id: button.dataset.id || ''});
+});
+"""
+"""For gr.HTML: tells the server which of its buttons was pressed."""
+
+BADGES = {
+    "accept": ("good", "Good"),
+    "warn": ("fair", "Could be better"),
+    "refuse": ("bad", "Cannot be used"),
+}
+
+
+def address(path: str | Path) -> str:
+    """Where the browser finds a shown file, relative to the page."""
+    return "gradio_api/file=" + escape(str(path), quote=True)
+
+
+def heading(title: str, sentence: str) -> str:
+    """A step's title and what it is for."""
+    return f'<div class="mc-heading"><h2>{escape(title)}</h2><p>{escape(sentence)}</p></div>'
+
+
+def note(text: str, kind: str = "info") -> str:
+    """A line that tells something; nothing for an empty text. kind: info, warn, good or bad."""
+    if not text:
+        return ""
+    role = "alert" if kind in ("warn", "bad") else "status"
+    lines = "<br>".join(escape(line) for line in text.splitlines())
+    return f'<div class="mc-note mc-{kind}" role="{role}">{lines}</div>'
+
+
+def photo_cards(photos: Sequence[StoredPhoto]) -> str:
+    """Every photo with its verdict, the reasons, and what can be done about it."""
+    if not photos:
+        return ""
+    return f'<ul class="mc-photos">{"".join(_photo_card(photo) for photo in photos)}</ul>'
+
+
+def _photo_card(photo: StoredPhoto) -> str:
+    kind, title = BADGES[photo.level]
+    if photo.kept and photo.level == "warn":
+        kind, title = "good", "Kept"
+    reasons = "".join(f"<li>{escape(_sentence(reason))}</li>" for reason in photo.reasons)
+    if photo.kept:
+        reasons = ""
+    name = escape(photo.name)
+    keep = ""
+    if photo.level == "warn" and not photo.kept:
+        keep = _button("keep", photo.id, "Keep", f"Keep {photo.name} all the same")
+    return (
+        f'<li class="mc-photo mc-level-{kind}"><div class="mc-thumb"><img src="{address(photo.thumb)}" alt="{name}">'
+        f'<span class="mc-badge mc-{kind}">{title}</span></div>'
+        f'<p class="mc-name" title="{name}">{name}</p>'
+        + (f'<ul class="mc-reasons">{reasons}</ul>' if reasons else "")
+        + f'<div class="mc-actions">{keep}{_button("remove", photo.id, "Remove", f"Remove {photo.name}")}</div></li>'
+    )
+
+
+def _button(act: str, target: str, text: str, label: str) -> str:
+    return (
+        f'<button type="button" class="mc-button" data-act="{act}" data-id="{escape(target)}" '
+        f'aria-label="{escape(label, quote=True)}">{escape(text)}</button>'
+    )
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def summary(photos: Sequence[StoredPhoto], role: Role, kind: str = "person") -> str:
+    """How many photos there are and whether they are enough."""
+    usable = [photo for photo in photos if photo.level != "refuse"]
+    if not photos:
+        return ""
+    refused = len(photos) - len(usable)
+    rest = f" {refused} cannot be used and will be left out." if refused else ""
+    what = "style" if role == "style" else ("person" if kind == "person" else "object")
+    if not usable:
+        return note(f"None of these photos can be used.{rest if len(photos) > 1 else ''} Add others.", "bad")
+    count = f"{len(usable)} usable photo{'s' if len(usable) > 1 else ''} of the {what}."
+    if len(usable) < 4:
+        return note(f"{count}{rest} It works with fewer, but 4 to 6 give a clearly better result.", "warn")
+    return note(f"{count}{rest}", "good")
+
+
+def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | None, act: str) -> str:
+    """Cards to choose from: (id, title, description, shown pictures)."""
+    cards = []
+    for item, title, description, pictures in items:
+        images = "".join(f'<img src="{address(path)}" alt="" loading="lazy">' for path in pictures[:3])
+        pressed = "true" if item == chosen else "false"
+        about = f"<span>{escape(description)}</span>" if description else ""
+        cards.append(
+            f'<button type="button" class="mc-choice" data-act="{act}" data-id="{escape(item)}" '
+            f'aria-pressed="{pressed}"><span class="mc-strip">{images}</span><strong>{escape(title)}</strong>{about}'
+            "</button>"
+        )
+    return f'<div class="mc-choices">{"".join(cards)}</div>' if cards else ""
+
+
+def mask_cards(title: str, role: Role, views: Iterable[tuple[str, str, str, bool, str | None]]) -> str:
+    """Photos as training sees them, each a button that opens the brush: (id, name, picture, corrected, problem)."""
+    cards = []
+    for photo_id, name, picture, corrected, problem in views:
+        mark = '<span class="mc-badge mc-good">Corrected</span>' if corrected else ""
+        mark = '<span class="mc-badge mc-bad">Needs a mask</span>' if problem else mark
+        said = f'<span class="mc-problem">{escape(_sentence(problem))}</span>' if problem else ""
+        cards.append(
+            f'<button type="button" class="mc-mask" data-act="edit-{role}" data-id="{escape(photo_id)}" '
+            f'aria-label="{escape(f"Correct the mask of {name}", quote=True)}">'
+            f'<span class="mc-thumb"><img src="{address(picture)}" alt="">{mark}</span>{said}</button>'
+        )
+    return (
+        f'<h3 class="mc-sub">{escape(title)}</h3><div class="mc-masks">{"".join(cards)}</div>'
+        if cards
+        else ""
+    )
+
+
+def progress(share: float, title: str, details: Sequence[str], kind: str = "info") -> str:
+    """A bar from 0 to 1, what is being done, and facts about it."""
+    percent = round(100 * min(max(share, 0), 1))
+    facts = "".join(f"<span>{escape(detail)}</span>" for detail in details if detail)
+    return (
+        f'<div class="mc-progress mc-{kind}" role="status"><div class="mc-row"><strong>{escape(title)}</strong>'
+        f'<span class="mc-percent">{percent} %</span></div>'
+        f'<div class="mc-bar" role="progressbar" aria-label="{escape(title, quote=True)}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
+        f'<div class="mc-facts">{facts}</div></div>'
+    )
+
+
+def duration(seconds: float) -> str:
+    """Roughly, as people say it."""
+    if seconds < 50:
+        return f"{max(5, round(seconds / 5) * 5)} seconds"
+    if seconds < 90:
+        return "1 minute"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    if seconds < 172800:
+        return f"{seconds / 3600:.1f} hours".replace(".0 hours", " hours")
+    return f"{round(seconds / 86400)} days"
+
+
+GUIDANCE = """
+<div class="mc-guide"><h3>Photos that work well</h3>
+<ul class="mc-yes"><li>4 to 6 photos, the face clearly visible</li><li>Sharp, in good light</li>
+<li>Different days, backgrounds, angles and expressions</li></ul>
+<h3>Better leave out</h3>
+<ul class="mc-no"><li>Sunglasses, masks, hands before the face</li><li>Other people close by</li>
+<li>Filters, heavy make-up, very dark or blurred pictures</li></ul></div>
+"""
+
+STYLE_GUIDANCE = """
+<div class="mc-guide"><h3>What makes a style</h3>
+<ul class="mc-yes"><li>4 to 6 photos that share light, colours, clothes or setting</li>
+<li>One person in each, seen as you want to be seen</li></ul>
+<h3>Good to know</h3><ul class="mc-no"><li>The faces in them are left out: only the style is learned</li>
+<li>Very different photos together blur the style</li></ul></div>
+"""

@@ -1,0 +1,107 @@
+"""Loss curves and attention, drawn as plain SVG: sharp at every size, light and dark, nothing to load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+TERM_TITLES = {
+    "source": ("Likeness of the photos", "Eq. 4: how well photos of the person are redrawn"),
+    "reference": ("Style", "Eq. 5: how well style photos are redrawn"),
+    "composed": ("Person in the style", "Eq. 6: the two together"),
+    "identity": ("Identity", "Eq. 7: distance between the faces, 0 is the same person"),
+    "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
+}
+WIDTH, HEIGHT, POINTS = 300, 90, 160
+
+
+def smoothed(values: Sequence[float], share: float = 0.06) -> np.ndarray:
+    """Running mean over the last `share` of the values (at least 5), corrected at the beginning."""
+    window = max(5, int(len(values) * share))
+    decay = 1 - 1 / window
+    result, mean, weight = np.empty(len(values)), 0.0, 0.0
+    for index, value in enumerate(values):
+        mean = decay * mean + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        result[index] = mean / weight
+    return result
+
+
+def thinned(
+    steps: Sequence[float], values: Sequence[float], points: int = POINTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `points` of them: means of neighbours."""
+    if len(values) <= points:
+        return np.asarray(steps, float), np.asarray(values, float)
+    parts = np.array_split(np.arange(len(values)), points)
+    x, y = np.asarray(steps, float), np.asarray(values, float)
+    return np.array([x[part].mean() for part in parts]), np.array([y[part].mean() for part in parts])
+
+
+def curve(
+    title: str, hint: str, steps: Sequence[int], values: Sequence[float], *, last_step: int, border: int | None,
+    percent: bool = False,
+) -> str:  # fmt: skip
+    """One quantity over the steps: what was measured, faint, and its running mean, bold.
+
+    last_step: the right end; border: step where phase 2 begins, for a dashed line.
+    """
+    if not values:
+        return ""
+    even = smoothed(values)
+    low, high = _limits(values, even)
+    written = (lambda value: f"{value:.0%}") if percent else _written
+
+    def path(numbers: Sequence[float] | np.ndarray) -> str:
+        x, y = thinned(steps, list(numbers))
+        return _path(x, y, last_step, low, high)
+
+    dashed = ""
+    if border and 0 < border < last_step:
+        x = border / last_step * WIDTH
+        dashed = f'<line class="mc-border" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>'
+    label = f"{title}: now {written(float(even[-1]))}, at the beginning {written(float(even[0]))}"
+    return (
+        f'<figure class="mc-chart"><figcaption><strong>{escape(title)}</strong>'
+        f'<span class="mc-now">{written(float(even[-1]))}</span><small>{escape(hint)}</small></figcaption>'
+        f'<div class="mc-plot"><span class="mc-top">{written(high)}</span><span class="mc-low">{written(low)}</span>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f'{dashed}<path class="mc-raw" d="{path(values)}"/><path class="mc-even" d="{path(even)}"/></svg></div>'
+        f'<div class="mc-axis"><span>step 1</span><span>{last_step}</span></div></figure>'
+    )
+
+
+def charts(title: str, figures: Sequence[str]) -> str:
+    """Several curves beside each other."""
+    found = [figure for figure in figures if figure]
+    return (
+        f'<h3 class="mc-sub">{escape(title)}</h3><div class="mc-charts">{"".join(found)}</div>'
+        if found
+        else ""
+    )
+
+
+def _limits(values: Sequence[float], even: np.ndarray) -> tuple[float, float]:
+    """From 0 or just below the lowest; single spikes do not flatten the rest."""
+    high = max(float(np.percentile(values, 98)), float(even.max())) * 1.05
+    low = min(float(np.percentile(values, 2)), float(even.min()))
+    low = 0.0 if low < 0.5 * high else low * 0.95
+    return low, high if high > low else low + 1e-6
+
+
+def _path(x: np.ndarray, y: np.ndarray, last_step: int, low: float, high: float) -> str:
+    def scale(value: float) -> float:
+        return HEIGHT * (1 - min(max((value - low) / (high - low), 0), 1))
+
+    points = [f"{a / max(last_step, 1) * WIDTH:.1f},{scale(b):.1f}" for a, b in zip(x, y, strict=True)]
+    if len(points) == 1:
+        points *= 2
+    return "M" + "L".join(points)
+
+
+def _written(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"

@@ -1,0 +1,50 @@
+"""Theme and style sheet. System fonts only: the page asks nothing of any other server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys, one green."""
+    return gr.themes.Default(
+        primary_hue="emerald",
+        secondary_hue="emerald",
+        neutral_hue="stone",
+        radius_size="lg",
+        text_size="md",
+        font=list(FONTS),
+        font_mono=list(MONO),
+    ).set(
+        body_background_fill="#faf9f7",
+        body_background_fill_dark="#171614",
+        background_fill_primary_dark="#201f1c",
+        background_fill_secondary_dark="#1b1a18",
+        block_background_fill_dark="#201f1c",
+        block_border_width="1px",
+        block_shadow="none",
+        button_primary_background_fill="#0b6e4f",
+        button_primary_background_fill_hover="#095c42",
+        button_primary_background_fill_dark="#12805d",
+        button_primary_background_fill_hover_dark="#169069",
+        button_primary_text_color="white",
+        button_large_padding="10px 22px",
+        button_large_text_weight="600",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_text_weight="500",
+        checkbox_background_color_selected="#0b6e4f",
+        checkbox_background_color_selected_dark="#12805d",
+        checkbox_border_color_selected="#0b6e4f",
+        slider_color="#0b6e4f",
+        slider_color_dark="#12805d",
+    )
+
+
+CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")

@@ -1,0 +1,257 @@
+"""The page around the steps: session, stepper, timer, deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from magicapture_core.problems import Problem
+from magicapture_core.ui import cards
+from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step_masks import MasksStep
+from magicapture_core.ui.step_photos import PhotosStep, StyleStep
+from magicapture_core.ui.step_portraits import PortraitsStep
+from magicapture_core.ui.step_train import TrainStep
+from magicapture_core.ui.studio import Studio, facts_of
+
+PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS = range(5)
+STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep)
+STOP_PATIENCE = 120.0
+
+
+class Wizard:
+    """The whole page. Made within gr.Blocks."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        days = studio.sessions.keep_days
+        self.key = gr.BrowserState(None, storage_key="magicapture", secret=studio.sessions.secret())
+        self.seen = gr.State(None)
+        self.timer = gr.Timer(1.0, active=False)
+        gr.HTML(
+            '<header class="mc-head"><div><h1>MagiCapture</h1><p>Portraits of you in a style you choose, from a few '
+            'photos.</p></div><p class="mc-private">Your photos stay on this server, only this browser can see them, '
+            f"and they are deleted after {days:g} days or whenever you say so.</p></header>"
+        )
+        self.steps: list[Any] = []
+        self.feet: list[tuple[gr.Button | None, gr.Button | None, gr.HTML]] = []
+        with gr.Walkthrough(selected=PHOTOS, elem_id="mc-steps") as self.walkthrough:
+            for number, step in enumerate(STEPS):
+                with gr.Step(step.name, id=number):
+                    self.steps.append(step(studio))
+                    self.feet.append(self._foot(number))
+        with gr.Accordion("Delete my data", open=False, elem_id="mc-delete-box"):
+            gr.HTML(
+                '<p class="mc-quiet">Removes all photos, trainings and portraits of this browser from the server, at '
+                "once and for good.</p>"
+            )
+            self.ask_delete = gr.Button("Delete my data", elem_id="mc-delete")
+            with gr.Row(visible=False) as self.sure:
+                self.delete = gr.Button("Yes, delete everything", variant="stop", elem_id="mc-delete-yes")
+                self.keep_data = gr.Button("No, keep it")
+
+    def _foot(self, number: int) -> tuple[gr.Button | None, gr.Button | None, gr.HTML]:
+        said = gr.HTML(elem_id=f"mc-said-{number}")
+        back = onward = None
+        with gr.Row(elem_classes="mc-foot"):
+            if number > PHOTOS:
+                back = gr.Button("Back", elem_classes="mc-narrow", elem_id=f"mc-back-{number}")
+            if number < PORTRAITS:
+                onward = gr.Button(
+                    f"Next: {STEPS[number + 1].name}", variant="primary", elem_classes="mc-narrow mc-next",
+                    elem_id=f"mc-next-{number}",
+                )  # fmt: skip
+        return back, onward, said
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Everything that can change."""
+        each = [component for step in self.steps for component in step.outputs]
+        return [
+            *each,
+            *(foot[2] for foot in self.feet),
+            self.walkthrough,
+            self.timer,
+            self.seen,
+            *self.confirmation,
+        ]
+
+    @property
+    def live(self) -> list[Any]:
+        """What changes by itself."""
+        return [
+            self.seen,
+            self.timer,
+            *self.steps[TRAIN].live,
+            *self.steps[PORTRAITS].live,
+            self.feet[TRAIN][2],
+        ]
+
+    @property
+    def confirmation(self) -> list[Any]:
+        """The question before deletion."""
+        return [self.ask_delete, self.sure]
+
+    # --- handlers -------------------------------------------------------------------------------------
+
+    @told("Start")
+    def open(self, key: object) -> Updates:
+        """Find the browser's session again and land where something is going on."""
+        key, session = self.studio.sessions.open(key)
+        landing = self._landing(session)
+        updates = {**self.steps[PHOTOS].show(session), **self.steps[landing].show(session)}
+        return {self.key: key, **updates, self.walkthrough: gr.Walkthrough(selected=landing)}
+
+    @told("Start")
+    def fill(self, key: str) -> Updates:
+        """The rest of the page, which needs slower imports."""
+        return self.show(self.studio.sessions.find(key))
+
+    def show(self, session: Session) -> Updates:
+        """Every step as the session stands."""
+        updates: Updates = {self.seen: None}
+        for step in self.steps:
+            updates |= step.show(session)
+        for _, _, said in self.feet:
+            updates[said] = ""
+        updates[self.timer] = gr.Timer(active=self.studio.jobs.active(session.id) is not None)
+        return updates
+
+    def _landing(self, session: Session) -> int:
+        active = self.studio.jobs.active(session.id)
+        if active is not None:
+            return TRAIN if active.kind == "training" else PORTRAITS
+        if session.portraits:
+            return PORTRAITS
+        return TRAIN if session.runs else PHOTOS
+
+    def follow(self, key: str, seen: list[Any] | None) -> Updates:
+        """What is new, every second while a job is under way."""
+        try:
+            session = self.studio.sessions.find(key)
+        except Problem:  # deleted in another tab
+            return {self.timer: gr.Timer(active=False)}
+        before = seen or [None, None]
+        busy = self.studio.jobs.active(session.id) is not None
+        train, seen_train = self.steps[TRAIN].watch(session, before[0])
+        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1])
+        updates: Updates = {**train, **portraits}
+        if before != [seen_train, seen_portraits]:
+            updates[self.seen] = [seen_train, seen_portraits]
+        if not busy:
+            updates[self.timer] = gr.Timer(active=False)
+        return updates or gr.skip()
+
+    @told("Start")
+    def awake(self, key: str) -> Updates:
+        """Let the timer tick if there is something to follow."""
+        active = self.studio.jobs.active(self.studio.sessions.find(key).id) is not None
+        return {self.timer: gr.Timer(active=active)}
+
+    def go_back(self, number: int) -> Callable[[str], Any]:
+        """A handler that goes from step `number` to the one before."""
+
+        @told(STEPS[number].name)
+        def back(key: str) -> Updates:
+            session = self.studio.sessions.find(key)
+            return {
+                **self._entering(session, number - 1),
+                self.feet[number][2]: "",
+                self.walkthrough: gr.Walkthrough(selected=number - 1),
+            }
+
+        return back
+
+    def go_on(self, number: int) -> Callable[[str, str], Any]:
+        """A handler that goes from step `number` to the next, or says why not."""
+
+        @told(STEPS[number].name)
+        def onward(key: str, view: str) -> Updates:
+            session = self.studio.sessions.find(key)
+            lacking = self._lacking(session, number)
+            if lacking:
+                return {self.feet[number][2]: cards.note(lacking, "warn")}
+            updates = self._entering(session, number + 1)
+            if number + 1 == MASKS:
+                updates |= self.steps[MASKS].pictures(key, view)
+            return {
+                **updates,
+                self.feet[number][2]: "",
+                self.walkthrough: gr.Walkthrough(selected=number + 1),
+            }
+
+        return onward
+
+    def _entering(self, session: Session, number: int) -> Updates:
+        """The step as it stands now: what came before it may have changed."""
+        updates: Updates = self.steps[number].show(session)
+        if number in (TRAIN, PORTRAITS):
+            updates[self.timer] = gr.Timer(active=self.studio.jobs.active(session.id) is not None)
+        return updates
+
+    def _lacking(self, session: Session, number: int) -> str | None:
+        step = self.steps[number]
+        if isinstance(step, PhotosStep | StyleStep):
+            return step.lacking(session)
+        if isinstance(step, TrainStep):
+            return "A training is under way. Wait for it, or press “Stop and keep”." if (
+                self.studio.jobs.active(session.id) is not None
+            ) else step.lacking(session)  # fmt: skip
+        return None
+
+    @told("Train")
+    def wait_and_go_to_portraits(self, key: str) -> Updates:
+        """After “Stop and keep”: as soon as it is saved, go on."""
+        session = self.studio.sessions.find(key)
+        job = self.studio.training.job(session)
+        if job is not None and not job.wait(STOP_PATIENCE):
+            return {
+                self.feet[TRAIN][2]: cards.note(
+                    "It still finishes its step. Press “Next” when it has stopped."
+                )
+            }
+        session = self.studio.sessions.find(key)
+        lacking = self.steps[TRAIN].lacking(session)
+        if lacking:
+            return {self.feet[TRAIN][2]: cards.note(lacking, "warn")}
+        return {
+            **self.steps[TRAIN].show(session),
+            **self._entering(session, PORTRAITS),
+            self.walkthrough: gr.Walkthrough(selected=PORTRAITS),
+        }
+
+    @told("Delete my data")
+    def confirm_delete(self) -> Updates:
+        """Ask before deleting."""
+        return {self.ask_delete: gr.Button(visible=False), self.sure: gr.Row(visible=True)}
+
+    @told("Delete my data")
+    def cancel_delete(self) -> Updates:
+        """Nothing is deleted."""
+        return {self.ask_delete: gr.Button(visible=True), self.sure: gr.Row(visible=False)}
+
+    @told("Delete my data")
+    def delete_data(self, key: str) -> Updates:
+        """Delete, and begin anew."""
+        counts = facts_of(self.studio.sessions.find(key))
+        self.studio.delete(key)
+        key, session = self.studio.sessions.create()
+        gr.Info(
+            f"Deleted: {counts['photos']} photos, {counts['trainings']} trainings, {counts['portraits']} portraits.",
+            title="Delete my data",
+        )
+        return {
+            self.key: key,
+            **self.show(session),
+            self.ask_delete: gr.Button(visible=True),
+            self.sure: gr.Row(visible=False),
+            self.walkthrough: gr.Walkthrough(selected=PHOTOS),
+        }
+
+
+def layout(studio: Studio) -> Wizard:
+    """Build the page within the Blocks under construction."""
+    return Wizard(studio)

@@ -1,0 +1,364 @@
+"""What can be done with a session's photos and masks. No gradio, and no session of anybody else."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from magicapture_core.photos import Photo, list_photos, read_photo
+from magicapture_core.problems import PhotoProblem, Problem
+from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
+from magicapture_core.weights import ASSETS
+
+if TYPE_CHECKING:
+    from magicapture_core.concepts import Concept, Example
+    from magicapture_core.faces import FaceAnalyser
+
+MAX_PHOTOS = 20
+PEOPLE = ASSETS / "people"
+THUMB_SIDE = 480
+EDITOR_SIDE = 768
+MASK_COLOUR = (255, 64, 96)
+
+
+@dataclass(frozen=True)
+class MaskView:
+    """One photo as training sees it; pictures are shown files. `problem` instead where it cannot be used."""
+
+    photo: StoredPhoto
+    role: Role
+    pictures: dict[str, str]
+    """"overlay", "mask" and "photo" -> path."""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Person:
+    """A sample person that comes with the project."""
+
+    name: str
+    title: str
+    photos: tuple[Path, ...]
+
+
+def sample_people() -> list[Person]:
+    """Sample people, if there are any."""
+    people = []
+    for folder in sorted(PEOPLE.glob("*/")):
+        try:
+            photos = tuple(list_photos(folder))
+        except PhotoProblem:
+            continue
+        title = folder.name.replace("_", " ").replace("-", " ").title()
+        facts = folder / "person.json"
+        if facts.is_file():
+            title = str(json.loads(facts.read_text(encoding="utf-8")).get("title", title))
+        people.append(Person(folder.name, title, photos))
+    return people
+
+
+class PhotoWork:
+    """Photos: add, judge, remove. Masks: show, correct."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+        self._faces = threading.Semaphore(2)  # more at once would only be slower for everybody
+
+    def analyser(self) -> tuple[FaceAnalyser, str]:
+        """Whose networks look at faces, and why."""
+        from magicapture_core.faces import choose_analyser
+
+        return choose_analyser("auto")
+
+    # --- photos -------------------------------------------------------------------------------------
+
+    def consent(self, key: str, given: bool) -> Session:
+        """Note whether the visitor may use these photos."""
+        with self.sessions.changing(key) as session:
+            session.consent = given
+        return session
+
+    def set_kind(self, key: str, kind: str) -> Session:
+        """A person or an object."""
+        if kind not in ("person", "object"):
+            raise Problem(f'The subject must be "person" or "object", got {kind!r}.')
+        with self.sessions.changing(key) as session:
+            session.kind = kind  # type: ignore[assignment]
+            for role in ("subject", "style"):
+                for photo in session.photos[role]:
+                    photo.mask, photo.views = None, {}
+                self._judge(session, role)  # type: ignore[arg-type]
+        return session
+
+    def add(self, key: str, role: Role, files: Sequence[tuple[Path, str]]) -> tuple[Session, list[str]]:
+        """Add photo files, (path, name as the visitor knows it). Returns what could not be added, in words."""
+        with self.sessions.changing(key) as session:
+            if role == "subject" and not session.consent:
+                raise Problem("Before adding photos, tick the box that says you may use them.")
+            if role == "style" and session.preset is not None:
+                self._drop_all(session, "style")
+                session.preset = None
+            refused = []
+            for path, name in files:
+                if len(session.photos[role]) >= MAX_PHOTOS:
+                    refused.append(
+                        f"{name} and those after it: {MAX_PHOTOS} photos are the most. Remove some."
+                    )
+                    break
+                try:
+                    self._store(session, role, path, name)
+                except PhotoProblem as problem:
+                    refused.append(str(problem))
+            self._judge(session, role)
+        return session, refused
+
+    def use_person(self, key: str, name: str) -> Session:
+        """Take a sample person's photos instead of what is there."""
+        person = next((person for person in sample_people() if person.name == name), None)
+        if person is None:
+            raise Problem(f"There is no sample person {name!r}.")
+        with self.sessions.changing(key) as session:
+            session.kind = "person"
+            self._drop_all(session, "subject")
+            for path in person.photos:
+                self._store(session, "subject", path, path.name)
+            self._judge(session, "subject")
+        return session
+
+    def use_preset(self, key: str, name: str) -> Session:
+        """Take a preset's reference photos as the style."""
+        from magicapture_core.presets import load_preset
+
+        preset = load_preset(name)
+        with self.sessions.changing(key) as session:
+            self._drop_all(session, "style")
+            session.preset = name
+            for path in preset.photos:
+                self._store(session, "style", path, path.name)
+            self._judge(session, "style")
+            for photo in session.photos["style"]:
+                # Chosen by people who looked; a warning would only unsettle.
+                photo.kept = photo.level == "warn"
+        return session
+
+    def own_style(self, key: str) -> Session:
+        """Go from a preset to the visitor's own style photos."""
+        with self.sessions.changing(key) as session:
+            if session.preset is not None:
+                self._drop_all(session, "style")
+                session.preset = None
+        return session
+
+    def remove(self, key: str, role: Role, photo_id: str) -> Session:
+        """Delete one photo; the others are judged anew, for they are compared with each other."""
+        with self.sessions.changing(key) as session:
+            for photo in [photo for photo in session.photos[role] if photo.id == photo_id]:
+                self._drop(session, role, photo)
+            self._judge(session, role)
+        return session
+
+    def keep(self, key: str, role: Role, photo_id: str) -> Session:
+        """Use a photo in spite of its warning."""
+        with self.sessions.changing(key) as session:
+            for photo in session.photos[role]:
+                photo.kept = photo.kept or photo.id == photo_id
+        return session
+
+    def _store(self, session: Session, role: Role, path: Path, name: str) -> None:
+        photo = read_photo(path, name)
+        taken = {other.name for other in session.photos[role]}
+        stem, suffix, number = Path(name).stem[:60] or "photo", Path(name).suffix, 2
+        name = f"{stem}{suffix}"
+        while name in taken:
+            name, number = f"{stem}-{number}{suffix}", number + 1
+        photo_id = secrets.token_hex(8)
+        folder = session.folder / "photos"
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / photo_id)
+        thumb = session.new_shown(".webp")
+        picture = Image.fromarray(photo.pixels)
+        picture.thumbnail((THUMB_SIDE, THUMB_SIDE))
+        picture.save(thumb, quality=85)
+        height, width = photo.pixels.shape[:2]
+        session.photos[role].append(StoredPhoto(photo_id, name, photo_id, str(thumb), width, height))
+
+    def _drop_all(self, session: Session, role: Role) -> None:
+        for photo in list(session.photos[role]):
+            self._drop(session, role, photo)
+
+    def _drop(self, session: Session, role: Role, photo: StoredPhoto) -> None:
+        session.photos[role].remove(photo)
+        (session.folder / "photos" / photo.file).unlink(missing_ok=True)
+        self._drop_mask(session, photo)
+        Path(photo.thumb).unlink(missing_ok=True)
+
+    def read(self, session: Session, photo: StoredPhoto) -> Photo:
+        """A stored photo's pixels."""
+        return read_photo(session.folder / "photos" / photo.file, photo.name)
+
+    def _judge(self, session: Session, role: Role) -> None:
+        from magicapture_core.concepts import judge_photos
+
+        stored = session.photos[role]
+        if not stored:
+            return
+        photos = [self.read(session, photo) for photo in stored]
+        with self._faces:
+            verdicts = judge_photos(photos, role, analyser=self.analyser()[0], kind=session.kind)
+        for photo, verdict in zip(stored, verdicts, strict=True):
+            photo.level = verdict.level
+            photo.reasons = [reason.text for reason in verdict.reasons]
+
+    # --- masks --------------------------------------------------------------------------------------
+
+    def concept(self, session: Session, role: Role, resolution: int) -> Concept:
+        """What training eats: the usable photos, with the visitor's own masks."""
+        from magicapture_core.concepts import prepare_concept
+
+        stored = session.usable(role)
+        masks = {
+            photo.name: mask for photo in stored if (mask := self._own_mask(session, role, photo)) is not None
+        }
+        with self._faces:
+            return prepare_concept(
+                [self.read(session, photo) for photo in stored], role, resolution=resolution,
+                analyser=self.analyser()[0], kind=session.kind, masks=masks,
+            )  # fmt: skip
+
+    def views(self, key: str, role: Role, resolution: int) -> list[MaskView]:
+        """Every usable photo as training will see it; made once and kept until something changes."""
+        with self.sessions.changing(key) as session:
+            return [self._view(session, role, photo, resolution) for photo in session.usable(role)]
+
+    def _view(self, session: Session, role: Role, photo: StoredPhoto, resolution: int) -> MaskView:
+        from magicapture_core.concepts import prepare_concept
+
+        made_from = f"{photo.mask} {session.kind} {resolution}"
+        if photo.views.get("made from") == made_from:
+            return MaskView(photo, role, photo.views)
+        self._drop_views(photo)
+        mask = self._own_mask(session, role, photo)
+        try:
+            with self._faces:
+                concept = prepare_concept(
+                    [self.read(session, photo)], role, resolution=resolution, analyser=self.analyser()[0],
+                    kind=session.kind, masks={} if mask is None else {photo.name: mask},
+                )  # fmt: skip
+        except PhotoProblem as problem:
+            return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))
+        photo.views = {"made from": made_from}
+        for name, pixels in _pictures(concept.examples[0]).items():
+            path = session.new_shown(".webp")
+            picture = Image.fromarray(pixels)
+            if picture.width < THUMB_SIDE // 2:  # a small model's pictures would be blurred by the browser
+                picture = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.LANCZOS)
+            picture.save(path, quality=90)
+            photo.views[name] = str(path)
+        return MaskView(photo, role, photo.views)
+
+    def editor(self, key: str, role: Role, photo_id: str) -> dict[str, Any]:
+        """Value for an image editor: the photo, and the mask of the face as a layer to paint on."""
+        session = self.sessions.find(key)
+        stored = _named(session, role, photo_id)
+        photo = self.read(session, stored)
+        face = self._face(session, role, stored, photo)
+        picture = Image.fromarray(photo.pixels)
+        picture.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
+        layer = np.zeros((picture.height, picture.width, 4), np.uint8)
+        painted = Image.fromarray((face * 255).astype(np.uint8)).resize(
+            picture.size, Image.Resampling.BILINEAR
+        )
+        layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 140)
+        composite = picture.convert("RGBA")
+        composite.alpha_composite(Image.fromarray(layer))
+        return {"background": np.asarray(picture), "layers": [layer], "composite": np.asarray(composite)}
+
+    def paint(self, key: str, role: Role, photo_id: str, layers: Sequence[np.ndarray]) -> Session:
+        """Take what was painted on the editor's layers, (h, w, 4) each, as the mask of the face."""
+        with self.sessions.changing(key) as session:
+            stored = _named(session, role, photo_id)
+            painted = (
+                np.max([layer[..., 3] for layer in layers], axis=0) if layers else np.zeros((8, 8), np.uint8)
+            )
+            mask = Image.fromarray(((painted >= 64) * 255).astype(np.uint8))
+            mask = mask.resize((stored.width, stored.height), Image.Resampling.BILINEAR).point(
+                lambda value: 255 if value >= 128 else 0
+            )
+            if role == "subject" and not np.asarray(mask).any():
+                raise Problem("Nothing is painted. Paint over the face, or go back to the automatic mask.")
+            self._drop_mask(session, stored)
+            folder = session.folder / "masks"
+            folder.mkdir(exist_ok=True)
+            stored.mask = f"{secrets.token_hex(8)}.png"
+            mask.save(folder / stored.mask)
+        return session
+
+    def automatic(self, key: str, role: Role, photo_id: str) -> Session:
+        """Drop the visitor's own mask of a photo."""
+        with self.sessions.changing(key) as session:
+            self._drop_mask(session, _named(session, role, photo_id))
+        return session
+
+    def _own_mask(self, session: Session, role: Role, photo: StoredPhoto) -> np.ndarray | None:
+        """(h, w) of what the role learns, above 0 in it; None where the mask is automatic."""
+        if photo.mask is None:
+            return None
+        with Image.open(session.folder / "masks" / photo.mask) as image:
+            face = np.asarray(image.convert("L")) >= 128
+        return (face if role == "subject" else ~face).astype(np.uint8)
+
+    def _face(self, session: Session, role: Role, stored: StoredPhoto, photo: Photo) -> np.ndarray:
+        """(h, w) float: the face in the whole photo, the visitor's own or the automatic one."""
+        from magicapture_core.masks import face_masks, object_masks
+
+        own = self._own_mask(session, role, stored)
+        if own is not None:
+            return (own if role == "subject" else 1 - own).astype(np.float32)
+        analyser = self.analyser()[0]
+        with self._faces:
+            if session.kind == "object":
+                return object_masks(photo.pixels, analyser).face[0].numpy()
+            faces = analyser.detect(photo.pixels)
+            wanted = faces[:1] if role == "subject" else faces
+            face = np.zeros(photo.pixels.shape[:2], np.float32)
+            for found in wanted:
+                face = np.maximum(face, face_masks(photo.pixels, found, analyser).face[0].numpy())
+        return face
+
+    def _drop_mask(self, session: Session, photo: StoredPhoto) -> None:
+        if photo.mask is not None:
+            (session.folder / "masks" / photo.mask).unlink(missing_ok=True)
+        photo.mask = None
+        self._drop_views(photo)
+
+    def _drop_views(self, photo: StoredPhoto) -> None:
+        for name in ("overlay", "mask", "photo"):
+            if name in photo.views:
+                Path(photo.views[name]).unlink(missing_ok=True)
+        photo.views = {}
+
+
+def _named(session: Session, role: Role, photo_id: str) -> StoredPhoto:
+    for photo in session.photos[role]:
+        if photo.id == photo_id:
+            return photo
+    raise Problem("This photo is no longer here. Choose another one.")
+
+
+def _pictures(example: Example) -> dict[str, np.ndarray]:
+    """The example as people see it: what training eats, nothing else. A style learns all but the face."""
+    from magicapture_core.masks import overlay
+
+    photo = ((example.image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    face = example.masks.face[0].numpy()
+    mask = np.repeat((face * 255).astype(np.uint8)[..., None], 3, axis=2)
+    return {"overlay": overlay(photo, face), "mask": mask, "photo": photo}

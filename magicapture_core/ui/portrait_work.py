@@ -1,0 +1,208 @@
+"""What can be done with a session's trained runs: portraits, heat maps, exports."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.jobs import Job, Jobs, Stream
+from magicapture_core.problems import Problem
+from magicapture_core.ui.model_work import ModelWork
+from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait, StoredRun
+
+if TYPE_CHECKING:
+    from magicapture_core.generation import Portrait
+
+PORTRAITS = "portrait making"
+MOST_PORTRAITS = 32
+KEPT_PORTRAITS = 96
+DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
+
+
+class PortraitWork:
+    """Make portraits, show where words look, pack everything."""
+
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+        self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
+
+    def ready(self, session: Session, run: StoredRun | None) -> str | None:
+        """What is missing before portraits can be made with a run, or None."""
+        if run is None:
+            return "There is no trained run yet. Go back to the step “Train”."
+        if not (session.run_folder(run) / "adapter" / "subject.safetensors").is_file():
+            return (
+                "This training has saved nothing yet. Go back to the step “Train” and let it run for a while."
+            )
+        return None
+
+    def start(self, key: str, config: GenerateConfig) -> Job:
+        """Begin making portraits with the chosen run."""
+        session = self.sessions.find(key)
+        busy = self.jobs.active(session.id)
+        if busy is not None:
+            raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
+        run = session.chosen_run()
+        lacking = self.ready(session, run)
+        if lacking or run is None:
+            raise Problem(lacking or "")
+        if config.count > MOST_PORTRAITS:
+            raise Problem(f"At most {MOST_PORTRAITS} portraits at a time, got {config.count}.")
+        from magicapture_core.prompts import expand
+
+        expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
+        config = with_words(config)
+        return self.jobs.start(
+            session.id, PORTRAITS, lambda job: self._stream(job, key, session, run, config)
+        )
+
+    def job(self, session: Session) -> Job | None:
+        """The newest portrait job of this server's life."""
+        return self.jobs.newest(session.id, PORTRAITS)
+
+    def choose_run(self, key: str, run_id: str) -> Session:
+        """Use another past run."""
+        with self.sessions.changing(key) as session:
+            if not any(run.id == run_id for run in session.runs):
+                raise Problem("This training is no longer here. Choose another one.")
+            session.run = run_id
+        return session
+
+    def _stream(self, job: Job, key: str, session: Session, run: StoredRun, config: GenerateConfig) -> Stream:
+        from magicapture_core.generation import generate
+
+        job.say("Loading the model")
+        models = self.models.load(run.model)
+        if job.stopping:
+            return
+        analyser = self.photos.analyser()[0] if run.settings.get("subject_kind") == "person" else None
+
+        def progress(done: int, total: int) -> bool:
+            job.say(f"Drawing: {100 * done // max(total, 1)} %")
+            return not job.stopping
+
+        portraits = generate(models, session.run_folder(run), config, analyser=analyser, progress=progress)
+        for portrait in portraits:
+            yield self._keep(key, run, portrait)
+        self._pack(key, run)
+
+    def _keep(self, key: str, run: StoredRun, portrait: Portrait) -> StoredPortrait:
+        with self.sessions.changing(key) as session:
+            path = session.new_shown(".png")
+            portrait.save(path)
+            stored = StoredPortrait(
+                id=secrets.token_hex(8),
+                run=run.id,
+                picture=str(path),
+                prompt=portrait.prompt,
+                seed=portrait.seed,
+                identity=None if portrait.identity is None else round(float(portrait.identity), 4),
+                settings=portrait.settings,
+                warnings=list(portrait.warnings),
+                nsfw=portrait.nsfw,
+            )
+            if portrait.attention:
+                folder = session.folder / "attention"
+                folder.mkdir(exist_ok=True)
+                maps = {word: np.asarray(heat, np.float16) for word, heat in portrait.attention.items()}
+                np.savez(folder / f"{stored.id}.npz", **maps)  # type: ignore[arg-type]
+            session.portraits.append(stored)
+            for old in session.portraits[:-KEPT_PORTRAITS]:
+                Path(old.picture).unlink(missing_ok=True)
+                (session.folder / "attention" / f"{old.id}.npz").unlink(missing_ok=True)
+            session.portraits = session.portraits[-KEPT_PORTRAITS:]
+        return stored
+
+    def _pack(self, key: str, run: StoredRun) -> None:
+        """A zip of the run's portraits, best first, each with how it was made."""
+        with self.sessions.changing(key) as session:
+            if session.archive:
+                Path(session.archive).unlink(missing_ok=True)
+            path = session.new_shown(".zip")
+            with zipfile.ZipFile(path, "w") as archive:
+                facts = []
+                for number, portrait in enumerate(best_first(of_run(session, run)), start=1):
+                    name = f"portrait-{number:02d}-seed-{portrait.seed}.png"
+                    archive.write(portrait.picture, name)
+                    facts.append({
+                        "file": name, "prompt": portrait.prompt, "seed": portrait.seed,
+                        "likeness": portrait.identity, "settings": portrait.settings,
+                    })  # fmt: skip
+                archive.writestr("portraits.json", json.dumps(facts, indent=2))
+            session.archive = str(path)
+
+    # --- heat maps ----------------------------------------------------------------------------------
+
+    def words(self, session: Session, portrait_id: str) -> list[str]:
+        """Words of a portrait whose heat maps were kept."""
+        path = session.folder / "attention" / f"{portrait_id}.npz"
+        if not re.fullmatch(r"[0-9a-f]{16}", portrait_id) or not path.is_file():
+            return []
+        with np.load(path) as maps:
+            return list(maps.files)
+
+    def heat(self, session: Session, portrait_id: str, word: str) -> np.ndarray:
+        """(h, w, 3) uint8: a portrait, coloured by where `word` looked."""
+        from magicapture_core.heat import heat_overlay
+
+        portrait = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
+        if portrait is None or word not in self.words(session, portrait_id):
+            raise Problem("There is no heat map of this word. Choose another one.")
+        with np.load(session.folder / "attention" / f"{portrait_id}.npz") as maps:
+            heat = maps[word].astype(np.float32)
+        with Image.open(portrait.picture) as image:
+            return heat_overlay(np.asarray(image.convert("RGB")), heat)
+
+    # --- export -------------------------------------------------------------------------------------
+
+    def export(self, key: str, format: str) -> list[Path]:
+        """The chosen run's adapter for other programs, as files that can be downloaded."""
+        from magicapture_core.export import export_run
+
+        if format not in ("diffusers", "kohya"):
+            raise Problem(f'The format must be "diffusers" or "kohya", got {format!r}.')
+        session = self.sessions.find(key)
+        run = session.chosen_run()
+        lacking = self.ready(session, run)
+        if lacking or run is None:
+            raise Problem(lacking or "")
+        session.shown.mkdir(parents=True, exist_ok=True)
+        folder = session.shown / secrets.token_hex(12) / f"magicapture-{format}"
+        return export_run(session.run_folder(run), format, folder)  # type: ignore[arg-type]
+
+
+def with_words(config: GenerateConfig) -> GenerateConfig:
+    """The config, listening to every word of its prompt that means something."""
+    import dataclasses
+
+    found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", config.prompt)
+    words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS]
+    return dataclasses.replace(config, attention_words=tuple(words[:16]))
+
+
+def of_run(session: Session, run: StoredRun | None) -> list[StoredPortrait]:
+    """A run's portraits."""
+    return [portrait for portrait in session.portraits if run is not None and portrait.run == run.id]
+
+
+def best_first(portraits: Sequence[StoredPortrait]) -> list[StoredPortrait]:
+    """By likeness; without a score later, blacked out ones last."""
+    return sorted(portraits, key=lambda p: (p.nsfw, p.identity is None, -(p.identity or 0.0)))
+
+
+def generate_config(values: dict[str, Any]) -> GenerateConfig:
+    """From plain values of a form, where numbers may have come as floats."""
+    whole = {"count", "seed", "steps", "width", "height"}
+    tidy = {
+        name: int(value) if name in whole and value is not None else value for name, value in values.items()
+    }
+    return from_dict(GenerateConfig, tidy)

@@ -1,0 +1,283 @@
+"""What belongs to one visitor, on disk: found again by a key that only their browser knows.
+
+RUNS/sessions/<id>/session.json, photos/, masks/, runs/    never served
+RUNS/shown/<id>/<random name>                               what the page shows, by names nobody can guess
+
+<id> is a hash of the key: pictures' addresses contain the id, so sharing one does not give the key away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from magicapture_core.files import atomic_file
+from magicapture_core.problems import Problem
+
+Role = Literal["subject", "style"]
+KEY = re.compile(r"[0-9a-f]{48}")
+LOST = (
+    "This page's session is no longer here: it was deleted, or it is too old. Reload the page to begin anew."
+)
+
+
+@dataclass
+class StoredPhoto:
+    """One photo of a session and what is known about it."""
+
+    id: str
+    name: str
+    """Unique within its role."""
+    file: str
+    """Name in photos/."""
+    thumb: str
+    """Shown picture."""
+    width: int
+    height: int
+    level: str = "accept"
+    reasons: list[str] = field(default_factory=list)
+    kept: bool = False
+    """The user wants a photo with a warning all the same."""
+    mask: str | None = None
+    """Name in masks/ of the user's own mask of the face; None: automatic."""
+    views: dict[str, str] = field(default_factory=dict)
+    """Shown pictures of it as training sees it: "overlay", "mask", "photo"; and what they were "made from"."""
+
+
+@dataclass
+class StoredRun:
+    """One training of a session."""
+
+    id: str
+    title: str
+    model: str
+    fingerprint: str
+    """Of the photos, masks and style it was started with."""
+    schedule: str
+    settings: dict[str, Any]
+    """TrainConfig as plain values."""
+    started: float
+    preset: str | None = None
+    step: int = 0
+    total: int = 0
+
+
+@dataclass
+class StoredPortrait:
+    """One generated picture."""
+
+    id: str
+    run: str
+    picture: str
+    """Shown picture."""
+    prompt: str
+    seed: int
+    identity: float | None
+    settings: dict[str, Any]
+    warnings: list[str]
+    nsfw: bool = False
+
+
+@dataclass
+class Session:
+    """Everything of one visitor. Change it within `Sessions.changing`."""
+
+    folder: Path
+    shown: Path
+    consent: bool = False
+    kind: Literal["person", "object"] = "person"
+    photos: dict[str, list[StoredPhoto]] = field(default_factory=lambda: {"subject": [], "style": []})
+    preset: str | None = None
+    """Chosen style preset; None: the visitor's own style photos."""
+    model: str | None = None
+    masks_seen: str = ""
+    """Fingerprint of the photos at the time the masks step was left."""
+    runs: list[StoredRun] = field(default_factory=list)
+    run: str | None = None
+    """The run that portraits are made with."""
+    portraits: list[StoredPortrait] = field(default_factory=list)
+    archive: str | None = None
+    """Zip of the newest portraits."""
+
+    @property
+    def id(self) -> str:
+        """Names it without giving its key away."""
+        return self.folder.name
+
+    def usable(self, role: Role) -> list[StoredPhoto]:
+        """Photos that can be learned from."""
+        return [photo for photo in self.photos[role] if photo.level != "refuse"]
+
+    def chosen_run(self) -> StoredRun | None:
+        """The run that portraits are made with."""
+        return next((run for run in self.runs if run.id == self.run), None)
+
+    def run_folder(self, run: StoredRun) -> Path:
+        """Where a run is stored."""
+        return self.folder / "runs" / run.id
+
+    def fingerprint(self) -> str:
+        """Changes with whatever a training would learn from."""
+        parts = [self.kind, self.preset or ""]
+        for role in ("subject", "style"):
+            if role == "style" and self.preset:
+                continue
+            parts += [f"{role}:{photo.id}:{photo.mask}" for photo in self.usable(role)]  # type: ignore[arg-type]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def new_shown(self, suffix: str) -> Path:
+        """A path for a picture to be shown, with a name that cannot be guessed."""
+        self.shown.mkdir(parents=True, exist_ok=True)
+        return self.shown / f"{secrets.token_hex(12)}{suffix}"
+
+
+class Sessions:
+    """All sessions under one folder."""
+
+    def __init__(self, root: Path, keep_days: float = 7.0) -> None:
+        self.root = root
+        self.keep_days = keep_days
+        self._locks: dict[str, threading.RLock] = {}
+        self._lock = threading.Lock()
+        self._swept = 0.0
+        for name in ("sessions", "shown"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        (root / "sessions").chmod(0o700)
+
+    @property
+    def shown(self) -> Path:
+        """Folder of everything that is served."""
+        return self.root / "shown"
+
+    def secret(self) -> str:
+        """What the browser's copy of the key is scrambled with: the same at every start."""
+        path = self.root / "browser-secret"
+        if not path.exists():
+            with atomic_file(path) as fresh:
+                fresh.write_text(secrets.token_hex(16), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+
+    def open(self, key: object) -> tuple[str, Session]:
+        """The session of a key; a new one, with a new key, if there is none."""
+        self._sweep_now_and_then()
+        if isinstance(key, str) and self._exists(key):
+            session = self.find(key)
+            (session.folder / "session.json").touch()
+            return key, session
+        return self.create()
+
+    def create(self) -> tuple[str, Session]:
+        """A new, empty session and its key."""
+        key = secrets.token_hex(24)
+        session = Session(*self._folders(key))
+        session.folder.mkdir(parents=True)
+        session.folder.chmod(0o700)
+        self._write(session)
+        return key, session
+
+    def find(self, key: object) -> Session:
+        """The session of a key. Raises Problem if there is none."""
+        if not isinstance(key, str) or not self._exists(key):
+            raise Problem(LOST)
+        folder, shown = self._folders(key)
+        try:
+            values = json.loads((folder / "session.json").read_text(encoding="utf-8"))
+            return _session(folder, shown, values)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise Problem(LOST) from error
+
+    def changing(self, key: object) -> Changing:
+        """`with sessions.changing(key) as session:` reads, locks, and writes it at the end."""
+        if not isinstance(key, str) or not self._exists(key):
+            raise Problem(LOST)
+        return Changing(self, key)
+
+    def delete(self, key: object) -> None:
+        """Remove everything of a session from the disk."""
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise Problem(LOST)
+        for folder in self._folders(key):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def owner(self, key: str) -> str:
+        """The session's id."""
+        return _id(key)
+
+    def lock(self, owner: str) -> threading.RLock:
+        """One at a time changes a session."""
+        with self._lock:
+            return self._locks.setdefault(owner, threading.RLock())
+
+    def _write(self, session: Session) -> None:
+        values = dataclasses.asdict(session)
+        del values["folder"], values["shown"]
+        with atomic_file(session.folder / "session.json") as path:
+            path.write_text(json.dumps(values), encoding="utf-8")
+
+    def _exists(self, key: str) -> bool:
+        return bool(KEY.fullmatch(key)) and (self._folders(key)[0] / "session.json").is_file()
+
+    def _folders(self, key: str) -> tuple[Path, Path]:
+        return self.root / "sessions" / _id(key), self.shown / _id(key)
+
+    def _sweep_now_and_then(self) -> None:
+        """Once an hour, remove what nobody has opened for `keep_days`."""
+        now = time.time()
+        with self._lock:
+            if now - self._swept < 3600:
+                return
+            self._swept = now
+        for folder in (self.root / "sessions").iterdir():
+            file = folder / "session.json"
+            age = now - (file.stat().st_mtime if file.exists() else folder.stat().st_mtime)
+            if age > self.keep_days * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(self.shown / folder.name, ignore_errors=True)
+
+
+class Changing:
+    """A session, locked while it is changed."""
+
+    def __init__(self, sessions: Sessions, key: str) -> None:
+        self._sessions, self._key = sessions, key
+        self._lock = sessions.lock(sessions.owner(key))
+
+    def __enter__(self) -> Session:
+        self._lock.acquire()
+        try:
+            self._session = self._sessions.find(self._key)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._session
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            # Deleted meanwhile: writing would bring it back.
+            if kind is None and self._session.folder.exists():
+                self._sessions._write(self._session)
+        finally:
+            self._lock.release()
+
+
+def _id(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _session(folder: Path, shown: Path, values: dict[str, Any]) -> Session:
+    session = Session(folder, shown, **values)
+    session.photos = {
+        role: [StoredPhoto(**photo) for photo in photos] for role, photos in session.photos.items()
+    }  # type: ignore[arg-type]
+    session.runs = [StoredRun(**run) for run in session.runs]  # type: ignore[arg-type]
+    session.portraits = [StoredPortrait(**portrait) for portrait in session.portraits]  # type: ignore[arg-type]
+    return session

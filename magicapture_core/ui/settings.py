@@ -1,0 +1,105 @@
+"""A form with every training setting, built from TrainConfig and its docstrings."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import types
+import typing
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+from gradio.components import Component
+
+from magicapture_core import config as config_module
+from magicapture_core.config import TrainConfig, to_dict
+
+ELSEWHERE = {"subject_kind"}
+"""Settings that another step asks for."""
+GROUPS = {
+    "Length": ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),
+    "Speed of learning": (
+        "ti_learning_rate", "lora_learning_rate", "embedding_learning_rate", "learning_rate_decay",
+        "lora_weight_decay", "max_grad_norm",
+    ),
+    "What is trained": (
+        "lora_rank", "lora_alpha", "lora_targets", "subject_init_word", "style_init_std", "embedding_norm",
+    ),
+    "Weights of the objectives": (
+        "lambda_id", "lambda_attn", "composed_weight", "style_weight", "style_weight_until",
+        "identity_time_limit", "identity_decode", "attention_resolution",
+    ),
+}  # fmt: skip
+"""Settings by subject; those not named here come last."""
+
+
+@cache
+def help_texts(config: type = TrainConfig) -> dict[str, str]:
+    """Each setting's attribute docstring, as one line."""
+    tree = ast.parse(inspect.getsource(config_module))
+    body = next(
+        node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config.__name__
+    )
+    texts = {}
+    for field, text in itertools.pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def layout() -> dict[str, Component]:
+    """Components by setting, in groups; call it where the form is to stand."""
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in ELSEWHERE]
+    grouped = {name for group in GROUPS.values() for name in group}
+    groups = {**GROUPS, "Looking and keeping": tuple(name for name in names if name not in grouped)}
+    components: dict[str, Component] = {}
+    for title, group in groups.items():
+        gr.HTML(f'<h3 class="mc-sub">{title}</h3>')
+        with gr.Row(equal_height=True, elem_classes="mc-settings"):
+            for name in group:
+                components[name] = _component(name)
+    return {name: components[name] for name in names}
+
+
+def _component(name: str) -> Component:
+    hint = typing.get_type_hints(TrainConfig)[name]
+    default = getattr(TrainConfig(), name)
+    options: dict[str, Any] = {
+        "label": name.replace("_", " ").capitalize(), "info": help_texts().get(name), "min_width": 230,
+        "interactive": True,
+    }  # fmt: skip
+    if hint is bool:
+        return gr.Checkbox(default, **options)
+    if get_origin(hint) is Literal:
+        return gr.Dropdown(list(get_args(hint)), value=default, **options)
+    if get_origin(hint) is tuple:
+        return gr.CheckboxGroup(list(get_args(get_args(hint)[0])), value=list(default), **options)
+    if hint is str:
+        return gr.Textbox(default, **options)
+    return gr.Number(default, **options)
+
+
+def values_of(config: TrainConfig) -> dict[str, Any]:
+    """What the form shows for a config."""
+    return {name: value for name, value in to_dict(config).items() if name not in ELSEWHERE}
+
+
+def from_form(values: dict[str, Any]) -> dict[str, Any]:
+    """What the form holds as plain settings: numbers come as floats, empty ones as None."""
+    hints = typing.get_type_hints(TrainConfig)
+    return {name: _typed(hints[name], value) for name, value in values.items()}
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    options = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    if int in options and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

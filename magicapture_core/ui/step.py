@@ -1,0 +1,63 @@
+"""What every step of the wizard shares: handlers that turn problems into words."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import gradio as gr
+from gradio.blocks import BlockContext
+from gradio.components import Component
+
+from magicapture_core.jobs import UNEXPECTED
+from magicapture_core.problems import Problem
+from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.studio import Studio
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+Updates = dict[Any, Any]
+"""Component -> its new value or properties; what is not in it stays."""
+
+
+class Step:
+    """One step: its components (made where it is constructed), how they show a session, its handlers."""
+
+    name: str
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def show(self, session: Session) -> Updates:
+        """Everything of the step as the session stands."""
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> list[Component]:
+        """Every component that `show` may update."""
+        return [value for value in vars(self).values() if isinstance(value, Component | BlockContext)]
+
+
+def told(step: str) -> Callable[[Callable[P, Updates]], Callable[P, Any]]:
+    """A handler whose failures become a message that names the step; never a traceback."""
+
+    def decorate(handler: Callable[P, Updates]) -> Callable[P, Any]:
+        @functools.wraps(handler)
+        def safe(*values: P.args, **named: P.kwargs) -> Any:
+            try:
+                return handler(*values, **named) or gr.skip()
+            except Problem as problem:
+                gr.Warning(str(problem), title=step, duration=15)
+            except Exception:
+                reference = secrets.token_hex(4)
+                log.exception("step %s failed (reference %s)", step, reference)
+                gr.Warning(UNEXPECTED.format(reference=reference), title=step, duration=15)
+            return gr.skip()
+
+        return safe
+
+    return decorate

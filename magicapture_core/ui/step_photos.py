@@ -1,0 +1,227 @@
+"""Steps 1 and 2: photos of the person, and the style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from magicapture_core.photos import PHOTO_SUFFIXES
+from magicapture_core.problems import Problem
+from magicapture_core.ui import cards
+from magicapture_core.ui.photo_work import PhotoWork, sample_people
+from magicapture_core.ui.sessions import Role, Session
+from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.studio import Studio
+from magicapture_core.weights import ASSETS
+
+PRESETS = ASSETS.parent / "presets"
+CONSENT = "These are photos of me, or I have this person's permission to use them."
+KINDS = [("A person", "person"), ("An object or a pet", "object")]
+
+
+def small_picture(studio: Studio, source: Path) -> str:
+    """A small copy of one of the project's own pictures, among the shown files; made once."""
+    folder = studio.sessions.shown / "samples"
+    path = folder / f"{source.parent.name}-{source.stem}.webp"
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        with Image.open(source) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((200, 200))
+        picture.save(path, quality=82)
+    return str(path)
+
+
+def added(work: PhotoWork, key: str, role: Role, files: list[str]) -> tuple[Session, str]:
+    """Take uploaded files into a session and delete the uploads. Returns what was refused, as a note."""
+    paths = [Path(file) for file in files]
+    try:
+        session, refused = work.add(key, role, [(path, path.name) for path in paths])
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    return session, cards.note("\n".join(refused), "bad")
+
+
+class PhotosStep(Step):
+    """Consent, photos of the subject, verdicts."""
+
+    name = "Photos"
+
+    def __init__(self, studio: Studio) -> None:
+        super().__init__(studio)
+        gr.HTML(
+            cards.heading(
+                "Who is in the picture?", "Add 4 to 6 photos of one person, or try it with a sample person."
+            )
+        )
+        self.consent = gr.Checkbox(False, label=CONSENT, elem_id="mc-consent", container=False)
+        self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
+        with gr.Column(visible=False) as self.adding, gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.files = gr.File(
+                    label="Drop photos here, or click to choose them", file_count="multiple",
+                    file_types=["image", *PHOTO_SUFFIXES], height=190, elem_id="mc-files",
+                )  # fmt: skip
+                with gr.Accordion("Take a photo with this device's camera", open=False):
+                    self.camera = gr.Image(
+                        sources=["webcam"],
+                        type="filepath",
+                        format="jpeg",
+                        label="Camera",
+                        height=320,
+                        buttons=[],
+                    )
+                    self.camera_add = gr.Button("Use this photo")
+            with gr.Column(scale=2, min_width=260):
+                gr.HTML(cards.GUIDANCE)
+        self.refused = gr.HTML()
+        self.summary = gr.HTML()
+        self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
+        with gr.Accordion("Not a person?", open=False):
+            self.kind = gr.Radio(KINDS, value="person", label="The photos show", elem_id="mc-kind")
+
+    def show(self, session: Session) -> Updates:
+        """The session's photos with their verdicts."""
+        photos = session.photos["subject"]
+        return {
+            self.consent: gr.Checkbox(value=session.consent),
+            self.adding: gr.Column(visible=session.consent),
+            self.kind: session.kind,
+            self.people: "" if photos else self._people(),
+            self.photos: cards.photo_cards(photos),
+            self.summary: cards.summary(photos, "subject", session.kind),
+            self.refused: "",
+        }
+
+    def _people(self) -> str:
+        people = sample_people()
+        shown = [
+            (person.name, person.title, f"{len(person.photos)} photos, an invented face", [
+                small_picture(self.studio, path) for path in person.photos[:3]
+            ])
+            for person in people
+        ]  # fmt: skip
+        found = cards.choices(shown, None, "person")
+        return f'<h3 class="mc-sub">Try it with a sample person</h3>{found}' if found else ""
+
+    @told(name)
+    def agree(self, key: str, given: bool) -> Updates:
+        """The consent box was ticked or cleared."""
+        return self.show(self.studio.photos.consent(key, given))
+
+    @told(name)
+    def upload(self, key: str, files: list[str] | str | None) -> Updates:
+        """Files were dropped, chosen or taken by the camera."""
+        if not files:
+            raise Problem("There is no photo yet. Take or choose one first.")
+        session, refused = added(
+            self.studio.photos, key, "subject", [files] if isinstance(files, str) else files
+        )
+        return {
+            **self.show(session),
+            self.files: gr.File(value=None),
+            self.camera: None,
+            self.refused: refused,
+        }
+
+    @told(name)
+    def press(self, key: str, event: gr.EventData) -> Updates:
+        """Keep or remove a photo, or take a sample person."""
+        work = self.studio.photos
+        act, target = str(event.act), str(event.id)
+        if act == "person":
+            return self.show(work.use_person(key, target))
+        if act not in ("keep", "remove"):
+            raise Problem("This button is not known. Reload the page.")
+        return self.show((work.keep if act == "keep" else work.remove)(key, "subject", target))
+
+    @told(name)
+    def choose_kind(self, key: str, kind: str) -> Updates:
+        """Person or object."""
+        return self.show(self.studio.photos.set_kind(key, kind))
+
+    def lacking(self, session: Session) -> str | None:
+        """Why the next step would make no sense yet."""
+        if not session.photos["subject"]:
+            return "Add some photos first, or take a sample person."
+        if not session.usable("subject"):
+            return "None of the photos can be used. Add at least one that can."
+        return None
+
+
+class StyleStep(Step):
+    """A preset, or the visitor's own style photos."""
+
+    name = "Style"
+
+    def __init__(self, studio: Studio) -> None:
+        super().__init__(studio)
+        gr.HTML(cards.heading("Which style?", "Choose one, or add 4 to 6 photos in a style of your own."))
+        self.presets = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-presets")
+        with gr.Accordion("Use my own style photos", open=not PRESETS.is_dir()) as self.own, gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.files = gr.File(
+                        label="Drop style photos here, or click to choose them", file_count="multiple",
+                        file_types=["image", *PHOTO_SUFFIXES], height=170, elem_id="mc-style-files",
+                    )  # fmt: skip
+            with gr.Column(scale=2, min_width=260):
+                gr.HTML(cards.STYLE_GUIDANCE)
+        self.refused = gr.HTML()
+        self.summary = gr.HTML()
+        self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-photos")
+
+    def show(self, session: Session) -> Updates:
+        """The presets with the chosen one marked, and the style photos."""
+        photos = session.photos["style"]
+        title = ""
+        if session.preset:
+            from magicapture_core.presets import load_preset
+
+            title = cards.note(
+                f"{load_preset(session.preset).title}: its photos are below. Remove any you dislike.", "good"
+            )
+        return {
+            self.presets: self._presets(session.preset),
+            self.photos: cards.photo_cards(photos),
+            self.summary: title or cards.summary(photos, "style"),
+            self.refused: "",
+        }
+
+    def _presets(self, chosen: str | None) -> str:
+        from magicapture_core.presets import load_preset, preset_names  # imports torch
+
+        shown: list[tuple[str, str, str, list[Any]]] = []
+        for name in preset_names():
+            preset = load_preset(name)
+            pictures = [small_picture(self.studio, path) for path in preset.photos[:3]]
+            shown.append((name, preset.title, preset.description, pictures))
+        return cards.choices(shown, chosen, "preset")
+
+    @told(name)
+    def upload(self, key: str, files: list[str] | None) -> Updates:
+        """Own style photos were added; they replace a preset."""
+        session, refused = added(self.studio.photos, key, "style", files or [])
+        return {**self.show(session), self.files: gr.File(value=None), self.refused: refused}
+
+    @told(name)
+    def press(self, key: str, event: gr.EventData) -> Updates:
+        """Choose a preset, keep or remove a photo."""
+        work = self.studio.photos
+        act, target = str(event.act), str(event.id)
+        if act == "preset":
+            return self.show(work.use_preset(key, target))
+        if act not in ("keep", "remove"):
+            raise Problem("This button is not known. Reload the page.")
+        return self.show((work.keep if act == "keep" else work.remove)(key, "style", target))
+
+    def lacking(self, session: Session) -> str | None:
+        """Why the next step would make no sense yet."""
+        if not session.photos["style"]:
+            return "Choose a style, or add some style photos."
+        if not session.usable("style"):
+            return "None of the style photos can be used. Add at least one that can."
+        return None

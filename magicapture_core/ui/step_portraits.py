@@ -1,0 +1,321 @@
+"""Step 5: make portraits, look at them, take them along."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from magicapture_core.config import GenerateConfig
+from magicapture_core.problems import Problem
+from magicapture_core.ui import cards
+from magicapture_core.ui.portrait_work import MOST_PORTRAITS, best_first, generate_config, of_run
+from magicapture_core.ui.sessions import Session, StoredPortrait
+from magicapture_core.ui.settings import help_texts
+from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step_train import STALE
+from magicapture_core.ui.studio import Studio
+
+COMPOSED_PROMPT = GenerateConfig().prompt
+EDITS = (
+    "smiling", "serious", "wearing sunglasses", "wearing glasses", "wearing a hat", "black and white", "outdoors",
+    "soft light",
+)  # fmt: skip
+
+
+class PortraitsStep(Step):
+    """Prompt, gallery, details, downloads."""
+
+    name = "Portraits"
+
+    def __init__(self, studio: Studio) -> None:
+        super().__init__(studio)
+        gr.HTML(
+            cards.heading(
+                "Make portraits",
+                "Describe the picture, or leave it as it is. {subject} is the person, {style} the style.",
+            )
+        )
+        self.stale = gr.HTML()
+        self.run = gr.Dropdown([], label="Made with", visible=False, elem_id="mc-run")
+        self.prompt = gr.Textbox(COMPOSED_PROMPT, label="What to show", lines=2, elem_id="mc-prompt")
+        self.chips = gr.HTML(_chips(()), js_on_load=cards.CLICKS, elem_id="mc-chips")
+        with gr.Row():
+            self.count = gr.Slider(
+                1, 16, value=4, step=1, label="How many", min_width=200, elem_id="mc-count"
+            )
+            self.make = gr.Button(
+                "Make portraits", variant="primary", size="lg", min_width=200, elem_id="mc-make"
+            )
+            self.stop = gr.Button("Stop", visible=False, min_width=120, elem_id="mc-make-stop")
+        self._more_control()
+        self.progress = gr.HTML(elem_id="mc-make-progress")
+        self.gallery = gr.Gallery(
+            label="Portraits, best likeness first", columns=4, object_fit="contain", height="auto", visible=False,
+            buttons=["download", "fullscreen"], interactive=False, elem_id="mc-gallery",
+        )  # fmt: skip
+        self.chosen = gr.State(None)
+        with gr.Row(visible=False) as self.details:  # type: ignore[assignment]
+            with gr.Column(scale=3, min_width=280):
+                self.facts = gr.HTML(elem_id="mc-facts")
+                self.word = gr.Radio([], label="Where does this word look?", elem_id="mc-word")
+            with gr.Column(scale=2, min_width=240):
+                self.heat = gr.Image(
+                    label="Bright is where the word looks",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    height=340,
+                )
+        with gr.Row():
+            self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
+        with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
+            gr.HTML('<p class="mc-quiet">What was learned, as small files. They need the same model.</p>')
+            self.format = gr.Radio(
+                [("diffusers (Python)", "diffusers"), ("AUTOMATIC1111, Forge, ComfyUI", "kohya")], value="diffusers",
+                label="Program", elem_id="mc-format",
+            )  # fmt: skip
+            self.export = gr.Button("Prepare the files", elem_id="mc-export")
+            self.exported = gr.File(label="Files", file_count="multiple", visible=False, interactive=False)
+        with gr.Accordion("Past trainings", open=False, visible=False) as self.past:  # type: ignore[assignment]
+            self.discard = gr.Button("Delete the training chosen above, with its portraits", variant="stop")
+
+    def _more_control(self) -> None:
+        default, texts = GenerateConfig(), help_texts(GenerateConfig)
+        with gr.Accordion("More control", open=False):
+            self.negative = gr.Textbox("", label="What to avoid", placeholder="for example: blurry, hat")
+            with gr.Row():
+                self.seed = gr.Number(
+                    None, label="Seed", precision=0, minimum=0, min_width=200,
+                    info="The same seed gives the same picture. Empty: a new one.",
+                )  # fmt: skip
+                self.steps = gr.Slider(
+                    5, 100, value=default.steps, step=1, label="Steps", min_width=200, info=texts["steps"]
+                )
+            with gr.Row():
+                self.adapter = gr.Slider(
+                    0, 1.5, value=default.adapter_scale, step=0.05, label="Strength of what was learned", min_width=200,
+                    info="Lower: freer; higher: closer to the photos. 0.6 to 1 is usual.",
+                )  # fmt: skip
+                self.guidance = gr.Slider(
+                    0, 20, value=default.guidance_scale, step=0.5, label="Closeness to the description (guidance)",
+                    min_width=200, info=texts["guidance_scale"],
+                )  # fmt: skip
+
+    @property
+    def live(self) -> list[Any]:
+        """What changes while portraits are made."""
+        return [
+            self.progress, self.gallery, self.make, self.stop, self.archive, self.details, self.exporting, self.stale,
+            self.word, self.facts, self.heat, self.chosen,
+        ]  # fmt: skip
+
+    def show(self, session: Session) -> Updates:
+        """The chosen run with its prompt and portraits."""
+        run = session.chosen_run()
+        prompts: tuple[str, ...] = (COMPOSED_PROMPT,)
+        negative = ""
+        if run and run.preset:
+            from magicapture_core.presets import load_preset
+
+            try:
+                preset = load_preset(run.preset)
+                prompts, negative = preset.prompts, preset.negative_prompt
+            except Problem:
+                pass  # a preset that is gone takes nothing from what was learned
+        facts = self.studio.models.facts(run.model) if run else self.studio.facts(session)
+        suits = {
+            "steps": GenerateConfig().steps,
+            "guidance_scale": 7.0,
+            "adapter_scale": 0.8,
+            **facts.generate,
+        }
+        runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
+        return {
+            self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
+            self.past: gr.Accordion(visible=bool(runs)),
+            self.prompt: prompts[0],
+            self.chips: _chips(prompts),
+            self.negative: negative,
+            self.steps: suits["steps"],
+            self.guidance: suits["guidance_scale"],
+            self.adapter: suits["adapter_scale"],
+            self.exported: gr.File(value=None, visible=False),
+            **self.watch(session, None)[0],
+        }
+
+    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
+        """What is new since `seen`, and the new `seen`."""
+        job = self.studio.portraits.job(session)
+        snapshot = job.snapshot() if job else None
+        run = session.chosen_run()
+        found = best_first(of_run(session, run))
+        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage}" if snapshot else ""
+        now = [job.id if job else "", state, [portrait.id for portrait in found], session.archive]
+        if seen == now:
+            return {}, seen
+        busy = snapshot is not None and not snapshot.ended
+        updates: Updates = {
+            self.progress: self._progress(session),
+            self.make: gr.Button("Make more portraits" if found else "Make portraits", interactive=not busy),
+            self.stop: gr.Button(visible=busy),
+            self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
+        }
+        if seen is None or seen[2:] != now[2:]:
+            updates |= self._gallery(session, found)
+        return updates, now
+
+    def _gallery(self, session: Session, found: list[StoredPortrait]) -> Updates:
+        ready = self.studio.portraits.ready(session, session.chosen_run()) is None
+        return {
+            self.gallery: gr.Gallery(
+                [(portrait.picture, _caption(portrait)) for portrait in found],
+                visible=bool(found),
+                selected_index=None,
+            ),
+            self.archive: gr.DownloadButton(value=session.archive, visible=bool(found and session.archive)),
+            self.details: gr.Row(visible=False),
+            self.exporting: gr.Accordion(visible=ready),
+        }
+
+    def _progress(self, session: Session) -> str:
+        job = self.studio.portraits.job(session)
+        if job is None:
+            return ""
+        snapshot = job.snapshot()
+        if snapshot.state == "failed":
+            return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
+        if snapshot.state == "waiting":
+            return cards.progress(
+                0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
+            )
+        if snapshot.ended:
+            warnings = dict.fromkeys(
+                warning for portrait in snapshot.reports for warning in portrait.warnings
+            )
+            return cards.note("\n".join(warnings), "warn")
+        share = int(snapshot.stage.split()[1]) / 100 if snapshot.stage.startswith("Drawing: ") else 0.0
+        title = "Stopping" if snapshot.state == "stopping" else snapshot.stage.split(":")[0] or "Preparing"
+        return cards.progress(share, title, [])
+
+    @told(name)
+    def generate(
+        self, key: str, prompt: str, negative: str, count: float, seed: float | None, steps: float, adapter: float,
+        guidance: float,
+    ) -> Updates:  # fmt: skip
+        """Make portraits."""
+        if not prompt.strip():
+            raise Problem("Describe the picture first, for example: " + COMPOSED_PROMPT)
+        config = generate_config({
+            "prompt": prompt, "negative_prompt": negative, "count": min(count, MOST_PORTRAITS), "seed": seed,
+            "steps": steps, "adapter_scale": adapter, "guidance_scale": guidance,
+        })  # fmt: skip
+        self.studio.portraits.start(key, config)
+        time.sleep(0)  # let the job's thread begin, so that the first look already shows it at work
+        return self.watch(self.studio.sessions.find(key), None)[0]
+
+    @told(name)
+    def halt(self, key: str) -> Updates:
+        """Stop making portraits; the finished ones stay."""
+        self.studio.training.stop(key)
+        return self.watch(self.studio.sessions.find(key), None)[0]
+
+    @told(name)
+    def press_chip(self, prompt: str, event: gr.EventData) -> Updates:
+        """Add an edit to the prompt, or take it out again; or take another prompt."""
+        text = str(event.id)
+        if event.act == "prompt":
+            return {self.prompt: text}
+        if f", {text}" in prompt:
+            return {self.prompt: prompt.replace(f", {text}", "")}
+        return {self.prompt: f"{prompt.rstrip(' ,.')}, {text}"}
+
+    @told(name)
+    def select(self, key: str, event: gr.SelectData) -> Updates:
+        """Show what is known of a portrait."""
+        session = self.studio.sessions.find(key)
+        found = best_first(of_run(session, session.chosen_run()))
+        if not isinstance(event.index, int) or event.index >= len(found):
+            return {}
+        portrait = found[event.index]
+        words = self.studio.portraits.words(session, portrait.id)
+        word = words[0] if words else None
+        return {
+            self.details: gr.Row(visible=True),
+            self.facts: _facts(portrait),
+            self.chosen: portrait.id,
+            self.word: gr.Radio(
+                [(_word_title(word), word) for word in words], value=word, visible=bool(words)
+            ),
+            self.heat: gr.Image(
+                self.studio.portraits.heat(session, portrait.id, word) if word else None, visible=bool(words)
+            ),
+        }
+
+    @told(name)
+    def show_heat(self, key: str, portrait_id: str | None, word: str | None) -> Updates:
+        """Another word's heat map."""
+        if not portrait_id or not word:
+            return {}
+        return {self.heat: self.studio.portraits.heat(self.studio.sessions.find(key), portrait_id, word)}
+
+    @told(name)
+    def choose_run(self, key: str, run_id: str) -> Updates:
+        """Use another past run."""
+        return self.show(self.studio.portraits.choose_run(key, run_id))
+
+    @told(name)
+    def discard_run(self, key: str, run_id: str | None) -> Updates:
+        """Delete a past run."""
+        session = self.studio.sessions.find(key)
+        return self.show(self.studio.training.discard(key, run_id or session.run or ""))
+
+    @told(name)
+    def export_files(self, key: str, format: str) -> Updates:
+        """Write the adapter for other programs."""
+        paths = self.studio.portraits.export(key, format)
+        return {self.exported: gr.File([str(path) for path in paths], visible=True)}
+
+
+def _caption(portrait: StoredPortrait) -> str:
+    if portrait.nsfw:
+        return "Hidden by the safety checker"
+    score = "no face found" if portrait.identity is None else f"Likeness {max(portrait.identity, 0):.0%}"
+    return f"{score} · seed {portrait.seed}"
+
+
+def _run_title(run: Any) -> str:
+    begun = time.strftime("%d %b, %H:%M", time.localtime(run.started))
+    return f"{run.title} ({begun})"
+
+
+def _word_title(word: str | None) -> str:
+    return {"{subject}": "the person", "{style}": "the style"}.get(word or "", word or "")
+
+
+def _facts(portrait: StoredPortrait) -> str:
+    rows = {"Likeness": _caption(portrait).split(" · ")[0].removeprefix("Likeness "), "Description": portrait.prompt,
+            "Seed": portrait.seed}  # fmt: skip
+    titles = {"negative_prompt": "Avoided", "steps": "Steps", "guidance_scale": "Guidance", "adapter_scale": "Strength",
+              "scheduler": "Sampler", "model": "Model"}  # fmt: skip
+    rows |= {title: portrait.settings[name] for name, title in titles.items() if portrait.settings.get(name)}
+    cells = "".join(f"<dt>{escape(title)}</dt><dd>{escape(str(value))}</dd>" for title, value in rows.items())
+    return f'<h3 class="mc-sub">This portrait</h3><dl class="mc-list">{cells}</dl>'
+
+
+def _chips(prompts: tuple[str, ...]) -> str:
+    def chip(act: str, text: str, title: str) -> str:
+        return (
+            f'<button type="button" class="mc-chip" data-act="{act}" data-id="{escape(text, quote=True)}">'
+            f"{escape(title)}</button>"
+        )
+
+    others = "".join(chip("prompt", prompt, prompt) for prompt in prompts[1:5])
+    ideas = (
+        f'<p class="mc-quiet">Other ideas for this style</p><div class="mc-chips">{others}</div>'
+        if others
+        else ""
+    )
+    edits = "".join(chip("edit", text, text) for text in EDITS)
+    return f'{ideas}<p class="mc-quiet">Add or take away</p><div class="mc-chips">{edits}</div>'

@@ -1,0 +1,216 @@
+"""Step 4: learn the person and the style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from magicapture_core.config import TrainConfig
+from magicapture_core.jobs import Snapshot
+from magicapture_core.problems import Problem
+from magicapture_core.ui import cards, settings
+from magicapture_core.ui.model_work import ModelFacts
+from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.studio import Studio
+from magicapture_core.ui.training_view import TrainingView, loss_charts, progress, rows_of
+
+SCHEDULES = {
+    "quick": "Quick: a good first result",
+    "paper": "Thorough: as in the paper",
+    "custom": "Custom: my own settings",
+}
+OTHER_MODELS = "Or type a folder, a .safetensors file or a Hugging Face name."
+STALE = (
+    "Photos, masks or style were changed since this training began. Its portraits still show what it learned then; "
+    "start a new training to use the changes."
+)
+
+
+class TrainStep(Step):
+    """Settings, buttons, and the live view."""
+
+    name = "Train"
+
+    def __init__(self, studio: Studio) -> None:
+        super().__init__(studio)
+        self.looking = TrainingView()
+        gr.HTML(
+            cards.heading(
+                "Learn the person and the style", "Start it and watch, or close the page and come back later."
+            )
+        )
+        self.stale = gr.HTML()
+        with gr.Row():
+            self.model = gr.Dropdown(
+                studio.models.choices(), value=studio.models.default, label="Model", min_width=280, filterable=True,
+                allow_custom_value=studio.models.any_model, elem_id="mc-model",
+                info=OTHER_MODELS if studio.models.any_model else None,
+            )  # fmt: skip
+            self.schedule = gr.Radio([], label="How thoroughly", min_width=280, elem_id="mc-schedule")
+        self.needs = gr.HTML()
+        with gr.Accordion("Every setting", open=False, elem_id="mc-settings"):
+            gr.HTML(
+                '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a custom training.</p>'
+            )
+            self.fields = settings.layout()
+        with gr.Row():
+            self.start = gr.Button("Start training", variant="primary", size="lg", elem_id="mc-start")
+            self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
+            self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="mc-resume")
+            self.stop = gr.Button("Stop and keep", visible=False, elem_id="mc-stop")
+            self.leave = gr.Button("Leave the queue", visible=False, elem_id="mc-leave")
+        self.progress = gr.HTML(elem_id="mc-progress")
+        self.samples = gr.HTML(elem_id="mc-samples")
+        self.attention = gr.HTML(elem_id="mc-attention")
+        self.losses = gr.HTML(elem_id="mc-losses")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Every component, the form's included."""
+        return [*super().outputs, *self.fields.values()]
+
+    @property
+    def live(self) -> list[Any]:
+        """What changes while a training runs."""
+        return [
+            self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
+            self.leave, self.stale,
+        ]  # fmt: skip
+
+    def show(self, session: Session) -> Updates:
+        """Settings for the session's model, and its training."""
+        facts = self.studio.facts(session)
+        first = facts.schedule_names()[0]
+        return {
+            self.model: facts.name,
+            self.schedule: gr.Radio(
+                [(SCHEDULES.get(name, name.title()), name) for name in facts.schedule_names()], value=first
+            ),
+            **self._settings(session, facts, first),
+            **self.watch(session, None)[0],
+        }
+
+    def _settings(self, session: Session, facts: ModelFacts, schedule: str) -> Updates:
+        config = facts.config(schedule, session.preset)
+        shown = settings.values_of(config)
+        return {
+            **{self.fields[name]: value for name, value in shown.items()},
+            self.needs: cards.note(self._needs(facts, config)),
+        }
+
+    def _needs(self, facts: ModelFacts, config: TrainConfig) -> str:
+        seconds = self.studio.training.pace(facts.name, config)
+        steps = config.ti_steps + config.lora_steps
+        time = f"About {cards.duration(seconds)}, as measured on this machine." if seconds else (
+            "How long it takes here is measured during the first steps."
+        )  # fmt: skip
+        return f"{facts.needs} {steps} steps. {time}"
+
+    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
+        """What is new since `seen`, and the new `seen`."""
+        job = self.studio.training.job(session)
+        snapshot = job.snapshot() if job else None
+        run = session.chosen_run()
+        # A past run was chosen after the newest training: then the job is not what is looked at.
+        now = self._moment(job.id if job else run.id if run else "", snapshot)
+        if seen == now:
+            return {}, seen
+        updates: Updates = {
+            self.progress: progress(snapshot, run),
+            self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
+            **self._buttons(session, snapshot),
+        }
+        before = seen or [None] * 5
+        if snapshot is None:
+            updates |= {self.samples: "", self.attention: "", self.losses: self._past_losses(session)}
+            return updates, now
+        assert job is not None
+        if before[3] != now[3] or before[0] != now[0]:
+            updates[self.samples] = self.looking.samples(session, job.id, snapshot.reports)
+        if before[4] != now[4] or before[0] != now[0]:
+            updates[self.attention] = self.looking.attention(session, job.id, snapshot.reports)
+        if before[2] != now[2] or before[0] != now[0]:
+            updates[self.losses] = self._losses(session, snapshot)
+        return updates, now
+
+    def _moment(self, job_id: str, snapshot: Snapshot | None) -> list[Any]:
+        if snapshot is None:
+            return [job_id, "none", 0, 0, 0]
+        samples = sum(report.sample is not None for report in snapshot.reports)
+        listened = sum(bool(report.attention) for report in snapshot.reports)
+        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage}"
+        return [job_id, state, len(snapshot.reports), samples, listened]
+
+    def _losses(self, session: Session, snapshot: Snapshot) -> str:
+        if not snapshot.reports:
+            return ""
+        first = snapshot.reports[0]
+        rows = rows_of(snapshot.reports)
+        run = session.chosen_run()
+        if first.step > 1 and run is not None:  # resumed: the steps before are on disk
+            rows = [
+                row for row in self.studio.training.losses(session, run) if row["step"] < first.step
+            ] + rows
+        return loss_charts(rows, first.total_steps)
+
+    def _past_losses(self, session: Session) -> str:
+        run = session.chosen_run()
+        return loss_charts(self.studio.training.losses(session, run), run.total) if run else ""
+
+    def _buttons(self, session: Session, snapshot: Snapshot | None) -> Updates:
+        run = session.chosen_run()
+        state = snapshot.state if snapshot else "none"
+        working = state in ("preparing", "running")
+        busy = snapshot is not None and not snapshot.ended
+        step = self.studio.training.saved_step(session, run) if run and not busy else 0
+        unfinished = run is not None and not busy and 0 < step < run.total and not self.studio.stale(session)
+        return {
+            self.start: gr.Button(
+                "Start a new training" if session.runs else "Start training", visible=not busy,
+                variant="secondary" if unfinished else "primary",
+            ),
+            self.pause: gr.Button(visible=working),
+            self.stop: gr.Button(visible=working),
+            self.leave: gr.Button(visible=state == "waiting"),
+            self.resume: gr.Button(visible=unfinished),
+        }  # fmt: skip
+
+    @told(name)
+    def choose_model(self, key: str, model: str) -> Updates:
+        """Another model, with its own schedules."""
+        return self.show(self.studio.choose_model(key, model))
+
+    @told(name)
+    def choose_schedule(self, key: str, schedule: str) -> Updates:
+        """Fill the form with a schedule's settings; custom keeps what is there."""
+        session = self.studio.sessions.find(key)
+        if schedule == "custom" or not schedule:
+            return {}
+        return self._settings(session, self.studio.facts(session), schedule)
+
+    @told(name)
+    def begin(self, key: str, model: str, schedule: str, *values: Any) -> Updates:
+        """Start."""
+        own = settings.from_form(dict(zip(self.fields, values, strict=True)))
+        if not schedule:
+            raise Problem("Choose how thoroughly to learn: one of the schedules.")
+        self.studio.training.start(key, model, schedule, own)
+        return self.watch(self.studio.sessions.find(key), None)[0]
+
+    @told(name)
+    def go_on(self, key: str) -> Updates:
+        """Resume."""
+        self.studio.training.resume(key)
+        return self.watch(self.studio.sessions.find(key), None)[0]
+
+    @told(name)
+    def halt(self, key: str) -> Updates:
+        """Pause, stop or leave the queue."""
+        self.studio.training.stop(key)
+        return self.watch(self.studio.sessions.find(key), None)[0]
+
+    def lacking(self, session: Session) -> str | None:
+        """Why the next step would make no sense yet."""
+        return self.studio.portraits.ready(session, session.chosen_run())

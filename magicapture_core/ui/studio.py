@@ -1,0 +1,79 @@
+"""Everything a visitor can do, in one place for the page and the named endpoints."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from magicapture_core.jobs import Jobs
+from magicapture_core.ui.model_work import ModelFacts, ModelWork
+from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.portrait_work import PortraitWork
+from magicapture_core.ui.sessions import Session, Sessions
+from magicapture_core.ui.training_work import TrainingWork
+
+log = logging.getLogger(__name__)
+
+DELETE_PATIENCE = 10.0
+"""Seconds that a visitor waits for their training to stop before its files are removed behind their back."""
+
+
+class Studio:
+    """One server's sessions, jobs and models."""
+
+    def __init__(
+        self, runs: Path, *, model: str | None = None, any_model: bool = True, keep_days: float = 7.0
+    ) -> None:
+        self.sessions = Sessions(runs, keep_days)
+        self.jobs = Jobs()
+        self.models = ModelWork(model, any_model=any_model)
+        self.photos = PhotoWork(self.sessions)
+        self.training = TrainingWork(self.sessions, self.jobs, self.models, self.photos)
+        self.portraits = PortraitWork(self.sessions, self.jobs, self.models, self.photos)
+
+    def facts(self, session: Session) -> ModelFacts:
+        """Of the model that the session uses."""
+        return self.models.facts(session.model or self.models.default)
+
+    def choose_model(self, key: str, name: str | None) -> Session:
+        """Use another model from now on."""
+        checked = self.models.checked(name)
+        with self.sessions.changing(key) as session:
+            session.model = checked
+        return session
+
+    def stale(self, session: Session) -> bool:
+        """Whether what is learned from was changed since the chosen run began."""
+        run = session.chosen_run()
+        return run is not None and run.fingerprint != session.fingerprint()
+
+    def delete(self, key: str) -> None:
+        """Stop whatever the session has under way and remove everything of it."""
+        owner = self.sessions.owner(key)
+        self.sessions.find(key)
+        job = self.jobs.active(owner)
+        ended = self.jobs.forget(owner, DELETE_PATIENCE)
+        self.sessions.delete(key)
+        if not ended and job is not None:
+            # A step takes long on a slow machine; what it still writes is removed as soon as it ends.
+            def remove_later() -> None:
+                job.wait()
+                self.sessions.delete(key)
+
+            threading.Thread(target=remove_later, name="delete", daemon=True).start()
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Stop every job, so that each saves where it stands."""
+        if not self.jobs.close(timeout):
+            log.warning("a job did not stop within %.0f s; it goes on from its last checkpoint", timeout)
+
+
+def facts_of(session: Session) -> dict[str, Any]:
+    """What is stored of a session, in numbers."""
+    return {
+        "photos": sum(map(len, session.photos.values())),
+        "trainings": len(session.runs),
+        "portraits": len(session.portraits),
+    }

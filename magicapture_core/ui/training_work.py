@@ -1,0 +1,238 @@
+"""What can be done with a session's trainings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicapture_core.config import TrainConfig, from_dict, to_dict
+from magicapture_core.files import atomic_file
+from magicapture_core.jobs import Job, Jobs, Stream
+from magicapture_core.problems import Problem
+from magicapture_core.ui.model_work import ModelWork
+from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.sessions import Session, Sessions, StoredRun
+
+if TYPE_CHECKING:
+    from magicapture_core.training import StepReport
+
+log = logging.getLogger(__name__)
+
+TRAINING = "training"
+FEWEST, ENOUGH = 1, 4
+
+
+class TrainingWork:
+    """Start, stop, resume, look."""
+
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+        self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
+        self._pace_lock = threading.Lock()
+
+    def missing(self, session: Session) -> str | None:
+        """What must be done before training can start, or None."""
+        for role, step in (("subject", "Photos"), ("style", "Style")):
+            if not session.usable(role):  # type: ignore[arg-type]
+                return f"There are no usable {role} photos yet. Go back to the step “{step}” and add some."
+        return None
+
+    def start(self, key: str, model: str | None, schedule: str, own: Mapping[str, Any]) -> StoredRun:
+        """Begin a new training. Raises Problem if something is missing or one is under way."""
+        with self.sessions.changing(key) as session:
+            self._refuse_if_busy(session)
+            lacking = self.missing(session)
+            if lacking:
+                raise Problem(lacking)
+            name = self.models.checked(model)
+            config = self.models.facts(name).config(
+                schedule, session.preset, {**own, "subject_kind": session.kind}
+            )
+            self._check_disk(session)
+            run = StoredRun(
+                id=f"magicapture-{secrets.token_hex(3)}",  # names the exported files, too
+                title=f"Training {len(session.runs) + 1}",
+                model=name,
+                fingerprint=session.fingerprint(),
+                schedule=schedule,
+                settings=to_dict(config),
+                started=time.time(),
+                preset=session.preset,
+                total=config.ti_steps + config.lora_steps,
+            )
+            session.runs.append(run)
+            session.run = run.id
+            session.model = name
+        self._launch(key, run, resume=False)
+        return run
+
+    def resume(self, key: str, run_id: str | None = None) -> StoredRun:
+        """Go on with a training that was paused or cut off."""
+        session = self.sessions.find(key)
+        run = next((run for run in session.runs if run.id == (run_id or session.run)), None)
+        if run is None:
+            raise Problem("There is no training to go on with. Start one.")
+        if session.fingerprint() != run.fingerprint:
+            raise Problem(
+                "Photos, masks or style were changed since this training began, so it cannot go on. "
+                "Start a new training."
+            )
+        begun = (session.run_folder(run) / "config.json").exists()
+        self._launch(key, run, resume=begun)
+        return run
+
+    def stop(self, key: str) -> None:
+        """Stop after the current step and save; leave the queue if it has not begun."""
+        session = self.sessions.find(key)
+        job = self.jobs.active(session.id)
+        if job is not None:
+            job.stop()
+
+    def job(self, session: Session) -> Job | None:
+        """The session's newest training job of this server's life."""
+        return self.jobs.newest(session.id, TRAINING)
+
+    def discard(self, key: str, run_id: str) -> Session:
+        """Delete a past training and its portraits."""
+        with self.sessions.changing(key) as session:
+            self._refuse_if_busy(session)
+            for run in [run for run in session.runs if run.id == run_id]:
+                shutil.rmtree(session.run_folder(run), ignore_errors=True)
+                session.runs.remove(run)
+            for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
+                Path(portrait.picture).unlink(missing_ok=True)
+                session.portraits.remove(portrait)
+            if session.run == run_id:
+                session.run = session.runs[-1].id if session.runs else None
+        return session
+
+    def losses(self, session: Session, run: StoredRun) -> list[dict[str, Any]]:
+        """What a run has logged so far, a row per step."""
+        from magicapture_core.checkpoints import Run
+
+        return Run(session.run_folder(run)).losses()
+
+    def saved_step(self, session: Session, run: StoredRun) -> int:
+        """The step of a run's newest checkpoint; 0 if it has none. True even if the server was killed."""
+        found = [path.name.rpartition("-")[2] for path in session.run_folder(run).glob("checkpoint-*")]
+        return max((int(step) for step in found if step.isdigit()), default=0)
+
+    def pace(self, model: str, config: TrainConfig) -> float | None:
+        """Seconds that such a training takes here, from what was measured before; None if nothing was."""
+        measured = self._paces().get(f"{model} {config.resolution}")
+        if measured is None:
+            return None
+        items = config.items_per_step
+        seconds = config.ti_steps * measured.get("textual_inversion", 0) + config.lora_steps * measured.get(
+            "lora", 0
+        )
+        return float(seconds * items) if seconds else None
+
+    def _refuse_if_busy(self, session: Session) -> None:
+        busy = self.jobs.active(session.id)
+        if busy is not None:
+            raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
+
+    def _check_disk(self, session: Session) -> None:
+        free = shutil.disk_usage(session.folder).free
+        if free < 500e6:
+            raise Problem(
+                f"The server's disk is almost full ({free / 1e6:.0f} MB free, 500 MB needed). "
+                "Delete past trainings below, or ask whoever runs this server to make room."
+            )
+
+    def _launch(self, key: str, run: StoredRun, *, resume: bool) -> None:
+        owner = self.sessions.owner(key)
+
+        def stream(job: Job) -> Stream:
+            return self._stream(job, key, run, resume)
+
+        self.jobs.start(owner, TRAINING, stream)
+
+    def _stream(self, job: Job, key: str, run: StoredRun, resume: bool) -> Stream:
+        from magicapture_core.training import train
+
+        session = self.sessions.find(key)
+        config = from_dict(TrainConfig, run.settings)
+        job.say("Loading the model")
+        models = self.models.load(run.model)
+        job.say("Preparing the photos")
+        concepts = {
+            role: self.photos.concept(session, role, config.resolution)  # type: ignore[arg-type]
+            for role in ("subject", "style")
+        }
+        if job.stopping:
+            return
+        job.say("Looking at the photos for the first time")
+        last: StepReport | None = None
+        analyser = self.photos.analyser()[0] if session.kind == "person" else None
+        reports = train(
+            models, concepts["subject"], concepts["style"], config, session.run_folder(run),
+            analyser=analyser, resume=resume,
+        )  # fmt: skip
+        paces: dict[str, list[float]] = {}
+        try:
+            for report in reports:
+                last = report
+                paces.setdefault(report.phase, []).append(report.seconds / config.items_per_step)
+                job.say("")
+                yield report
+        finally:
+            reports.close()
+            if last is not None:
+                self._note(key, run, last.step)
+                self._remember(run.model, config.resolution, paces)
+
+    def _note(self, key: str, run: StoredRun, step: int) -> None:
+        try:
+            with self.sessions.changing(key) as session:
+                for stored in session.runs:
+                    if stored.id == run.id:
+                        stored.step = step
+        except Problem:
+            log.info("session %s was deleted during its training", self.sessions.owner(key))
+
+    def _remember(self, model: str, resolution: int, paces: Mapping[str, list[float]]) -> None:
+        """Keep how long a step takes per item on this machine, for estimates; says nothing about anybody."""
+        with self._pace_lock:
+            everything = self._paces()
+            entry = everything.setdefault(f"{model} {resolution}", {})
+            for phase, seconds in paces.items():
+                entry[phase] = sorted(seconds)[len(seconds) // 2]
+            with atomic_file(self.sessions.root / "pace.json") as path:
+                path.write_text(json.dumps(everything), encoding="utf-8")
+
+    def _paces(self) -> dict[str, dict[str, float]]:
+        try:
+            values: dict[str, dict[str, float]] = json.loads(
+                (self.sessions.root / "pace.json").read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError):
+            return {}
+        return values
+
+
+def status(session: Session, job: Job | None) -> dict[str, Any]:
+    """How a session's training stands, as plain values."""
+    run = session.chosen_run()
+    values: dict[str, Any] = {"state": "none", "run": run.id if run else None}
+    if job is None:
+        return {**values, "state": "saved" if run else "none", "step": run.step if run else 0}
+    snapshot = job.snapshot()
+    values |= {
+        "state": snapshot.state, "ahead_in_queue": snapshot.ahead, "doing": snapshot.stage,
+        "problem": snapshot.problem,
+    }  # fmt: skip
+    if snapshot.reports:
+        report = snapshot.reports[-1]
+        values |= {
+            "phase": report.phase, "step": report.step, "total_steps": report.total_steps,
+            "losses": report.losses, "seconds_left": report.seconds_left,
+        }  # fmt: skip
+    return values
