@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from magicapture_core.problems import MissingFiles, Problem
 
@@ -139,11 +139,16 @@ def load(
     with _no_progress_bars():
         try:
             pipeline = _open_file(path, dtype) if path.is_file() else _open_folder(path, dtype)
-        except (OSError, RuntimeError, SafetensorError) as error:
+            settings = _settings(path)
+        except Problem:
+            raise
+        except Exception as error:  # the libraries raise all kinds for damaged files, even the bare class
             raise Problem(
                 f"The model at {path} cannot be read ({_first_line(error)}). Copy or download it again."
             ) from error
-    return _bundle(name, path, pipeline, device, dtype)
+    bundle = _bundle(name, path, pipeline, device, dtype)
+    bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
+    return bundle
 
 
 def best_device() -> torch.device:
@@ -188,10 +193,10 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
             f"{name}: expected {EXPECTED}, whose UNet takes {pipeline.vae.config.latent_channels} channels; "
             f"this one takes {channels} (an inpainting or depth model). Choose the plain model."
         )
+    _check_tokenizer(name, pipeline.tokenizer, pipeline.text_encoder)
     for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.safety_checker):
         if module is not None:
             module.requires_grad_(False).eval().to(device=device)
-    settings = _settings(path)
     return ModelBundle(
         name=name,
         source=str(path),
@@ -204,9 +209,18 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
         feature_extractor=pipeline.feature_extractor,
         device=device,
         dtype=dtype,
-        schedules=settings.get("schedules", {}),
-        generate_defaults=settings.get("generate", {}),
     )
+
+
+def _check_tokenizer(name: str, tokenizer: Any, text_encoder: Any) -> None:
+    """transformers makes an empty vocabulary of a missing or damaged file, without a word."""
+    rows = text_encoder.get_input_embeddings().num_embeddings
+    ids = tokenizer("photo", add_special_tokens=False).input_ids
+    if not set(ids) - {tokenizer.unk_token_id} or len(tokenizer) > rows:
+        raise Problem(
+            f"{name}: the tokenizer knows {len(tokenizer)} words, expected the text encoder's {rows}; its "
+            "vocab.json or merges.txt cannot be read or is of another model. Copy or download the model again."
+        )
 
 
 def _settings(path: Path) -> dict[str, Any]:

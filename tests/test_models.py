@@ -350,6 +350,26 @@ def test_damaged_weights_are_told(spoiled: Path) -> None:
         models.load(spoiled, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "file", ["model_index.json", "magicapture.json", "unet/config.json", "scheduler/scheduler_config.json",
+             "tokenizer/vocab.json", "text_encoder/config.json"],
+)  # fmt: skip
+def test_damaged_settings_are_told(spoiled: Path, file: str) -> None:
+    (spoiled / "tokenizer" / "tokenizer.json").unlink()  # else it would be read in place of vocab.json
+    (spoiled / file).write_text("{")
+    with pytest.raises(Problem, match="cannot be read"):
+        models.load(spoiled, device="cpu")
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
+def test_a_tokenizer_without_its_words_is_refused(spoiled: Path, file: str) -> None:
+    for path in spoiled.glob("tokenizer/*"):
+        if path.name in (file, "tokenizer.json"):
+            path.unlink()
+    with pytest.raises(Problem, match=r"vocab\.json or merges\.txt|cannot be read"):
+        models.load(spoiled, device="cpu")
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Problem, match=r"is not a model folder: expected .*model_index\.json"):
         models.load(tmp_path, device="cpu")
