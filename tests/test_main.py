@@ -55,7 +55,20 @@ def test_train_generate_export(
     assert len(Run.open(run).losses()) == 4
     out = tmp_path / "portraits"
     prompt = "a photo of a {subject} in the {style}, smiling"
-    made = ["generate", str(run), "--prompt", prompt, "-n", "2", "--steps", "2", "--seed", "5", "--out", str(out)]
+    made = [
+        "generate",
+        str(run),
+        "--prompt",
+        prompt,
+        "-n",
+        "2",
+        "--steps",
+        "2",
+        "--seed",
+        "5",
+        "--out",
+        str(out),
+    ]
     assert command_line.main([*made, "--attention-words", "{subject}"]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "portrait-01.png",
@@ -79,9 +92,7 @@ def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Pa
     assert Run.open(run).facts().config.lambda_id == 0.4
 
 
-def test_settings_come_from_flags_then_the_model_s_schedule(
-    photos: dict[str, Path], tmp_path: Path
-) -> None:
+def test_settings_come_from_flags_then_the_model_s_schedule(photos: dict[str, Path], tmp_path: Path) -> None:
     from toy import save_toy
 
     quick = {"ti_steps": 1, "lora_steps": 1, "lambda_attn": 0.5, "attention_resolution": 8, "batch_size": 1}
@@ -92,6 +103,16 @@ def test_settings_come_from_flags_then_the_model_s_schedule(
     config = Run.open(tmp_path / "run").facts().config
     assert (config.ti_steps, config.lora_steps, config.lambda_attn, config.resolution) == (2, 1, 0.5, 64)
     assert command_line.main([*arguments, "--schedule", "fast"]) == 1
+
+
+def test_an_object_needs_no_face(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(photos, toy_folder, run, "--subject-kind", "object") == 0
+    assert Run.open(run).losses()[-1]["identity"] > 0
+    assert (
+        command_line.main(["generate", str(run), "-n", "1", "--steps", "1", "--out", str(tmp_path / "out")])
+        == 0
+    )
 
 
 def test_masks_of_the_user_are_used(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
@@ -148,7 +169,10 @@ def test_bad_input_exits_1_with_a_message(
         ([], "masks"),
         (["paint"], "paint"),
         (["train"], "--subject"),
-        (["train", "--subject", "a", "--style", "b", "--out", "c", "--ti-steps", "-3"], "ti_steps must be 0 or more"),
+        (
+            ["train", "--subject", "a", "--style", "b", "--out", "c", "--ti-steps", "-3"],
+            "ti_steps must be 0 or more",
+        ),
         (["generate", "a", "--out", "b", "-n", "0"], "count must be 1 to 1000, got 0"),
         (["export", "x", "--format", "pickle", "--out", "y"], "pickle"),
     ],
@@ -227,7 +251,9 @@ def test_the_core_never_imports_gradio() -> None:
         for path in core.rglob("*.py")
         if "ui" not in path.parts and path.stem != "__main__"
     ]
-    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"
+    code = (
+        f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"
+    )
     code += "assert 'gradio' not in sys.modules\n"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=core.parent)
 

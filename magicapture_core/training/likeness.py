@@ -32,7 +32,8 @@ class FaceLikeness:
 
     def __call__(self, pictures: Tensor, landmarks: Tensor) -> Tensor:
         pictures = pictures.float() / 2 + 0.5  # not clamped: a clamp would stop the gradient
-        return self.embedder(align(pictures, landmarks.to(pictures), self.embedder.size))
+        with torch.autocast(pictures.device.type, enabled=False):  # embeddings are compared in fp32
+            return self.embedder(align(pictures, landmarks.to(pictures), self.embedder.size))
 
 
 class FeatureLikeness:

@@ -93,11 +93,12 @@ def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
             **{f"lr_{name}": rate for name, rate in learning_rates.items()},
             "seconds": round(seconds, 4),
         }
-        if trainer.is_main:
+        attention, sample, checkpoint = [], None, None
+        if trainer.is_main:  # of several processes only one writes and shows
             run.append_losses(report)
-        attention = trainer.attention(run) if trainer.due("attention_every") else []
-        sample = trainer.sample(run) if trainer.due("sample_every") else None
-        checkpoint = trainer.save(run) if trainer.due("checkpoint_every") else None
+            attention = trainer.attention(run) if trainer.due("attention_every") else []
+            sample = trainer.sample(run) if trainer.due("sample_every") else None
+            checkpoint = trainer.save(run) if trainer.due("checkpoint_every") else None
     return StepReport(
         phase=trainer.phase,
         step=trainer.step,

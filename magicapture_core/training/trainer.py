@@ -298,8 +298,7 @@ class Trainer:
     def attention(self, run: Run) -> list[previews.AttentionView]:
         """Where the tokens look, also written as a strip per token."""
         views = previews.attention_views(self.objective, self.pictures)
-        if self.is_main:
-            previews.write_strips(views, run.folder / "attention", self.step)
+        previews.write_strips(views, run.folder / "attention", self.step)
         return views
 
     def sample(self, run: Run) -> previews.Sample:
@@ -307,8 +306,7 @@ class Trainer:
         sample = previews.sample_picture(
             self.objective, self.analyser, seed=self.config.seed, steps=self.config.sample_steps
         )
-        if self.is_main:
-            previews.write_sample(sample, run.folder / "samples" / f"step-{self.step:06d}.png")
+        previews.write_sample(sample, run.folder / "samples" / f"step-{self.step:06d}.png")
         return sample
 
     def _named(self) -> dict[str, Tensor]:
