@@ -287,7 +287,7 @@ def _from_hub(hub_id: str, dtype: torch.dtype) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".: ")
 
 
 def _open_folder(folder: Path, dtype: torch.dtype) -> Any:

@@ -167,9 +167,10 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
                 pipeline.load_lora_weights(folder, weight_name=LORA_FILE, adapter_name="run")
             pipeline.set_adapters("run", scale)
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            reason, _, _ = str(error).partition("\n")
             raise RunProblem(
-                f"{folder / LORA_FILE} does not fit this model or is damaged ({str(error).splitlines()[0]}). "
-                "Use the model that the run was trained on."
+                f"{folder / LORA_FILE} does not fit this model or is damaged ({reason}). Use the model that the "
+                "run was trained on."
             ) from error
         yield
     finally:
