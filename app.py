@@ -56,7 +56,7 @@ def build(studio: Any) -> Any:
 
     from magicapture_core.ui import api, page
 
-    with gr.Blocks(title="MagiCapture", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+    with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
         wizard = page.layout(studio)
         _wire(wizard, blocks)
         api.mount(studio)
@@ -90,8 +90,8 @@ def _wire(wizard: Any, blocks: Any) -> None:
 
     # 1 Photos
     photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **quiet)
-    photos.files.upload(photos.upload, [key, photos.files], photos.outputs, **busy(photos.summary))
-    photos.camera_add.click(photos.upload, [key, photos.camera], photos.outputs, **busy(photos.summary))
+    photos.files.upload(photos.upload, [key, photos.files], photos.outputs, **busy(photos.files))
+    photos.camera_add.click(photos.upload, [key, photos.camera], photos.outputs, **busy(photos.camera))
     photos.photos.click(photos.press, [key], photos.outputs, **busy(photos.summary))
     photos.people.click(photos.press, [key], photos.outputs, **busy(photos.people))
     photos.kind.input(photos.choose_kind, [key, photos.kind], photos.outputs, **busy(photos.summary))
@@ -99,19 +99,13 @@ def _wire(wizard: Any, blocks: Any) -> None:
     # 2 Style
     style.presets.click(style.press, [key], style.outputs, **busy(style.presets))
     style.photos.click(style.press, [key], style.outputs, **busy(style.summary))
-    style.files.upload(style.upload, [key, style.files], style.outputs, **busy(style.summary))
+    style.files.upload(style.upload, [key, style.files], style.outputs, **busy(style.files))
 
     # 3 Masks
     masks.view.input(masks.switch, [key, masks.view], masks.outputs, **quiet)
     for pictures in (masks.subject, masks.style):
         pictures.click(masks.press, [key], masks.outputs, **busy(masks.how))
-    masks.save.click(
-        masks.save_mask, [key, masks.view, masks.editing, masks.editor], masks.outputs, **busy(masks.how)
-    )
-    masks.automatic.click(
-        masks.back_to_automatic, [key, masks.view, masks.editing], masks.outputs, **busy(masks.how)
-    )
-    masks.cancel.click(masks.close, [key], masks.outputs, **quiet)
+    masks.brush.submit(masks.finish, [key, masks.view, masks.editing], masks.outputs, **busy(masks.how))
 
     # 4 Train
     fields = list(train.fields.values())
@@ -141,10 +135,8 @@ def _wire(wizard: Any, blocks: Any) -> None:
     )
     portraits.stop.click(portraits.halt, [key], portraits.live, **quiet)
     portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **quiet)
-    portraits.gallery.select(portraits.select, [key], portraits.live, **quiet)
-    portraits.word.input(
-        portraits.show_heat, [key, portraits.chosen, portraits.word], [portraits.heat], **quiet
-    )
+    for pictures in (portraits.gallery, portraits.detail):
+        pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **quiet)
     portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **quiet)
     portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **quiet)
     portraits.export.click(
@@ -175,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     from magicapture_core.ui.studio import Studio
 
     studio = Studio(runs, model=options.model, any_model=options.alone, keep_days=options.keep_days)
+    studio.sweep_now_and_then()
     blocks = build(studio)
     blocks.queue(default_concurrency_limit=4, max_size=100)
     try:

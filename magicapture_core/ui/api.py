@@ -93,8 +93,7 @@ class Api:
         """Returns the overlay pictures, and name and problem of each photo."""
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
-        found = self.studio.sessions.find(session)
-        views = self.studio.photos.views(session, _role(role), self.studio.facts(found).resolution)
+        views = self.studio.photos.views(session, _role(role))
         pictures = [view.pictures.get("overlay", view.photo.thumb) for view in views]
         return pictures, [{"name": view.photo.name, "problem": view.problem} for view in views]
 

@@ -101,7 +101,7 @@ def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | 
     """Cards to choose from: (id, title, description, shown pictures)."""
     cards = []
     for item, title, description, pictures in items:
-        images = "".join(f'<img src="{address(path)}" alt="" loading="lazy">' for path in pictures[:3])
+        images = "".join(f'<img src="{address(path)}" alt="">' for path in pictures[:3])
         pressed = "true" if item == chosen else "false"
         about = f"<span>{escape(description)}</span>" if description else ""
         cards.append(

@@ -8,10 +8,10 @@ from html import escape
 import numpy as np
 
 TERM_TITLES = {
-    "source": ("Likeness of the photos", "Eq. 4: how well photos of the person are redrawn"),
+    "source": ("Your photos", "Eq. 4: how well photos of the person are redrawn"),
     "reference": ("Style", "Eq. 5: how well style photos are redrawn"),
-    "composed": ("Person in the style", "Eq. 6: the two together"),
-    "identity": ("Identity", "Eq. 7: distance between the faces, 0 is the same person"),
+    "composed": ("Both together", "Eq. 6: how well the person in the style is drawn"),
+    "identity": ("Face likeness", "Eq. 7: distance between the faces, 0 is the same person"),
     "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
 }
 WIDTH, HEIGHT, POINTS = 300, 90, 160

@@ -54,7 +54,7 @@ class Wizard:
                 self.keep_data = gr.Button("No, keep it")
 
     def _foot(self, number: int) -> tuple[gr.Button | None, gr.Button | None, gr.HTML]:
-        said = gr.HTML(elem_id=f"mc-said-{number}")
+        said = gr.HTML(elem_id=f"mc-said-{number}", elem_classes="mc-said")
         back = onward = None
         with gr.Row(elem_classes="mc-foot"):
             if number > PHOTOS:
@@ -107,8 +107,13 @@ class Wizard:
 
     @told("Start")
     def fill(self, key: str) -> Updates:
-        """The rest of the page, which needs slower imports."""
-        return self.show(self.studio.sessions.find(key))
+        """The rest of the page, which needs slower imports; what is seen already is left alone."""
+        session = self.studio.sessions.find(key)
+        updates: Updates = {self.timer: gr.Timer(active=self.studio.jobs.active(session.id) is not None)}
+        for number, step in enumerate(self.steps):
+            if number not in (PHOTOS, self._landing(session)):
+                updates |= step.show(session)
+        return updates
 
     def show(self, session: Session) -> Updates:
         """Every step as the session stands."""

@@ -6,10 +6,10 @@ import json
 import secrets
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -69,8 +69,9 @@ def sample_people() -> list[Person]:
 class PhotoWork:
     """Photos: add, judge, remove. Masks: show, correct."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, resolution: Callable[[Session], int]) -> None:
         self.sessions = sessions
+        self.resolution = resolution
         self._faces = threading.Semaphore(2)  # more at once would only be slower for everybody
 
     def analyser(self) -> tuple[FaceAnalyser, str]:
@@ -96,7 +97,7 @@ class PhotoWork:
             for role in ("subject", "style"):
                 for photo in session.photos[role]:
                     photo.mask, photo.views = None, {}
-                self._judge(session, role)  # type: ignore[arg-type]
+                self.judge(session, role)  # type: ignore[arg-type]
         return session
 
     def add(self, key: str, role: Role, files: Sequence[tuple[Path, str]]) -> tuple[Session, list[str]]:
@@ -118,7 +119,7 @@ class PhotoWork:
                     self._store(session, role, path, name)
                 except PhotoProblem as problem:
                     refused.append(str(problem))
-            self._judge(session, role)
+            self.judge(session, role)
         return session, refused
 
     def use_person(self, key: str, name: str) -> Session:
@@ -131,7 +132,7 @@ class PhotoWork:
             self._drop_all(session, "subject")
             for path in person.photos:
                 self._store(session, "subject", path, path.name)
-            self._judge(session, "subject")
+            self.judge(session, "subject")
         return session
 
     def use_preset(self, key: str, name: str) -> Session:
@@ -144,7 +145,7 @@ class PhotoWork:
             session.preset = name
             for path in preset.photos:
                 self._store(session, "style", path, path.name)
-            self._judge(session, "style")
+            self.judge(session, "style")
             for photo in session.photos["style"]:
                 # Chosen by people who looked; a warning would only unsettle.
                 photo.kept = photo.level == "warn"
@@ -163,7 +164,7 @@ class PhotoWork:
         with self.sessions.changing(key) as session:
             for photo in [photo for photo in session.photos[role] if photo.id == photo_id]:
                 self._drop(session, role, photo)
-            self._judge(session, role)
+            self.judge(session, role)
         return session
 
     def keep(self, key: str, role: Role, photo_id: str) -> Session:
@@ -205,7 +206,8 @@ class PhotoWork:
         """A stored photo's pixels."""
         return read_photo(session.folder / "photos" / photo.file, photo.name)
 
-    def _judge(self, session: Session, role: Role) -> None:
+    def judge(self, session: Session, role: Role) -> None:
+        """Give every photo of a role its verdict; the caller holds the session."""
         from magicapture_core.concepts import judge_photos
 
         stored = session.photos[role]
@@ -213,7 +215,13 @@ class PhotoWork:
             return
         photos = [self.read(session, photo) for photo in stored]
         with self._faces:
-            verdicts = judge_photos(photos, role, analyser=self.analyser()[0], kind=session.kind)
+            verdicts = judge_photos(
+                photos,
+                role,
+                analyser=self.analyser()[0],
+                kind=session.kind,
+                resolution=self.resolution(session),
+            )
         for photo, verdict in zip(stored, verdicts, strict=True):
             photo.level = verdict.level
             photo.reasons = [reason.text for reason in verdict.reasons]
@@ -234,9 +242,10 @@ class PhotoWork:
                 analyser=self.analyser()[0], kind=session.kind, masks=masks,
             )  # fmt: skip
 
-    def views(self, key: str, role: Role, resolution: int) -> list[MaskView]:
+    def views(self, key: str, role: Role) -> list[MaskView]:
         """Every usable photo as training will see it; made once and kept until something changes."""
         with self.sessions.changing(key) as session:
+            resolution = self.resolution(session)
             return [self._view(session, role, photo, resolution) for photo in session.usable(role)]
 
     def _view(self, session: Session, role: Role, photo: StoredPhoto, resolution: int) -> MaskView:
@@ -265,31 +274,32 @@ class PhotoWork:
             photo.views[name] = str(path)
         return MaskView(photo, role, photo.views)
 
-    def editor(self, key: str, role: Role, photo_id: str) -> dict[str, Any]:
-        """Value for an image editor: the photo, and the mask of the face as a layer to paint on."""
-        session = self.sessions.find(key)
-        stored = _named(session, role, photo_id)
-        photo = self.read(session, stored)
-        face = self._face(session, role, stored, photo)
-        picture = Image.fromarray(photo.pixels)
-        picture.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
-        layer = np.zeros((picture.height, picture.width, 4), np.uint8)
-        painted = Image.fromarray((face * 255).astype(np.uint8)).resize(
-            picture.size, Image.Resampling.BILINEAR
-        )
-        layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 140)
-        composite = picture.convert("RGBA")
-        composite.alpha_composite(Image.fromarray(layer))
-        return {"background": np.asarray(picture), "layers": [layer], "composite": np.asarray(composite)}
-
-    def paint(self, key: str, role: Role, photo_id: str, layers: Sequence[np.ndarray]) -> Session:
-        """Take what was painted on the editor's layers, (h, w, 4) each, as the mask of the face."""
+    def editor(self, key: str, role: Role, photo_id: str) -> tuple[Session, Path, Path]:
+        """Two shown pictures for the brush: the whole photo, and the mask of its face painted on nothing."""
         with self.sessions.changing(key) as session:
             stored = _named(session, role, photo_id)
-            painted = (
-                np.max([layer[..., 3] for layer in layers], axis=0) if layers else np.zeros((8, 8), np.uint8)
+            photo = self.read(session, stored)
+            face = self._face(session, role, stored, photo)
+            picture = Image.fromarray(photo.pixels)
+            picture.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
+            painted = Image.fromarray((face * 255).astype(np.uint8)).resize(
+                picture.size, Image.Resampling.BILINEAR
             )
-            mask = Image.fromarray(((painted >= 64) * 255).astype(np.uint8))
+            layer = np.zeros((picture.height, picture.width, 4), np.uint8)
+            layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 255)
+            for path in session.brush:  # of the photo before
+                Path(path).unlink(missing_ok=True)
+            shown, mask = session.new_shown(".webp"), session.new_shown(".png")
+            picture.save(shown, quality=88)
+            Image.fromarray(layer).save(mask)
+            session.brush = [str(shown), str(mask)]
+        return session, shown, mask
+
+    def paint(self, key: str, role: Role, photo_id: str, painted: np.ndarray) -> Session:
+        """Take what was painted, (h, w) uint8 of the whole photo at any size, as the mask of the face."""
+        with self.sessions.changing(key) as session:
+            stored = _named(session, role, photo_id)
+            mask = Image.fromarray(((painted >= 128) * 255).astype(np.uint8))
             mask = mask.resize((stored.width, stored.height), Image.Resampling.BILINEAR).point(
                 lambda value: 255 if value >= 128 else 0
             )

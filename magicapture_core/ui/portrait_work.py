@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -150,17 +151,22 @@ class PortraitWork:
         with np.load(path) as maps:
             return list(maps.files)
 
-    def heat(self, session: Session, portrait_id: str, word: str) -> np.ndarray:
-        """(h, w, 3) uint8: a portrait, coloured by where `word` looked."""
+    def heat(self, key: str, portrait_id: str, word: str) -> Path:
+        """A shown picture: a portrait, coloured by where `word` looked."""
         from magicapture_core.heat import heat_overlay
 
+        session = self.sessions.find(key)
         portrait = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
         if portrait is None or word not in self.words(session, portrait_id):
             raise Problem("There is no heat map of this word. Choose another one.")
         with np.load(session.folder / "attention" / f"{portrait_id}.npz") as maps:
             heat = maps[word].astype(np.float32)
         with Image.open(portrait.picture) as image:
-            return heat_overlay(np.asarray(image.convert("RGB")), heat)
+            pixels = heat_overlay(np.asarray(image.convert("RGB")), heat)
+        name = hashlib.sha256(f"{session.id} {portrait_id} {word}".encode()).hexdigest()[:24]
+        path = Path(portrait.picture).with_name(f"{name}.webp")
+        Image.fromarray(pixels).save(path, quality=85)
+        return path
 
     # --- export -------------------------------------------------------------------------------------
 

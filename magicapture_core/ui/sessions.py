@@ -25,6 +25,9 @@ from magicapture_core.problems import Problem
 
 Role = Literal["subject", "style"]
 KEY = re.compile(r"[0-9a-f]{48}")
+UPLOAD = re.compile(r"[0-9a-f]{64}")
+"""gradio names an upload's folder by its content."""
+UPLOAD_SECONDS = 600
 LOST = (
     "This page's session is no longer here: it was deleted, or it is too old. Reload the page to begin anew."
 )
@@ -107,6 +110,8 @@ class Session:
     portraits: list[StoredPortrait] = field(default_factory=list)
     archive: str | None = None
     """Zip of the newest portraits."""
+    brush: list[str] = field(default_factory=list)
+    """Shown pictures of the photo whose mask was corrected last."""
 
     @property
     def id(self) -> str:
@@ -148,7 +153,6 @@ class Sessions:
         self.keep_days = keep_days
         self._locks: dict[str, threading.RLock] = {}
         self._lock = threading.Lock()
-        self._swept = 0.0
         for name in ("sessions", "shown"):
             (root / name).mkdir(parents=True, exist_ok=True)
         (root / "sessions").chmod(0o700)
@@ -168,7 +172,6 @@ class Sessions:
 
     def open(self, key: object) -> tuple[str, Session]:
         """The session of a key; a new one, with a new key, if there is none."""
-        self._sweep_now_and_then()
         if isinstance(key, str) and self._exists(key):
             session = self.find(key)
             (session.folder / "session.json").touch()
@@ -229,19 +232,18 @@ class Sessions:
     def _folders(self, key: str) -> tuple[Path, Path]:
         return self.root / "sessions" / _id(key), self.shown / _id(key)
 
-    def _sweep_now_and_then(self) -> None:
-        """Once an hour, remove what nobody has opened for `keep_days`."""
+    def sweep(self) -> None:
+        """Remove what nobody has opened for `keep_days`, and uploads that no step has taken in."""
         now = time.time()
-        with self._lock:
-            if now - self._swept < 3600:
-                return
-            self._swept = now
         for folder in (self.root / "sessions").iterdir():
             file = folder / "session.json"
-            age = now - (file.stat().st_mtime if file.exists() else folder.stat().st_mtime)
+            age = now - (file if file.exists() else folder).stat().st_mtime
             if age > self.keep_days * 86400:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(self.shown / folder.name, ignore_errors=True)
+        for folder in self.shown.iterdir():
+            if UPLOAD.fullmatch(folder.name) and now - folder.stat().st_mtime > UPLOAD_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class Changing:
@@ -274,10 +276,11 @@ def _id(key: str) -> str:
 
 
 def _session(folder: Path, shown: Path, values: dict[str, Any]) -> Session:
-    session = Session(folder, shown, **values)
-    session.photos = {
-        role: [StoredPhoto(**photo) for photo in photos] for role, photos in session.photos.items()
-    }  # type: ignore[arg-type]
-    session.runs = [StoredRun(**run) for run in session.runs]  # type: ignore[arg-type]
-    session.portraits = [StoredPortrait(**portrait) for portrait in session.portraits]  # type: ignore[arg-type]
-    return session
+    stored = {
+        "photos": {
+            role: [StoredPhoto(**photo) for photo in photos] for role, photos in values["photos"].items()
+        },
+        "runs": [StoredRun(**run) for run in values["runs"]],
+        "portraits": [StoredPortrait(**portrait) for portrait in values["portraits"]],
+    }
+    return Session(folder, shown, **{**values, **stored})

@@ -37,7 +37,7 @@ class Step:
         raise NotImplementedError
 
     @property
-    def outputs(self) -> list[Component]:
+    def outputs(self) -> list[Any]:
         """Every component that `show` may update."""
         return [value for value in vars(self).values() if isinstance(value, Component | BlockContext)]
 

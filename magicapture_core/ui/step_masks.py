@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import io
+from pathlib import Path
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
+from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
+from magicapture_core.ui.photo_work import EDITOR_SIDE
 from magicapture_core.ui.sessions import Role, Session
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.studio import Studio
 
+HERE = Path(__file__).parent
+MOST_BYTES = 4_000_000
 VIEWS = [("Photo with the face marked", "overlay"), ("Mask alone", "mask"), ("Photo alone", "photo")]
 TITLES = {
     "person": {
@@ -25,7 +33,7 @@ TITLES = {
 
 
 class MasksStep(Step):
-    """Overlays of every photo; a click opens the editor."""
+    """Overlays of every photo; a click opens the brush."""
 
     name = "Masks"
 
@@ -39,24 +47,17 @@ class MasksStep(Step):
             VIEWS, value="overlay", show_label=False, container=False, elem_id="mc-mask-view"
         )
         self.editing = gr.State(None)
-        with gr.Group(visible=False, elem_classes="mc-editor") as self.editor_group:
-            gr.HTML('<h3 class="mc-sub">Paint over the face; erase what does not belong to it</h3>')
-            self.editor = gr.ImageEditor(
-                type="numpy", sources=[], transforms=[], layers=False, buttons=[], show_label=False, height=560,
-                brush=gr.Brush(colors=["#ff4060"], default_color="#ff4060", color_mode="fixed", default_size=24),
-                eraser=gr.Eraser(default_size=24), elem_id="mc-editor", interactive=True,
-            )  # fmt: skip
-            with gr.Row():
-                self.save = gr.Button("Save", variant="primary", elem_id="mc-mask-save")
-                self.automatic = gr.Button("Back to automatic", elem_id="mc-mask-auto")
-                self.cancel = gr.Button("Cancel")
+        self.brush = gr.HTML(
+            html_template=(HERE / "brush.html").read_text(encoding="utf-8"),
+            js_on_load=(HERE / "brush.js").read_text(encoding="utf-8"), visible=False, elem_id="mc-brush",
+        )  # fmt: skip
         self.subject = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-subject-masks")
         self.style = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-masks")
         self.how = gr.HTML()
 
     def show(self, session: Session) -> Updates:  # noqa: ARG002 - as every step
-        """The editor closed; the pictures follow with `pictures`, for they take a moment."""
-        return {self.editor_group: gr.Group(visible=False), self.editing: None}
+        """The brush put away; the pictures follow with `pictures`, for they take a moment."""
+        return {self.brush: gr.HTML(value=None, visible=False), self.editing: None}
 
     def pictures(self, key: str, view: str) -> Updates:
         """Every photo as training sees it."""
@@ -64,7 +65,7 @@ class MasksStep(Step):
         resolution = self.studio.facts(session).resolution
         found: dict[Role, str] = {}
         for role in ("subject", "style"):
-            views = self.studio.photos.views(key, role, resolution)  # type: ignore[arg-type]
+            views = self.studio.photos.views(key, role)  # type: ignore[arg-type]
             found[role] = cards.mask_cards(  # type: ignore[index]
                 TITLES[session.kind][role], role,  # type: ignore[arg-type]
                 [
@@ -88,39 +89,43 @@ class MasksStep(Step):
 
     @told(name)
     def press(self, key: str, event: gr.EventData) -> Updates:
-        """Open a photo in the editor."""
-        role = str(event.act).removeprefix("edit-")
+        """Open a photo under the brush."""
+        role = _role(str(event.act).removeprefix("edit-"))
         photo_id = str(event.id)
-        value: Any = self.studio.photos.editor(key, _role(role), photo_id)
-        return {
-            self.editor_group: gr.Group(visible=True),
-            self.editor: value,
-            self.editing: [role, photo_id],
-        }
+        session, picture, mask = self.studio.photos.editor(key, role, photo_id)
+        value = {
+            "photo": cards.address(picture), "mask": cards.address(mask),
+            "what": "object" if session.kind == "object" else "face",
+        }  # fmt: skip
+        return {self.brush: gr.HTML(value=value, visible=True), self.editing: [role, photo_id]}
 
     @told(name)
-    def save_mask(
-        self, key: str, view: str, editing: list[str] | None, value: dict[str, Any] | None
-    ) -> Updates:
-        """Take what was painted."""
-        if editing is None or value is None:
-            return {}
-        session = self.studio.photos.paint(key, _role(editing[0]), editing[1], value.get("layers") or [])
+    def finish(self, key: str, view: str, editing: list[str] | None, event: gr.EventData) -> Updates:
+        """Save what was painted, go back to the automatic mask, or leave all as it was."""
+        session = self.studio.sessions.find(key)
+        if editing is None or event.act == "cancel":
+            return self.show(session)
+        role, photo_id = _role(editing[0]), editing[1]
+        if event.act == "save":
+            session = self.studio.photos.paint(key, role, photo_id, _alpha(str(event.mask)))
+        else:
+            session = self.studio.photos.automatic(key, role, photo_id)
         return {**self.show(session), **self.pictures(key, view)}
-
-    @told(name)
-    def back_to_automatic(self, key: str, view: str, editing: list[str] | None) -> Updates:
-        """Drop the correction."""
-        if editing is None:
-            return {}
-        session = self.studio.photos.automatic(key, _role(editing[0]), editing[1])
-        return {**self.show(session), **self.pictures(key, view)}
-
-    @told(name)
-    def close(self, key: str) -> Updates:
-        """Leave the editor; nothing changes."""
-        return self.show(self.studio.sessions.find(key))
 
 
 def _role(name: str) -> Role:
     return "subject" if name == "subject" else "style"
+
+
+def _alpha(data_url: str) -> np.ndarray:
+    """The alpha channel (h, w) uint8 of a PNG that the page sent."""
+    head, _, body = data_url.partition(",")
+    if head != "data:image/png;base64" or len(body) > MOST_BYTES:
+        raise Problem("The painted mask could not be read. Reload the page and paint it again.")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(body, validate=True)), formats=["PNG"]) as image:
+            if max(image.size) > 4 * EDITOR_SIDE:
+                raise ValueError("too large")
+            return np.asarray(image.convert("RGBA"))[..., 3]
+    except (ValueError, OSError) as error:
+        raise Problem("The painted mask could not be read. Reload the page and paint it again.") from error

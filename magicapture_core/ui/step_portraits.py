@@ -11,6 +11,7 @@ import gradio as gr
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
+from magicapture_core.ui.portrait_cards import portrait_cards, portrait_detail
 from magicapture_core.ui.portrait_work import MOST_PORTRAITS, best_first, generate_config, of_run
 from magicapture_core.ui.sessions import Session, StoredPortrait
 from magicapture_core.ui.settings import help_texts
@@ -52,23 +53,10 @@ class PortraitsStep(Step):
             self.stop = gr.Button("Stop", visible=False, min_width=120, elem_id="mc-make-stop")
         self._more_control()
         self.progress = gr.HTML(elem_id="mc-make-progress")
-        self.gallery = gr.Gallery(
-            label="Portraits, best likeness first", columns=4, object_fit="contain", height="auto", visible=False,
-            buttons=["download", "fullscreen"], interactive=False, elem_id="mc-gallery",
-        )  # fmt: skip
+        self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-gallery")
         self.chosen = gr.State(None)
-        with gr.Row(visible=False) as self.details:  # type: ignore[assignment]
-            with gr.Column(scale=3, min_width=280):
-                self.facts = gr.HTML(elem_id="mc-facts")
-                self.word = gr.Radio([], label="Where does this word look?", elem_id="mc-word")
-            with gr.Column(scale=2, min_width=240):
-                self.heat = gr.Image(
-                    label="Bright is where the word looks",
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    height=340,
-                )
-        with gr.Row():
+        self.detail = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-detail")
+        with gr.Row(elem_classes="mc-buttons"):
             self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
         with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
             gr.HTML('<p class="mc-quiet">What was learned, as small files. They need the same model.</p>')
@@ -107,8 +95,8 @@ class PortraitsStep(Step):
     def live(self) -> list[Any]:
         """What changes while portraits are made."""
         return [
-            self.progress, self.gallery, self.make, self.stop, self.archive, self.details, self.exporting, self.stale,
-            self.word, self.facts, self.heat, self.chosen,
+            self.progress, self.gallery, self.detail, self.chosen, self.make, self.stop, self.archive, self.exporting,
+            self.stale,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -169,13 +157,10 @@ class PortraitsStep(Step):
     def _gallery(self, session: Session, found: list[StoredPortrait]) -> Updates:
         ready = self.studio.portraits.ready(session, session.chosen_run()) is None
         return {
-            self.gallery: gr.Gallery(
-                [(portrait.picture, _caption(portrait)) for portrait in found],
-                visible=bool(found),
-                selected_index=None,
-            ),
+            self.gallery: portrait_cards(found, None),
             self.archive: gr.DownloadButton(value=session.archive, visible=bool(found and session.archive)),
-            self.details: gr.Row(visible=False),
+            self.detail: "",
+            self.chosen: None,
             self.exporting: gr.Accordion(visible=ready),
         }
 
@@ -232,33 +217,22 @@ class PortraitsStep(Step):
         return {self.prompt: f"{prompt.rstrip(' ,.')}, {text}"}
 
     @told(name)
-    def select(self, key: str, event: gr.SelectData) -> Updates:
-        """Show what is known of a portrait."""
+    def press(self, key: str, chosen: str | None, event: gr.EventData) -> Updates:
+        """Show what is known of a portrait, or where another of its words looks."""
         session = self.studio.sessions.find(key)
         found = best_first(of_run(session, session.chosen_run()))
-        if not isinstance(event.index, int) or event.index >= len(found):
-            return {}
-        portrait = found[event.index]
+        wanted = str(event.id) if event.act == "portrait" else chosen
+        portrait = next((portrait for portrait in found if portrait.id == wanted), None)
+        if portrait is None:
+            raise Problem("This portrait is no longer here. Choose another one.")
         words = self.studio.portraits.words(session, portrait.id)
-        word = words[0] if words else None
+        word = str(event.id) if event.act == "word" else words[0] if words else None
+        heat = self.studio.portraits.heat(key, portrait.id, word) if word else None
         return {
-            self.details: gr.Row(visible=True),
-            self.facts: _facts(portrait),
+            self.gallery: portrait_cards(found, portrait.id),
+            self.detail: portrait_detail(portrait, words, word, heat),
             self.chosen: portrait.id,
-            self.word: gr.Radio(
-                [(_word_title(word), word) for word in words], value=word, visible=bool(words)
-            ),
-            self.heat: gr.Image(
-                self.studio.portraits.heat(session, portrait.id, word) if word else None, visible=bool(words)
-            ),
         }
-
-    @told(name)
-    def show_heat(self, key: str, portrait_id: str | None, word: str | None) -> Updates:
-        """Another word's heat map."""
-        if not portrait_id or not word:
-            return {}
-        return {self.heat: self.studio.portraits.heat(self.studio.sessions.find(key), portrait_id, word)}
 
     @told(name)
     def choose_run(self, key: str, run_id: str) -> Updates:
@@ -278,30 +252,9 @@ class PortraitsStep(Step):
         return {self.exported: gr.File([str(path) for path in paths], visible=True)}
 
 
-def _caption(portrait: StoredPortrait) -> str:
-    if portrait.nsfw:
-        return "Hidden by the safety checker"
-    score = "no face found" if portrait.identity is None else f"Likeness {max(portrait.identity, 0):.0%}"
-    return f"{score} · seed {portrait.seed}"
-
-
 def _run_title(run: Any) -> str:
     begun = time.strftime("%d %b, %H:%M", time.localtime(run.started))
     return f"{run.title} ({begun})"
-
-
-def _word_title(word: str | None) -> str:
-    return {"{subject}": "the person", "{style}": "the style"}.get(word or "", word or "")
-
-
-def _facts(portrait: StoredPortrait) -> str:
-    rows = {"Likeness": _caption(portrait).split(" · ")[0].removeprefix("Likeness "), "Description": portrait.prompt,
-            "Seed": portrait.seed}  # fmt: skip
-    titles = {"negative_prompt": "Avoided", "steps": "Steps", "guidance_scale": "Guidance", "adapter_scale": "Strength",
-              "scheduler": "Sampler", "model": "Model"}  # fmt: skip
-    rows |= {title: portrait.settings[name] for name, title in titles.items() if portrait.settings.get(name)}
-    cells = "".join(f"<dt>{escape(title)}</dt><dd>{escape(str(value))}</dd>" for title, value in rows.items())
-    return f'<h3 class="mc-sub">This portrait</h3><dl class="mc-list">{cells}</dl>'
 
 
 def _chips(prompts: tuple[str, ...]) -> str:

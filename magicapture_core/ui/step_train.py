@@ -55,8 +55,8 @@ class TrainStep(Step):
                 '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a custom training.</p>'
             )
             self.fields = settings.layout()
-        with gr.Row():
-            self.start = gr.Button("Start training", variant="primary", size="lg", elem_id="mc-start")
+        with gr.Row(elem_classes="mc-buttons"):
+            self.start = gr.Button("Start training", variant="primary", elem_id="mc-start")
             self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
             self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="mc-resume")
             self.stop = gr.Button("Stop and keep", visible=False, elem_id="mc-stop")

@@ -16,6 +16,7 @@ from magicapture_core.ui.training_work import TrainingWork
 
 log = logging.getLogger(__name__)
 
+SWEEP_SECONDS = 60.0
 DELETE_PATIENCE = 10.0
 """Seconds that a visitor waits for their training to stop before its files are removed behind their back."""
 
@@ -28,10 +29,23 @@ class Studio:
     ) -> None:
         self.sessions = Sessions(runs, keep_days)
         self.jobs = Jobs()
+        self._closing = threading.Event()
         self.models = ModelWork(model, any_model=any_model)
-        self.photos = PhotoWork(self.sessions)
+        self.photos = PhotoWork(self.sessions, lambda session: self.facts(session).resolution)
         self.training = TrainingWork(self.sessions, self.jobs, self.models, self.photos)
         self.portraits = PortraitWork(self.sessions, self.jobs, self.models, self.photos)
+
+    def sweep_now_and_then(self) -> None:
+        """From now on, in the background, remove what is too old."""
+
+        def sweep() -> None:
+            while not self._closing.wait(SWEEP_SECONDS):
+                try:
+                    self.sessions.sweep()
+                except OSError:
+                    log.exception("could not remove old files")
+
+        threading.Thread(target=sweep, name="sweep", daemon=True).start()
 
     def facts(self, session: Session) -> ModelFacts:
         """Of the model that the session uses."""
@@ -41,7 +55,11 @@ class Studio:
         """Use another model from now on."""
         checked = self.models.checked(name)
         with self.sessions.changing(key) as session:
+            changed = self.models.facts(checked).resolution != self.facts(session).resolution
             session.model = checked
+            if changed:
+                for role in ("subject", "style"):
+                    self.photos.judge(session, role)  # type: ignore[arg-type]
         return session
 
     def stale(self, session: Session) -> bool:
@@ -66,6 +84,7 @@ class Studio:
 
     def close(self, timeout: float = 60.0) -> None:
         """Stop every job, so that each saves where it stands."""
+        self._closing.set()
         if not self.jobs.close(timeout):
             log.warning("a job did not stop within %.0f s; it goes on from its last checkpoint", timeout)
 
