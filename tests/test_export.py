@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from portraits import plain_diffusers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_generation import plain_diffusers
 from toy import toy_run
 
 from magicapture_core.export import export_name, export_run, kohya_state

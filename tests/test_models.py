@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
-from toy import RESOLUTION, save_toy
+from safetensors.torch import load_file
+from toy import RESOLUTION, same_weights, save_toy
 
 from magicapture_core import models
 from magicapture_core.config import Scheduler
 from magicapture_core.problems import MissingFiles, Problem
-from tools.make_random_sd15 import original_state
-
-
-def same_weights(one: Any, other: Any) -> bool:
-    ours, theirs = one.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 @pytest.fixture
@@ -117,71 +110,6 @@ def test_half_precision_files_are_found(toy: models.ModelBundle, tmp_path: Path)
     assert same_weights(models.load(tmp_path / "fp16", device="cpu").unet, toy.unet)
 
 
-def test_a_single_file_with_the_original_key_names(
-    toy: models.ModelBundle, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configs = tmp_path / "configs"
-    shutil.copytree(toy_folder, configs / "v1", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
-    shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
-    monkeypatch.setattr(models, "CONFIGS", configs)
-    file = tmp_path / "model.safetensors"
-    save_file({k: v.contiguous() for k, v in original_state(toy.pipeline("ddim")).items()}, file)
-    bundle = models.load(file, device="cpu")
-    for part in ("unet", "vae", "text_encoder"):
-        assert same_weights(getattr(bundle, part), getattr(toy, part)), part
-    assert bundle.tokenizer("a photo").input_ids == toy.tokenizer("a photo").input_ids
-    assert bundle.prediction_type == "epsilon"
-
-
-def openclip_state(text_encoder: Any) -> dict[str, torch.Tensor]:
-    """The text encoder's weights as the original v2 checkpoints name and stack them (OpenCLIP)."""
-    ours = {key.removeprefix("text_model."): weight for key, weight in text_encoder.state_dict().items()}
-    state = {
-        "token_embedding.weight": ours["embeddings.token_embedding.weight"],
-        "positional_embedding": ours["embeddings.position_embedding.weight"],
-        "ln_final.weight": ours["final_layer_norm.weight"],
-        "ln_final.bias": ours["final_layer_norm.bias"],
-        "text_projection": torch.eye(text_encoder.config.hidden_size),  # in the file, but not in the encoder
-    }
-    for layer in range(text_encoder.config.num_hidden_layers):
-        for end in ("weight", "bias"):
-            place, block = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-            stacked = [ours[f"{place}.self_attn.{name}_proj.{end}"] for name in "qkv"]
-            state[f"{block}.attn.in_proj_{end}"] = torch.cat(stacked)
-            for old, new in (
-                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
-                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-            ):  # fmt: skip
-                state[f"{block}.{old}.{end}"] = ours[f"{place}.{new}.{end}"]
-    return {"cond_stage_model.model." + key: weight for key, weight in state.items()}
-
-
-@pytest.mark.parametrize("velocity", [False, True])
-def test_a_single_file_of_the_second_version(
-    toy: models.ModelBundle,
-    toy_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    velocity: bool,
-) -> None:
-    configs = tmp_path / "configs"
-    shutil.copytree(toy_folder, configs / "v2", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
-    shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
-    monkeypatch.setattr(models, "CONFIGS", configs)
-    monkeypatch.setattr(models, "_predicts_velocity", lambda _unet: velocity)
-    state = original_state(toy.pipeline("ddim"))
-    state = {key: weight for key, weight in state.items() if not key.startswith("cond_stage_model.")}
-    state |= openclip_state(toy.text_encoder)
-    file = tmp_path / "v2.safetensors"
-    save_file({key: weight.contiguous().clone() for key, weight in state.items()}, file)
-    bundle = models.load(file, device="cpu")
-    for part in ("unet", "vae", "text_encoder"):
-        assert same_weights(getattr(bundle, part), getattr(toy, part)), part
-    assert bundle.prediction_type == ("v_prediction" if velocity else "epsilon")
-    assert bundle.unet.config.sample_size == (96 if velocity else 16)
-    assert bundle.tokenizer.pad_token == "!"
-
-
 def test_the_shipped_configurations_are_complete() -> None:
     """Sizes as published: UNet 860 and 866 million parameters, text encoders 768 and 1024 wide."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -199,49 +127,6 @@ def test_the_shipped_configurations_are_complete() -> None:
         assert sum(p.numel() for p in vae.parameters()) == 83_653_863
         text = CLIPTextConfig.from_pretrained(folder / "text_encoder")
         assert (text.hidden_size, text.vocab_size) == (width, len(tokenizer))
-
-
-def test_the_original_key_names_are_the_published_ones() -> None:
-    """A few names that every published SD 1.5 file has, with the diffusers name of each."""
-    from tools.make_random_sd15 import original_unet_key, original_vae_key
-
-    for ours, original in (
-        ("conv_in.weight", "input_blocks.0.0.weight"),
-        ("time_embedding.linear_1.weight", "time_embed.0.weight"),
-        ("down_blocks.0.resnets.0.norm1.weight", "input_blocks.1.0.in_layers.0.weight"),
-        ("down_blocks.1.resnets.0.conv_shortcut.weight", "input_blocks.4.0.skip_connection.weight"),
-        ("down_blocks.2.downsamplers.0.conv.bias", "input_blocks.9.0.op.bias"),
-        ("mid_block.attentions.0.proj_in.weight", "middle_block.1.proj_in.weight"),
-        ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),
-        ("up_blocks.1.upsamplers.0.conv.weight", "output_blocks.5.2.conv.weight"),
-        ("up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_k.weight",
-         "output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight"),
-        ("conv_out.bias", "out.2.bias"),
-    ):  # fmt: skip
-        assert original_unet_key(ours, 2) == "model.diffusion_model." + original
-    for ours, original in (
-        ("decoder.up_blocks.0.resnets.0.conv1.weight", "decoder.up.3.block.0.conv1.weight"),
-        ("encoder.down_blocks.0.downsamplers.0.conv.bias", "encoder.down.0.downsample.conv.bias"),
-        ("decoder.mid_block.attentions.0.to_out.0.weight", "decoder.mid.attn_1.proj_out.weight"),
-        ("decoder.mid_block.attentions.0.group_norm.weight", "decoder.mid.attn_1.norm.weight"),
-        ("encoder.mid_block.resnets.1.norm2.bias", "encoder.mid.block_2.norm2.bias"),
-    ):
-        assert original_vae_key(ours, 4) == "first_stage_model." + original
-
-
-def test_velocity_is_told_from_noise_by_the_answer_to_pure_noise(toy: models.ModelBundle) -> None:
-    class Predictor:
-        config, dtype = toy.unet.config, torch.float32
-
-        def __init__(self, share_of_noise: float) -> None:
-            self.share = share_of_noise
-
-        def __call__(self, sample: torch.Tensor, _t: int, _text: torch.Tensor) -> Any:
-            other = torch.randn(sample.shape, generator=torch.Generator().manual_seed(5))
-            return type("Output", (), {"sample": self.share * sample + (1 - self.share) * other})
-
-    assert not models._predicts_velocity(Predictor(0.9))
-    assert models._predicts_velocity(Predictor(0.1))
 
 
 def hub_copy(folder: Path, cache: Path, hub_id: str) -> Path:
@@ -379,35 +264,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there(name: str) -> None:
     with pytest.raises(MissingFiles, match="There is no model at"):
         models.load(name, device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        (["conditioner.embedders.0.transformer.x", models.UNET_KEY], "another family"),
-        (["model.diffusion_model.joint_blocks.0.x"], "another family"),
-        ([models.UNET_KEY], "only a part of one"),
-        (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], r"an adapter \(LoRA\)"),
-        (["weight"], "no complete model"),
-    ],
-)
-def test_single_files_of_something_else_are_refused(tmp_path: Path, keys: list[str], said: str) -> None:
-    save_file({key: torch.zeros(1) for key in keys}, tmp_path / "other.safetensors")
-    with pytest.raises(Problem, match=said):
-        models.load(tmp_path / "other.safetensors", device="cpu")
-
-
-@pytest.mark.parametrize(("name", "said"), [("model.ckpt", "a pickle"), ("model.txt", "unknown")])
-def test_files_that_are_not_safetensors_are_refused(tmp_path: Path, name: str, said: str) -> None:
-    (tmp_path / name).write_bytes(b"something")
-    with pytest.raises(Problem, match=f"{name} is {said}.*expected a .safetensors file"):
-        models.load(tmp_path / name, device="cpu")
-
-
-def test_a_damaged_single_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"something that is no header at all")
-    with pytest.raises(Problem, match="cannot be read"):
-        models.load(tmp_path / "model.safetensors", device="cpu")
 
 
 def test_plain_diffusers_loads_the_toy(toy_folder: Path, toy: models.ModelBundle) -> None:

@@ -194,6 +194,12 @@ UNET_TARGETS = r".*attn2\.(to_q|to_k|to_v|to_out\.0)"
 TEXT_TARGETS = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 
 
+def same_weights(one: Any, other: Any) -> bool:
+    """Whether two modules hold the same tensors, bit for bit."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
 class ToyEmbedder(nn.Module):
     """A random face embedder of the real interface: (b, 3, 112, 112) in [0, 1] -> (b, 16) of unit norm."""
 
