@@ -12,6 +12,8 @@ function begin() {
   const painted = new Image();
   photo.onload = () => {
     canvas.width = photo.naturalWidth; canvas.height = photo.naturalHeight;
+    const room = box.clientWidth - 34, scale = Math.min(room / canvas.width, 560 / canvas.height);
+    canvas.style.width = `${Math.round(canvas.width * scale)}px`;
     mask = document.createElement('canvas');
     mask.width = canvas.width; mask.height = canvas.height;
     pen = mask.getContext('2d', {willReadFrequently: true});

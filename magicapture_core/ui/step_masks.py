@@ -79,7 +79,7 @@ class MasksStep(Step):
             self.subject: found["subject"],
             self.style: found["style"],
             self.how: f'<p class="mc-quiet">Cut to squares of {resolution}×{resolution} pixels, exactly as they are '
-            f"learned from. {reason}</p>",
+            f'learned from.</p><details class="mc-more"><summary>How the faces were found</summary>{reason}</details>',
         }
 
     @told(name)

@@ -59,7 +59,6 @@ class PhotosStep(Step):
             )
         )
         self.consent = gr.Checkbox(False, label=CONSENT, elem_id="mc-consent", container=False)
-        self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
         with gr.Column(visible=False) as self.adding, gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.files = gr.File(
@@ -78,6 +77,7 @@ class PhotosStep(Step):
                     self.camera_add = gr.Button("Use this photo")
             with gr.Column(scale=2, min_width=260):
                 gr.HTML(cards.GUIDANCE)
+        self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")

@@ -169,7 +169,7 @@ class TrainStep(Step):
         return {
             self.start: gr.Button(
                 "Start a new training" if session.runs else "Start training", visible=not busy,
-                variant="secondary" if unfinished else "primary",
+                variant="secondary" if step else "primary",
             ),
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
