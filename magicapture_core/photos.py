@@ -180,9 +180,14 @@ def _not_a_photo(data: bytes, name: str) -> str:
                 f"{name} is damaged: it begins like a photo but cannot be read further. Expected {_EXPECTED}. "
                 "Copy it again from where it came."
             )
-        text = all(byte in b"\t\r\n\f" or byte >= 32 for byte in data[:512]) and b"\x00" not in data[:512]
-        kind = "a text file" if text else "a file of an unknown kind"
+        kind = "a text file" if _is_text(data[:512]) else "a file of an unknown kind"
     return f"{name} is no photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
+
+
+def _is_text(start: bytes) -> bool:
+    controls = any(byte < 32 and byte not in b"\t\r\n\f" for byte in start)
+    cut_off = 3  # bytes of a character that the end of `start` may have split
+    return not controls and len(start) - len(start.decode(errors="ignore").encode()) <= cut_off
 
 
 def _decode(image: Image.Image) -> np.ndarray:

@@ -134,6 +134,7 @@ def copies(pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_COLOR),
     )
     yield "cropped by 2 %", pixels[height // 50 : -height // 50, width // 50 : -width // 50]
+    yield "cropped by 10 %", pixels[height // 10 : -height // 20, width // 12 : -width // 12]
     yield "brighter", (pixels * 1.15).clip(0, 255).astype(np.uint8)
 
 

@@ -38,9 +38,7 @@ def measure(pixels: np.ndarray, face: Face) -> Measures:
     """Measure one face of `pixels` ((h, w, 3) uint8 RGB)."""
     import cv2
 
-    image = torch.tensor(pixels).permute(2, 0, 1)[None].float()
-    crop = align(image, torch.tensor(face.landmarks)[None], _SIDE)[0].permute(1, 2, 0).numpy()
-    crop = np.clip(crop, 0, 255).round().astype(np.uint8)
+    crop = face_crop(pixels, face)
     luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     cheeks = np.concatenate([_patch(luma, 26, 70, 40, 80), _patch(luma, 72, 70, 86, 80)])
@@ -58,6 +56,13 @@ def measure(pixels: np.ndarray, face: Face) -> Measures:
         lower=float(np.hypot(np.linalg.norm((lower_lab - upper_lab)[1:]), (lower_lab - upper_lab)[0] / 2)),
         mouth_texture=float(_patch(luma, 40, 82, 72, 102).std()) / skin,
     )
+
+
+def face_crop(pixels: np.ndarray, face: Face) -> np.ndarray:
+    """(224, 224, 3) uint8 RGB: the face, aligned as for recognition."""
+    image = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+    crop = align(image, torch.tensor(face.landmarks)[None], _SIDE)[0].permute(1, 2, 0).numpy()
+    return np.clip(crop, 0, 255).round().astype(np.uint8)
 
 
 def picture_range(pixels: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from magicapture_core.concepts.examples import (
     style_square,
     subject_square,
 )
-from magicapture_core.concepts.measures import Measures, measure, picture_range
+from magicapture_core.concepts.measures import Measures, face_crop, measure, picture_range
 from magicapture_core.faces import Face, FaceAnalyser, embed_face
 from magicapture_core.photos import Photo
 
@@ -55,13 +55,14 @@ COVER_COLOUR, COVER_TEXTURE, COVER_COLOUR_SURE = 14.0, 0.08, 26.0
 CUT_OFF = 0.08
 # Smaller second faces are passers-by; larger ones, in a crop around the subject, teach the model two people.
 SECOND_FACE = 0.4
-# Bits of 64 in which perceptual hashes differ: copies (scaled, recompressed, slightly brightened) differ by 0 to 6,
-# different photos by 12 and more.
-NEAR_DUPLICATE_BITS = 6
-# Cosine of embeddings, mean over the other photos of the group. SFace: photos of one man .73 to .80, different real
-# people .13 and at most .33; its makers decide single pairs at .363. Synthetic strangers look more alike (mean .27,
-# 95 % below .45), as they are drawn near an average face. ArcFace IR-SE50 is used at about the same value.
-SAME_PERSON = 0.38
+# Bits of 256 in which perceptual hashes differ, of the whole picture or of the aligned face. Copies (scaled,
+# recompressed, brightened) differ by up to 20, cropped ones by that in the face; different photos of one person by
+# 44 and more, and in the face by 32 and more.
+NEAR_DUPLICATE_BITS = 24
+# Cosine of SFace embeddings, mean over the other photos of the group. Photos of one man .73 to .80, of one synthetic
+# person .60 to .80; different real people .13 and at most .33, synthetic ones .27 (they are drawn near an average
+# face; one in ten passes). SFace's makers decide single pairs at .363. ArcFace IR-SE50 separates at about the same.
+SAME_PERSON = 0.4
 # An all but uniform picture teaches no style.
 FLAT_PICTURE = 8.0
 
@@ -116,8 +117,8 @@ def judge_photos(
             found.append(_judge_picture(photo, min(photo.pixels.shape[:2]), resolution))
         else:
             found.append(_judge_subject(photo, seen, resolution))
-    _add(found, _duplicates(photos))
     meant = [main_face(seen) if role == "subject" else (seen[0] if seen else None) for seen in faces]
+    _add(found, _duplicates(photos, meant))
     if role == "subject" and kind == "person":
         _add(found, _strangers(photos, meant, analyser))
     return [
@@ -229,13 +230,20 @@ def _judge_picture(photo: Photo, side: int, resolution: int) -> list[_Finding]:
     return findings
 
 
-def _duplicates(photos: Sequence[Photo]) -> list[_Finding | None]:
+def _duplicates(photos: Sequence[Photo], faces: Sequence[Face | None]) -> list[_Finding | None]:
     """Every photo that is all but a copy of an EARLIER one; mirrored copies count, as training mirrors, too."""
-    hashes = [_hash(photo.pixels) for photo in photos]
-    mirrored = [_hash(photo.pixels[:, ::-1]) for photo in photos]
+    views = [
+        [photo.pixels] + ([] if face is None else [face_crop(photo.pixels, face)])
+        for photo, face in zip(photos, faces, strict=True)
+    ]
+    hashes = [[_hash(view) for view in seen] for seen in views]
+    mirrored = [[_hash(view[:, ::-1]) for view in seen] for seen in views]
     findings: list[_Finding | None] = []
     for i in range(len(photos)):
-        apart = [min(hashes[i] - hashes[j], mirrored[i] - hashes[j]) for j in range(i)]
+        apart = [
+            min(a - b for side in (hashes, mirrored) for a, b in zip(side[i], hashes[j], strict=False))
+            for j in range(i)
+        ]
         twin = next((j for j, bits in enumerate(apart) if bits <= NEAR_DUPLICATE_BITS), None)
         text = (
             ""
@@ -250,7 +258,7 @@ def _hash(pixels: np.ndarray) -> Any:
     import imagehash
     from PIL import Image
 
-    return imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels)))
+    return imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels)), hash_size=16)
 
 
 def _strangers(

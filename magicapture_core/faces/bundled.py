@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ MIN_DETECTION = 0.5
 # A weak detection counts only if the landmarker also sees a face; a strong one counts alone.
 SURE_DETECTION = 0.8
 # The detector works on 192 pixels, so a face under about a tenth of the picture's side may escape it. Where it
-# finds none, it looks again at windows of half the side, each shifted by half a window.
-WINDOW = 0.5
+# finds none, it looks again at windows of half the side, then of a quarter, each shifted by half a window.
+WINDOWS = (0.5, 0.25)
 # A face that fills the photo or touches its edge is found once there is some room around it.
 PADDING = 0.3
 # Sides of the crop shown to the landmarker, in detection boxes: it wants the whole head, but large. More than one
@@ -69,19 +69,12 @@ class BundledAnalyser:
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         check_pixels(pixels)
+        faces: list[Face] = []
         with self._lock:
-            detections = (
-                list(self._detections(pixels, 0, 0))
-                or list(self._search_padded(pixels))
-                or list(self._search_windows(pixels))
-            )
-            faces: list[Face] = []
-            for detection in sorted(detections, key=lambda d: -d.score):
-                face = self.measure(pixels, detection) or (
-                    detection if detection.score > SURE_DETECTION else None
-                )
-                if face is not None and all(_iou(face.box, other.box) < SAME_FACE_IOU for other in faces):
-                    faces.append(face)
+            for detections in self._looks(pixels):
+                faces = self._confirmed(pixels, detections)
+                if faces:
+                    break
         return sorted(faces, key=lambda face: -face.size)
 
     def face_mask(self, pixels: np.ndarray, face: Face) -> np.ndarray:
@@ -129,6 +122,24 @@ class BundledAnalyser:
                 score=float(detection.categories[0].score),
             )
 
+    def _looks(self, pixels: np.ndarray) -> Iterator[Iterator[Face]]:
+        """Detections of ever closer, ever slower looks."""
+        yield self._detections(pixels, 0, 0)
+        yield self._search_padded(pixels)
+        for share in WINDOWS:
+            yield self._search_windows(pixels, share)
+
+    def _confirmed(self, pixels: np.ndarray, detections: Iterable[Face]) -> list[Face]:
+        """The detections that the landmarker, or a high score, confirms, each face once."""
+        faces: list[Face] = []
+        for detection in sorted(detections, key=lambda d: -d.score):
+            if any(_iou(detection.box, other.box) > SAME_FACE_IOU for other in faces):
+                continue
+            face = self.measure(pixels, detection) or (detection if detection.score > SURE_DETECTION else None)
+            if face is not None and all(_iou(face.box, other.box) < SAME_FACE_IOU for other in faces):
+                faces.append(face)
+        return faces
+
     def _search_padded(self, pixels: np.ndarray) -> Iterator[Face]:
         import cv2
 
@@ -136,9 +147,9 @@ class BundledAnalyser:
         padded = cv2.copyMakeBorder(pixels, border, border, border, border, cv2.BORDER_REPLICATE)
         yield from self._detections(padded, -border, -border)
 
-    def _search_windows(self, pixels: np.ndarray) -> Iterator[Face]:
+    def _search_windows(self, pixels: np.ndarray, share: float) -> Iterator[Face]:
         height, width = pixels.shape[:2]
-        size = max(1, round(max(height, width) * WINDOW))
+        size = max(32, round(max(height, width) * share))
         for top in range(0, max(height - size // 2, 1), max(size // 2, 1)):
             for left in range(0, max(width - size // 2, 1), max(size // 2, 1)):
                 yield from self._detections(pixels[top : top + size, left : left + size], left, top)
@@ -164,9 +175,8 @@ class BundledAnalyser:
                 score=detection.score,
                 outline=to_hairline(pixels, mesh, outline),
                 pose=_pose(np.asarray(result.facial_transformation_matrixes[0])),
-                expressions={
-                    s.category_name: float(s.score) for s in shapes if s.category_name != "_neutral"
-                },
+                expressions=_openness(mesh)
+                | {s.category_name: float(s.score) for s in shapes if s.category_name != "_neutral"},
             )
         return None
 
