@@ -75,9 +75,10 @@ def prepare_concept(
 ) -> Concept:
     """Crop, mask and scale `photos` to squares of `resolution` pixels.
 
-    `masks`: a user's masks by photo name, (h, w) of the ORIGINAL photo, above 0 where the region is that the role
-    learns (a subject's face, a style's non-face). They override what is found. A subject is cropped around the
-    face, with margin; a style to the largest square that keeps the face. Enlarging is said in Example.warnings.
+    `masks`: a user's masks by photo name, (h, w) of the ORIGINAL photo (bool, 0..1 or 0..255; from the middle up it
+    is the region), of what the role learns: a subject's face, a style's non-face. They override what is found.
+    A subject is cropped around the face, with margin; a style to the largest square that keeps the face. Enlarging
+    is said in Example.warnings.
     PhotoProblem that lists every photo that cannot be used.
     """
     if not photos:
@@ -210,7 +211,8 @@ def _given_region(photo: Photo, role: Role, given: np.ndarray) -> Tensor:
             f"{photo.name}: its mask must have the photo's size, {photo.pixels.shape[1]}×{photo.pixels.shape[0]} "
             f"(width × height), but is {' × '.join(map(str, given.shape[1::-1]))}; paint it on this photo"
         )
-    region = torch.from_numpy((np.asarray(given) > 0).astype(np.float32))[None]
+    half = 0.5 if given.dtype == bool or given.max(initial=0) <= 1 else 128
+    region = torch.from_numpy((given >= half).astype(np.float32))[None]
     if not bool(region.any()):
         raise PhotoProblem(f"{photo.name}: its mask is empty; paint over what is to be learned")
     return region if role == "subject" else 1 - region

@@ -130,7 +130,11 @@ def judge_photos(
 def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list[_Finding]:
     height, width = photo.pixels.shape[:2]
     if not faces:
-        return [_refuse("no_face", "No face was found. Choose a photo that shows the face from the front.")]
+        return [
+            _refuse(
+                "no_face", "No face was found. Choose an upright photo that shows the face from the front."
+            )
+        ]
     face = main_face(faces)
     if face is None:
         text = (

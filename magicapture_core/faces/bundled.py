@@ -135,7 +135,9 @@ class BundledAnalyser:
         for detection in sorted(detections, key=lambda d: -d.score):
             if any(_iou(detection.box, other.box) > SAME_FACE_IOU for other in faces):
                 continue
-            face = self.measure(pixels, detection) or (detection if detection.score > SURE_DETECTION else None)
+            face = self.measure(pixels, detection) or (
+                detection if detection.score > SURE_DETECTION else None
+            )
             if face is not None and all(_iou(face.box, other.box) < SAME_FACE_IOU for other in faces):
                 faces.append(face)
         return faces

@@ -64,6 +64,10 @@ def embed_face(analyser: FaceAnalyser, pixels: np.ndarray, face: Face) -> np.nda
 
 
 def _build(variant: Literal["bundled", "facexlib"]) -> FaceAnalyser:
+    if variant == "facexlib" and variant not in _built:
+        from magicapture_core.faces.facexlib_variant import fetch_weights
+
+        fetch_weights()  # outside the lock: who wants the bundled models need not wait for a download
     with _building:
         if variant not in _built:
             if variant == "bundled":

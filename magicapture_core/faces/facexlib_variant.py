@@ -76,9 +76,7 @@ class FacexlibAnalyser:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bundled = BundledAnalyser()
         self._embedders: dict[str, FaceEmbedder] = {}
-        self._parser_name = next((name for name in PARSERS if find_weight(name)), PARSERS[0])
-        for name in (DETECTOR, self._parser_name, RECOGNISER):  # all or none, before anything is built
-            fetch_weight(name)
+        self._parser_name = fetch_weights()
         self._detector = _load(DETECTOR, lambda: _retinaface(self._device)).to(self._device)
         self._parser = _load(self._parser_name, lambda: _parsing_network(self._parser_name)).to(self._device)
         parser = "BiSeNet" if self._parser_name == "parsing_bisenet" else "ParseNet"
@@ -137,6 +135,14 @@ class FacexlibAnalyser:
         if measured is None:
             return face
         return replace(face, pose=measured.pose, expressions=measured.expressions)
+
+
+def fetch_weights() -> str:
+    """Get the three weight files, all or none being of use. Returns which parser there is."""
+    parser = next((name for name in PARSERS if find_weight(name)), PARSERS[0])
+    for name in (DETECTOR, parser, RECOGNISER):
+        fetch_weight(name)
+    return parser
 
 
 def _face(row: np.ndarray, scale: float) -> Face:

@@ -66,4 +66,5 @@ def load_sface(shards: tuple[Path, ...] = SFACE_SHARDS) -> SFace:
     state["linear.weight"] = torch.cat([state.pop("linear.weight.0"), state.pop("linear.weight.1")])
     model = SFace()
     model.load_state_dict(state)
-    return model.eval().requires_grad_(False)
+    # Its depthwise convolutions run twice as fast on a CPU in this memory format.
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
