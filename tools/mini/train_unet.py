@@ -21,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tools.mini import stage
 from tools.mini.captions import caption
+from tools.mini.muon import Muon
 from tools.mini.train_vae import SCALING_FACTOR, build_vae, to_pixels
 
 TEXT_WIDTH = 256
@@ -141,7 +142,7 @@ def build(work: Path, args: argparse.Namespace, latent_side: int) -> tuple[Denoi
     return Denoiser(unet, build_text_encoder(tokenizer)), tokenizer
 
 
-def save(path: Path, clock: stage.Clock, model: Denoiser, average: dict, optimizer: torch.optim.Optimizer,
+def save(path: Path, clock: stage.Clock, model: Denoiser, average: dict, optimizer: Muon,
          args: argparse.Namespace) -> None:  # fmt: skip
     shape = {"channels": list(args.channels), "layers": args.layers}
     stage.save_checkpoint(
@@ -160,7 +161,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"UNet {sum(p.numel() for p in model.unet.parameters()) / 1e6:.1f} M parameters, text encoder "
           f"{sum(p.numel() for p in model.text_encoder.parameters()) / 1e6:.1f} M", flush=True)  # fmt: skip
     average = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = Muon(model, args.lr, args.lr / 2)
     clock, path = stage.Clock(args.minutes, args.steps), work / "unet.pt"
     if state := stage.load_checkpoint(path, clock):
         model.load_state_dict(state["model"])
@@ -172,9 +173,7 @@ def train(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(args.seed + clock.step)
     batches, saved, running = stage.shuffled(len(latents), args.batch, rng), time.monotonic(), 0.0
     while clock.progress < 1:
-        rate = stage.learning_rate(args.lr, clock.step, clock.progress, args.warmup, args.decay_from)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = stage.learning_rate(1.0, clock.step, clock.progress, args.warmup, args.decay_from)
         chosen = next(batches)
         texts = ["" if rng.random() < args.dropout else caption(words[index], rng) for index in chosen]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -192,12 +191,12 @@ def train(args: argparse.Namespace) -> None:
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step(rate)
         clock.tick()
         stage.update_average(average, model, clock.step, args.ema)
         running = 0.98 * running + 0.02 * error.mean().item() if running else error.mean().item()
         if clock.step % 20 == 0:
-            print(f"unet step {clock.step} mse {running:.4f} lr {rate:.1e} {clock.seconds:.0f} s", flush=True)
+            print(f"unet step {clock.step} mse {running:.4f} rate {rate:.2f} {clock.seconds:.0f} s", flush=True)
         if time.monotonic() - saved > args.save_minutes * 60 or clock.progress >= 1:
             save(path, clock, model, average, optimizer, args)
             saved = time.monotonic()
@@ -211,8 +210,8 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[128, 192, 288])
     parser.add_argument("--layers", type=int, default=1, help="residual blocks of each level")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--warmup", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--decay-from", type=float, default=0.5)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--dropout", type=float, default=0.1, help="share of captions left empty")
