@@ -58,8 +58,8 @@ def build(studio: Any) -> Any:
 
     with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
         wizard = page.layout(studio)
+        api.mount(studio)  # first: a name that is taken gets a number
         _wire(wizard, blocks)
-        api.mount(studio)
     return blocks
 
 
