@@ -20,6 +20,8 @@ MIN_FOREGROUND = 0.02
 _GRABCUT_SIDE = 320
 # GrabCut starts from "the outer twentieth is background": products and pets are photographed in the middle.
 _GRABCUT_BORDER = 0.05
+# Colours that the edge is summed up in: enough for a table, a wall and what lies between.
+_EDGE_COLOURS = 6
 _OVERLAY_COLOUR = (255, 64, 96)
 
 
@@ -75,8 +77,8 @@ def face_masks(pixels: np.ndarray, face: Face | None, analyser: FaceAnalyser) ->
 def object_masks(pixels: np.ndarray, analyser: FaceAnalyser) -> Masks:
     """Masks of the thing that `pixels` ((h, w, 3) uint8 RGB) shows, for subjects that are not people.
 
-    GrabCut, started from the analyser's foreground where that saw something and from the picture's middle
-    otherwise. All zero if nothing stands out.
+    GrabCut, started from the analyser's foreground where that saw something, and otherwise from what differs in
+    colour from the picture's edge. All zero if nothing stands out.
     """
     import cv2
 
@@ -85,9 +87,8 @@ def object_masks(pixels: np.ndarray, analyser: FaceAnalyser) -> Masks:
     small = cv2.resize(
         pixels, (max(8, round(width * scale)), max(8, round(height * scale))), interpolation=cv2.INTER_AREA
     )
-    seed = _grabcut_seed(
-        cv2.resize(analyser.foreground(pixels), small.shape[1::-1], interpolation=cv2.INTER_AREA)
-    )
+    foreground = cv2.resize(analyser.foreground(pixels), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    seed = _grabcut_seed(small, foreground)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
         cv2.setRNGSeed(0)  # its colour clusters start at random; the same photo must give the same mask
@@ -131,16 +132,27 @@ def overlay(pixels: np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
     return result
 
 
-def _grabcut_seed(foreground: np.ndarray) -> np.ndarray:
+def _grabcut_seed(pixels: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Where GrabCut starts: the segmenter's person, or else what differs in colour from the picture's edge."""
     import cv2
 
-    height, width = foreground.shape
     if (foreground >= THRESHOLD).mean() >= MIN_FOREGROUND:
         seed = np.where(foreground >= THRESHOLD, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         seed[foreground < 0.02] = cv2.GC_BGD
         seed[foreground > 0.98] = cv2.GC_FGD
         return seed
-    seed = np.full((height, width), cv2.GC_PR_FGD, np.uint8)
+    height, width = foreground.shape
     edge = max(1, round(min(height, width) * _GRABCUT_BORDER))
-    seed[:edge] = seed[-edge:] = seed[:, :edge] = seed[:, -edge:] = cv2.GC_BGD
+    rim = np.ones((height, width), bool)
+    rim[edge:-edge, edge:-edge] = False
+    lab = cv2.GaussianBlur(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), (0, 0), 1.5)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
+    cv2.setRNGSeed(0)
+    clusters = min(_EDGE_COLOURS, int(rim.sum()))
+    _, _, colours = cv2.kmeans(lab[rim], clusters, None, stop, 2, cv2.KMEANS_PP_CENTERS)
+    unlike = np.linalg.norm(lab[:, :, None] - colours, axis=3).min(axis=2)
+    scaled = np.clip(unlike / max(float(unlike.max()), 1e-6) * 255, 0, 255).astype(np.uint8)
+    _, apart = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    seed = np.where(apart > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    seed[rim] = cv2.GC_BGD
     return seed
