@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+def orthogonal(matrix: torch.Tensor, steps: int = 4) -> torch.Tensor:
     """Newton–Schulz: matrix (m, n) -> a matrix of the same singular vectors, singular values near 1."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]

@@ -1,0 +1,58 @@
+"""The shipped presets and sample people: valid, small, one face a photo, the same person where they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from magicapture_core.faces import choose_analyser, embed_face
+from magicapture_core.photos import read_photo
+from magicapture_core.presets import load_preset, preset_names
+
+ROOT = Path(__file__).parent.parent
+PEOPLE = sorted(path for path in (ROOT / "assets" / "people").iterdir() if path.is_dir())
+
+
+def faces_of(folder: Path) -> np.ndarray:
+    """Embeddings (6, 128) of the folder's photos, each of which must show exactly one face and be 512 px or more."""
+    analyser, _ = choose_analyser("bundled")
+    found = []
+    for path in sorted(folder.glob("*.jpg")):
+        pixels = read_photo(path).pixels
+        assert min(pixels.shape[:2]) >= 512, path
+        faces = analyser.detect(pixels)
+        assert len(faces) == 1, f"{path}: {len(faces)} faces"
+        found.append(embed_face(analyser, pixels, faces[0]))
+    assert len(found) == 6, folder
+    return np.stack(found)
+
+
+def test_there_are_four_people_and_six_presets() -> None:
+    assert len(PEOPLE) == 4
+    assert {"passport", "profile"} < set(preset_names())
+    assert len(preset_names()) >= 6
+
+
+@pytest.mark.parametrize("folder", PEOPLE, ids=lambda path: path.name)
+def test_a_sample_person_is_one_person(folder: Path) -> None:
+    embeddings = faces_of(folder)
+    mean = embeddings.mean(axis=0)
+    assert (embeddings @ mean / np.linalg.norm(mean)).min() >= 0.45
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_is_valid_and_shows_six_different_people(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.title
+    assert preset.description.endswith(".")
+    assert all("{subject}" in prompt and "{style}" in prompt for prompt in preset.prompts)
+    assert len(preset.photos) == 6
+    cosines = (embeddings := faces_of(preset.photos[0].parent)) @ embeddings.T
+    assert cosines[~np.eye(6, dtype=bool)].max() < 0.6  # photos of one sample person: .6 to .9 with each other
+
+
+def test_pictures_are_small_in_all() -> None:
+    pictures = [*(ROOT / "assets" / "people").rglob("*.jpg"), *(ROOT / "presets").rglob("*.jpg")]
+    assert sum(path.stat().st_size for path in pictures) < 8e6
