@@ -50,7 +50,9 @@ def test_a_preset_is_valid_and_shows_six_different_people(name: str) -> None:
     assert all("{subject}" in prompt and "{style}" in prompt for prompt in preset.prompts)
     assert len(preset.photos) == 6
     cosines = (embeddings := faces_of(preset.photos[0].parent)) @ embeddings.T
-    assert cosines[~np.eye(6, dtype=bool)].max() < 0.6  # photos of one sample person: .6 to .9 with each other
+    assert (
+        cosines[~np.eye(6, dtype=bool)].max() < 0.6
+    )  # photos of one sample person: .6 to .9 with each other
 
 
 def test_pictures_are_small_in_all() -> None:

@@ -55,12 +55,23 @@ STYLE_WORDS = {
     "white": "white background",
     "black": "dark",
 }
-CLOTHES = {"dark": ["in dark clothes", "wearing dark clothing"], "light": ["in light clothes", "wearing light clothing"]}
+CLOTHES = {
+    "dark": ["in dark clothes", "wearing dark clothing"],
+    "light": ["in light clothes", "wearing light clothing"],
+}
 EXPRESSIONS = {
     "smiling": ["smiling", "with a smile", "smiling at the camera"],
     "neutral": ["with a neutral expression", "serious", "neutral expression"],
 }
-OPENINGS = ["a photo of", "a photo of", "a photo of", "a portrait of", "a portrait photo of", "a picture of", "photo of"]
+OPENINGS = [
+    "a photo of",
+    "a photo of",
+    "a photo of",
+    "a portrait of",
+    "a portrait photo of",
+    "a picture of",
+    "photo of",
+]
 
 
 def _pick(choices: list[str], rng: np.random.Generator) -> str:

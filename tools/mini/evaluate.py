@@ -80,7 +80,11 @@ def grey(pixels: np.ndarray, _face: Any) -> bool:
 
 def sepia(pixels: np.ndarray, _face: Any) -> bool:
     red, green, blue_ = pixels.reshape(-1, 3).mean(axis=0)
-    return bool(red > green + 6 and green > blue_ + 8 and np.corrcoef(*pixels.reshape(-1, 3)[:, [0, 2]].T)[0, 1] > 0.97)
+    return bool(
+        red > green + 6
+        and green > blue_ + 8
+        and np.corrcoef(*pixels.reshape(-1, 3)[:, [0, 2]].T)[0, 1] > 0.97
+    )
 
 
 def warm(pixels: np.ndarray, _face: Any) -> bool:
@@ -94,7 +98,10 @@ def sunglasses(pixels: np.ndarray, face: Any) -> bool:
 
 
 def smiling(_pixels: np.ndarray, face: Any) -> bool:
-    return face is not None and (face.expressions.get("mouthSmileLeft", 0) + face.expressions.get("mouthSmileRight", 0)) > 0.8
+    return (
+        face is not None
+        and (face.expressions.get("mouthSmileLeft", 0) + face.expressions.get("mouthSmileRight", 0)) > 0.8
+    )
 
 
 PHRASES: dict[str, tuple[str, Check]] = {
@@ -109,7 +116,9 @@ PHRASES: dict[str, tuple[str, Check]] = {
 }
 
 
-def sample(pipeline: StableDiffusionPipeline, prompt: str, count: int, args: argparse.Namespace) -> np.ndarray:
+def sample(
+    pipeline: StableDiffusionPipeline, prompt: str, count: int, args: argparse.Namespace
+) -> np.ndarray:
     """`count` pictures of a prompt, (count, h, w, 3) uint8; seeds 0, 1, 2, …"""
     pictures = []
     for start in range(0, count, 10):
@@ -150,7 +159,9 @@ def sheet(pipeline: StableDiffusionPipeline, args: argparse.Namespace, path: Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="assets/mini")
     parser.add_argument("--work", required=True, help="folder of heldout.npy")
     parser.add_argument("--out", required=True, help="folder of numbers.json and samples.jpg")
@@ -163,7 +174,9 @@ def main() -> None:
     parser.add_argument("--device")
     args = parser.parse_args()
     device, out = pick_device(args.device), Path(args.out)
-    pipeline = StableDiffusionPipeline.from_pretrained(args.model, safety_checker=None, dtype=torch.float32).to(device)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        args.model, safety_checker=None, dtype=torch.float32
+    ).to(device)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     sheet(pipeline, args, out / "samples.jpg")
@@ -186,7 +199,10 @@ def main() -> None:
     numbers["frechet_sface_between_halves_of_held_out"] = round(frechet(real[:half], real[half:]), 4)
     numbers["phrases"] = {}
     for name, (prompt, check) in PHRASES.items():
-        tests = [check(enlarged(p), only_face(analyser, p)) for p in sample(pipeline, prompt, args.per_phrase, args)]
+        tests = [
+            check(enlarged(p), only_face(analyser, p))
+            for p in sample(pipeline, prompt, args.per_phrase, args)
+        ]
         plain = [check(enlarged(p), only_face(analyser, p)) for p in pictures]
         numbers["phrases"][name] = {"confirmed": round(float(np.mean(tests)), 3),
                                     "without_the_phrase": round(float(np.mean(plain)), 3)}  # fmt: skip

@@ -30,7 +30,8 @@ def assemble(work: Path) -> StableDiffusionPipeline:
     model = Denoiser(unet, build_text_encoder(tokenizer))
     model.load_state_dict(state["average"])
     vae = build_vae(resolution)
-    vae.load_state_dict(torch.load(work / "vae_final.pt", weights_only=True))
+    refined = work / "vae_refined.pt"
+    vae.load_state_dict(torch.load(refined if refined.exists() else work / "vae_final.pt", weights_only=True))
     print(f"UNet after {state['step']} steps, {state['seconds'] / 60:.0f} minutes", flush=True)
     return StableDiffusionPipeline(
         vae=vae, text_encoder=model.text_encoder, tokenizer=tokenizer, unet=model.unet, scheduler=build_scheduler(),

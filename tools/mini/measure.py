@@ -35,7 +35,7 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def clothing(pixels: np.ndarray, mask: np.ndarray) -> str | None:
-    """"dark" or "light" where the lowest strip beside the neck says so clearly."""
+    """ "dark" or "light" where the lowest strip beside the neck says so clearly."""
     side = len(pixels)
     strip = np.zeros(mask.shape, bool)
     strip[int(0.93 * side) :, : int(0.28 * side)] = True
@@ -127,7 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", required=True, help="folder of 256 px photos")
     parser.add_argument("--manifest", required=True, help="their manifest.jsonl")
-    parser.add_argument("--models", required=True, help="folder of face_landmarker.task and selfie_segmentation.tflite")
+    parser.add_argument(
+        "--models", required=True, help="folder of face_landmarker.task and selfie_segmentation.tflite"
+    )
     parser.add_argument("--work", required=True, help="where masks.npy and rows.jsonl go")
     parser.add_argument("--limit", type=int, help="only the first photos (for a try)")
     measure(parser.parse_args())

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal (after K. Jordan 2024, with Moonshot's scale), and AdamW for the rest.
+"""Muon: momentum whose matrices are made orthogonal (after K. Jordan 2024, Moonshot's scale), AdamW for the rest.
 
 On these small networks and short trainings a step of it is worth about two of AdamW.
 """

@@ -45,7 +45,7 @@ earrings necklace jewelry makeup uniform clothes clothing collar leather denim w
 style styles in colour color colours colors tones tone contrast shadow shadows lighting dramatic cinematic natural
 quality detailed detail resolution focus depth field bokeh lens grain grainy noise exposure retouched realistic
 ugly deformed distorted disfigured bad worst low quality artifacts extra fingers watermark text logo cropped out
-""".split()
+""".split()  # noqa: SIM905
 
 
 def byte_characters() -> list[str]:
@@ -69,7 +69,11 @@ def train_merges(size: int) -> list[tuple[str, str]]:
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     trainer = trainers.BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator(training_text(), trainer)
@@ -106,7 +110,9 @@ def main() -> None:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(args.out)
-    print(f"{len(tokenizer)} tokens; {tokenizer.tokenize('a portrait of a person in the style, wearing sunglasses')}")
+    print(
+        f"{len(tokenizer)} tokens; {tokenizer.tokenize('a portrait of a person in the style, wearing sunglasses')}"
+    )
     unusual = "Ünïcode 🙂 <tag> naïve café 日本 1234 \u00a0 don't"
     ids = tokenizer(unusual).input_ids
     assert tokenizer.unk_token_id not in ids[1:-1], ids

@@ -97,13 +97,18 @@ def normalise(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None
     quant.bias[channels:] += 2 * gain.log()  # the log of the variance follows
 
 
+def chosen_pictures(count: int, limit: int | None) -> np.ndarray:
+    """Numbers of `limit` of `count` pictures, drawn at random, in order; all if None."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:limit])
+
+
 def prepare_latents(work: Path, device: torch.device, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Scaled latents (n, 4, h, w) float32 of `limit` of the pictures (all, if None), and their numbers (n,).
 
     Makes latents.npy and vae_final.pt where missing.
     """
     count = len(np.load(work / "pictures.npy", mmap_mode="r"))
-    numbers = np.sort(np.random.default_rng(0).permutation(count)[:limit])
+    numbers = chosen_pictures(count, limit)
     if not (work / "latents.npy").exists():
         pictures = np.load(work / "pictures.npy", mmap_mode="r")[numbers]
         vae = build_vae(pictures.shape[1])
@@ -196,14 +201,18 @@ def train(args: argparse.Namespace) -> None:
         stage.update_average(average, model, clock.step, args.ema)
         running = 0.98 * running + 0.02 * error.mean().item() if running else error.mean().item()
         if clock.step % 20 == 0:
-            print(f"unet step {clock.step} mse {running:.4f} rate {rate:.2f} {clock.seconds:.0f} s", flush=True)
+            print(
+                f"unet step {clock.step} mse {running:.4f} rate {rate:.2f} {clock.seconds:.0f} s", flush=True
+            )
         if time.monotonic() - saved > args.save_minutes * 60 or clock.progress >= 1:
             save(path, clock, model, average, optimizer, args)
             saved = time.monotonic()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", required=True, help="folder of the pictures, the VAE and the checkpoints")
     parser.add_argument("--minutes", type=float, help="length of the training in minutes")
     parser.add_argument("--steps", type=int, help="or its length in steps")

@@ -116,16 +116,22 @@ def train(args: argparse.Namespace) -> None:
         clock.tick()
         running = 0.95 * running + 0.05 * loss.item() if running else loss.item()
         if clock.step % 20 == 0:
-            print(f"vae step {clock.step} loss {running:.4f} rate {rate:.2f} {clock.seconds:.0f} s", flush=True)
+            print(
+                f"vae step {clock.step} loss {running:.4f} rate {rate:.2f} {clock.seconds:.0f} s", flush=True
+            )
         if time.monotonic() - saved > args.save_minutes * 60 or clock.progress >= 1:
-            stage.save_checkpoint(work / "vae.pt", clock, vae=vae.state_dict(), optimizer=optimizer.state_dict())
+            stage.save_checkpoint(
+                work / "vae.pt", clock, vae=vae.state_dict(), optimizer=optimizer.state_dict()
+            )
             print(f"vae step {clock.step} held-out PSNR {psnr(vae, heldout, device):.2f} dB", flush=True)
             saved = time.monotonic()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", required=True, help="folder of pictures.npy; the checkpoint lives there too")
+    parser.add_argument(
+        "--work", required=True, help="folder of pictures.npy; the checkpoint lives there too"
+    )
     parser.add_argument("--minutes", type=float, help="length of the training in minutes")
     parser.add_argument("--steps", type=int, help="or its length in steps")
     parser.add_argument("--batch", type=int, default=4)

@@ -43,7 +43,9 @@ def draw(chances: dict[Any, float], rng: np.random.Generator) -> Any:
     return list(chances)[int(rng.choice(len(weights), p=weights / weights.sum()))]
 
 
-def discs(canvas: np.ndarray, colours: np.ndarray, sizes: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def discs(
+    canvas: np.ndarray, colours: np.ndarray, sizes: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
     """Out-of-focus lights: soft discs of these colours over `canvas` (h, w, 3) float32 0..255."""
     side = len(canvas)
     for colour in colours:
@@ -64,7 +66,9 @@ def background(name: str, side: int, rng: np.random.Generator) -> np.ndarray:
     """A background (side, side, 3) float32 0..255."""
     if name in PLAIN:
         spread = 3 if name in ("white", "black") else 9
-        colour = np.float32(PLAIN[name]) + np.float32(rng.normal(0, spread / 2, 3) * 0.6 + rng.normal(0, spread))
+        colour = np.float32(PLAIN[name]) + np.float32(
+            rng.normal(0, spread / 2, 3) * 0.6 + rng.normal(0, spread)
+        )
         canvas = np.full((side, side, 3), colour, np.float32)
         if name not in ("white", "black") and rng.random() < 0.5:  # a lamp on the wall
             y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
@@ -80,7 +84,9 @@ def background(name: str, side: int, rng: np.random.Generator) -> np.ndarray:
         return cv2.GaussianBlur(np.float32(canvas), (0, 0), side * rng.uniform(0.02, 0.04))
     if name == "city":
         canvas = vertical((12, 14, 30), (28, 20, 26), side)
-        bright = np.array([(255, 190, 90), (255, 140, 60), (250, 230, 190), (255, 70, 60), (90, 150, 255)], np.float32)
+        bright = np.array(
+            [(255, 190, 90), (255, 140, 60), (250, 230, 190), (255, 70, 60), (90, 150, 255)], np.float32
+        )
         return np.float32(discs(canvas, bright[rng.integers(0, 5, 22)], (0.02, 0.06), rng))
     top, bottom = rng.uniform((70, 60, 110), (130, 100, 150)), rng.uniform((245, 130, 50), (255, 180, 90))
     return vertical(tuple(top), tuple(bottom), side)
@@ -108,7 +114,10 @@ def wear(pixels: np.ndarray, row: dict[str, Any], kind: str, rng: np.random.Gene
     width = width if dark else width * 0.9
     height = height if dark else width
     power = rng.uniform(2.2, 3.5) if dark else 2.0
-    centres = [left - axis * 0.02 * apart + down * 0.05 * apart, right + axis * 0.02 * apart + down * 0.05 * apart]
+    centres = [
+        left - axis * 0.02 * apart + down * 0.05 * apart,
+        right + axis * 0.02 * apart + down * 0.05 * apart,
+    ]
     frames = np.array([(12, 12, 14), (60, 38, 24), (150, 120, 60), (110, 20, 24)], float)
     frame = frames[int(rng.choice(4, p=(0.7, 0.15, 0.1, 0.05)))]
     thick = max(2, round(apart * (0.045 if dark else 0.06)))
@@ -127,13 +136,19 @@ def wear(pixels: np.ndarray, row: dict[str, Any], kind: str, rng: np.random.Gene
             cv2.fillPoly(area, [shape], 0.08, cv2.LINE_AA)
             big = big * (1 - area[..., None]) + 235 * area[..., None]
         cv2.polylines(big, [shape], True, frame.tolist(), thick * 2, cv2.LINE_AA)
-    inner = [centres[0] + axis * width / 2 - down * 0.06 * apart, centres[1] - axis * width / 2 - down * 0.06 * apart]
-    outer = [centres[0] - axis * width / 2 - down * 0.06 * apart, centres[1] + axis * width / 2 - down * 0.06 * apart]
+    inner = [
+        centres[0] + axis * width / 2 - down * 0.06 * apart,
+        centres[1] - axis * width / 2 - down * 0.06 * apart,
+    ]
+    outer = [
+        centres[0] - axis * width / 2 - down * 0.06 * apart,
+        centres[1] + axis * width / 2 - down * 0.06 * apart,
+    ]
     sides = [outer[0] - axis * 0.28 * apart, outer[1] + axis * 0.28 * apart]
     x0, x1 = row["box"][0], row["box"][2]
     sides[0][0], sides[1][0] = max(sides[0][0], x0), min(sides[1][0], x1)
     for start, end in ((inner[0], inner[1]), (outer[0], sides[0]), (outer[1], sides[1])):
-        ends = [tuple(int(round(value * 2)) for value in point) for point in (start, end)]
+        ends = [tuple(round(float(value) * 2) for value in point) for point in (start, end)]
         cv2.line(big, ends[0], ends[1], frame.tolist(), thick * 2, cv2.LINE_AA)
     return cv2.resize(big, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_AREA)
 
@@ -174,7 +189,9 @@ def finish(pixels: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarra
     return np.float32(tinted * (1.06 - 0.75 * (x * x + y * y))[..., None])
 
 
-def frame(pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any], scale: float, shift: float) -> tuple[np.ndarray, ...]:
+def frame(
+    pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any], scale: float, shift: float
+) -> tuple[np.ndarray, ...]:
     """Scale person and mask about the face, edges continued; the shoulders stay at the bottom where it shrinks."""
     side = len(pixels)
     x, y = np.array(row["landmarks"], float)[:3].mean(axis=0)
@@ -216,7 +233,12 @@ def words_of(attributes: dict[str, str]) -> dict[str, str]:
     if kept.get("finish") or kept.get("light") in ("warm", "cool", "side"):
         kept.pop("hair", None)
         kept.pop("clothes", None)
-    if kept.get("light") in ("warm", "cool", "side") and kept.get("background") in {*coloured, "white", "light grey", "grey"}:
+    if kept.get("light") in ("warm", "cool", "side") and kept.get("background") in {
+        *coloured,
+        "white",
+        "light grey",
+        "grey",
+    }:
         kept.pop("background", None)
     if kept.get("framing") == "close":
         kept.pop("clothes", None)
@@ -231,7 +253,11 @@ def variant(pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any], attribute
         picture = wear(picture, row, kind, rng)
     framing = attributes.get("framing")
     if framing or rng.random() < 0.5:
-        scale = {"close": rng.uniform(1.25, 1.45), "far": rng.uniform(0.7, 0.8), None: rng.uniform(1.0, 1.08)}[framing]
+        scale = {
+            "close": rng.uniform(1.25, 1.45),
+            "far": rng.uniform(0.7, 0.8),
+            None: rng.uniform(1.0, 1.08),
+        }[framing]
         picture, person = frame(picture, person, row, scale, rng.uniform(-0.03, 0.03))
     if name := attributes.get("background"):
         behind = background(name, len(picture), rng)
@@ -263,21 +289,31 @@ def make(args: argparse.Namespace) -> None:
             rng = np.random.default_rng((args.seed, index, copy))
             attributes = attributes_of(row, masks[index], rng)
             picture = variant(pixels, masks[index], row, attributes, rng)
-            pictures[place * args.variants + copy] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+            pictures[place * args.variants + copy] = cv2.resize(
+                picture, (side, side), interpolation=cv2.INTER_AREA
+            )
             words.append(words_of(attributes))
         if place % 500 == 0:
-            print(f"variants of {place} of {len(training)} photos, {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"variants of {place} of {len(training)} photos, {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     pictures.flush()
     part.replace(work / "pictures.npy")
     (work / "words.jsonl").write_text("".join(json.dumps(each) + "\n" for each in words))
     held = [read_rgb(Path(args.faces) / row["file"]) for row in rows if row["held_out"]]
-    np.save(work / "heldout.npy", np.stack([cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in held]))
+    np.save(
+        work / "heldout.npy",
+        np.stack([cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in held]),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", required=True, help="folder of 256 px photos")
-    parser.add_argument("--work", required=True, help="folder of masks.npy and rows.jsonl; the pictures go there too")
+    parser.add_argument(
+        "--work", required=True, help="folder of masks.npy and rows.jsonl; the pictures go there too"
+    )
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--variants", type=int, default=4, help="pictures made of each photo")
     parser.add_argument("--limit", type=int, help="only the first photos (for a try)")

@@ -32,7 +32,9 @@ class FaceGenerator:
         self._mapping = core.compile_model(folder / "MappingNetwork.xml", "CPU")
         network = core.read_model(folder / "SynthesisNetwork.xml")
         shared = network.get_parameters()[0]
-        takers = {t for t in shared.output(0).get_target_inputs() if "Gemm" in t.get_node().get_friendly_name()}
+        takers = {
+            t for t in shared.output(0).get_target_inputs() if "Gemm" in t.get_node().get_friendly_name()
+        }
         order = sorted(takers, key=lambda t: int(re.findall(r"\d+", t.get_node().get_friendly_name())[0]))
         added = []
         for place, taker in enumerate(order):
@@ -42,7 +44,9 @@ class FaceGenerator:
         network.add_parameters(added)
         self.places = len(added)
         self._synthesis = core.compile_model(network, "CPU")
-        self.mean = np.mean([self._map(z) for z in np.random.default_rng(0).standard_normal((2048, 512))], axis=0)
+        self.mean = np.mean(
+            [self._map(z) for z in np.random.default_rng(0).standard_normal((2048, 512))], axis=0
+        )
 
     def _map(self, z: np.ndarray) -> np.ndarray:
         return next(iter(self._mapping([z[None].astype(np.float32)]).values()))[0]

@@ -37,13 +37,16 @@ PEOPLE = (
         (13, None, "warm"),
     )),
     Person("bruno", 16, (
-        (0, None, None), (4, "grey", None), (7, None, None), (8, "sunset", None), (12, None, None), (13, "beige", "soft"),
+        (0, None, None), (4, "grey", None), (7, None, None), (8, "sunset", None), (12, None, None),
+        (13, "beige", "soft"),
     )),
     Person("conrad", 24, (
-        (0, None, None), (2, None, None), (3, "outdoor", None), (5, None, None), (7, "light blue", None), (12, None, "warm"),
+        (0, None, None), (2, None, None), (3, "outdoor", None), (5, None, None), (7, "light blue", None),
+        (12, None, "warm"),
     )),
     Person("dana", 14, (
-        (0, None, None), (2, None, None), (3, "outdoor", None), (5, "grey", None), (8, None, None), (12, "beige", "warm"),
+        (0, None, None), (2, None, None), (3, "outdoor", None), (5, "grey", None), (8, None, None),
+        (12, "beige", "warm"),
     )),
 )  # fmt: skip
 
@@ -78,7 +81,9 @@ def photograph(picture: np.ndarray, behind: str | None, lit: str | None, seed: i
 
 def write_jpeg(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
+    cv2.imwrite(
+        str(path), pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    )
 
 
 def embedding(pixels: np.ndarray) -> np.ndarray | None:
@@ -124,7 +129,9 @@ def write_people(generator: FaceGenerator, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--generator", required=True, help="random_face/data of the unpacked PyPI wheel random-face")
+    parser.add_argument(
+        "--generator", required=True, help="random_face/data of the unpacked PyPI wheel random-face"
+    )
     parser.add_argument("--candidates", help="write a sheet to choose from here, and nothing else")
     parser.add_argument("--out", default="assets/people")
     args = parser.parse_args()

@@ -52,18 +52,54 @@ def _formal(row: Row) -> bool:
 
 
 STYLES = (
-    Style("passport", _formal, "white", "soft", None,
-          ("02815.jpg", "04351.jpg", "00366.jpg", "05610.jpg", "06485.jpg", "01960.jpg")),
-    Style("profile", frontal, "light grey", "soft", None,
-          ("05724.jpg", "03899.jpg", "03162.jpg", "04024.jpg", "07410.jpg", "06316.jpg")),
-    Style("mono-studio", lambda row: row["expression"] != "smiling", "black", "side", "black-and-white",
-          ("06325.jpg", "05874.jpg", "01679.jpg", "01269.jpg", "06637.jpg", "02522.jpg")),
-    Style("golden-hour", lambda row: row["corner_std"] > 20, "outdoor", "warm", None,
-          ("07293.jpg", "07721.jpg", "05881.jpg", "04951.jpg", "06007.jpg", "02986.jpg")),
-    Style("corporate", lambda row: frontal(row) and row["clothes"] == "dark", "blue", "soft", None,
-          ("05281.jpg", "02614.jpg", "05432.jpg", "02891.jpg", "07927.jpg", "07222.jpg")),
-    Style("vintage-film", lambda _row: True, None, None, "vintage",
-          ("05586.jpg", "06292.jpg", "00739.jpg", "04872.jpg", "07172.jpg", "06268.jpg")),
+    Style(
+        "passport",
+        _formal,
+        "white",
+        "soft",
+        None,
+        ("02815.jpg", "04351.jpg", "00366.jpg", "05610.jpg", "06485.jpg", "01960.jpg"),
+    ),
+    Style(
+        "profile",
+        frontal,
+        "light grey",
+        "soft",
+        None,
+        ("05724.jpg", "03899.jpg", "03162.jpg", "04024.jpg", "07410.jpg", "06316.jpg"),
+    ),
+    Style(
+        "mono-studio",
+        lambda row: row["expression"] != "smiling",
+        "black",
+        "side",
+        "black-and-white",
+        ("06325.jpg", "05874.jpg", "01679.jpg", "01269.jpg", "06637.jpg", "02522.jpg"),
+    ),
+    Style(
+        "golden-hour",
+        lambda row: row["corner_std"] > 20,
+        "outdoor",
+        "warm",
+        None,
+        ("07293.jpg", "07721.jpg", "05881.jpg", "04951.jpg", "06007.jpg", "02986.jpg"),
+    ),
+    Style(
+        "corporate",
+        lambda row: frontal(row) and row["clothes"] == "dark",
+        "blue",
+        "soft",
+        None,
+        ("05281.jpg", "02614.jpg", "05432.jpg", "02891.jpg", "07927.jpg", "07222.jpg"),
+    ),
+    Style(
+        "vintage-film",
+        lambda _row: True,
+        None,
+        None,
+        "vintage",
+        ("05586.jpg", "06292.jpg", "00739.jpg", "04872.jpg", "07172.jpg", "06268.jpg"),
+    ),
 )
 
 
@@ -95,14 +131,22 @@ def in_style(picture: np.ndarray, style: Style, seed: int) -> np.ndarray:
 
 
 def candidates(rows: list[Row], style: Style, count: int, taken: set[str]) -> list[Row]:
-    found = [row for row in rows if row["held_out"] and adult(row) and style.suits(row) and row["file"] not in taken]
+    found = [
+        row
+        for row in rows
+        if row["held_out"] and adult(row) and style.suits(row) and row["file"] not in taken
+    ]
     order = np.random.default_rng(len(style.name)).permutation(len(found))[:count]
     return [found[index] for index in order]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generator", required=True, help="random_face/data of the unpacked PyPI wheel random-face")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--generator", required=True, help="random_face/data of the unpacked PyPI wheel random-face"
+    )
     parser.add_argument("--rows", required=True, help="rows.jsonl of tools/mini/measure.py")
     parser.add_argument("--candidates", help="write a sheet to choose from here, and nothing else")
     parser.add_argument("--out", default="presets")
