@@ -88,6 +88,8 @@ def _wire(wizard: Any, blocks: Any) -> None:
         if onward is not None:
             onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **busy(said))
 
+    wizard.walkthrough.change(None, js="() => { window.scrollTo({top: 0}); }", api_visibility="private")
+
     # 1 Photos
     photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **quiet)
     photos.files.upload(photos.upload, [key, photos.files], photos.outputs, **busy(photos.files))

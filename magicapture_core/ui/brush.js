@@ -17,7 +17,10 @@ function begin() {
     mask = document.createElement('canvas');
     mask.width = canvas.width; mask.height = canvas.height;
     pen = mask.getContext('2d', {willReadFrequently: true});
-    painted.onload = () => { pen.drawImage(painted, 0, 0, mask.width, mask.height); draw(); box.dataset.ready = 'yes'; };
+    painted.onload = () => {
+      pen.drawImage(painted, 0, 0, mask.width, mask.height); draw(); box.dataset.ready = 'yes';
+      box.scrollIntoView({block: 'center'});
+    };
     painted.src = box.dataset.mask;
   };
   photo.src = box.dataset.photo;

@@ -16,6 +16,16 @@ element.addEventListener('click', event => {
 """
 """For gr.HTML: tells the server which of its buttons was pressed."""
 
+INTO_VIEW = """
+let shown = '';
+watch('value', () => {
+  const id = element.querySelector('[data-shown]')?.dataset.shown || '';
+  if (id && id !== shown) element.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+  shown = id;
+});
+"""
+"""For gr.HTML: comes into view when it shows something else, by its data-shown."""
+
 BADGES = {
     "accept": ("good", "Good"),
     "warn": ("fair", "Could be better"),

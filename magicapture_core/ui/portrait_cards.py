@@ -71,7 +71,8 @@ def portrait_detail(
             f'<img class="mc-heat" src="{address(heat)}" alt="Heat map: where “{title}” looks; bright is most">'
         )
     return (
-        f'<div class="mc-detail"><div><img src="{picture}" alt="The chosen portrait, {likeness(portrait)}">'
+        f'<div class="mc-detail" data-shown="{portrait.id}"><div>'
+        f'<img src="{picture}" alt="The chosen portrait, {likeness(portrait)}">'
         f'<a class="mc-link" href="{picture}" download="portrait-seed-{portrait.seed}.png">'
         f'Download this portrait</a></div><div><h3 class="mc-sub">{likeness(portrait)}</h3>{warnings}'
         f'<dl class="mc-list">{facts}</dl>{looks}</div></div>'

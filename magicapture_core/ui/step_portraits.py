@@ -55,7 +55,7 @@ class PortraitsStep(Step):
         self.progress = gr.HTML(elem_id="mc-make-progress")
         self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-gallery")
         self.chosen = gr.State(None)
-        self.detail = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-detail")
+        self.detail = gr.HTML(js_on_load=cards.CLICKS + cards.INTO_VIEW, elem_id="mc-detail")
         with gr.Row(elem_classes="mc-buttons"):
             self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
         with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]

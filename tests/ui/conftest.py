@@ -77,6 +77,17 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+@pytest.fixture(autouse=True)
+def idle(server: Server) -> Iterator[None]:
+    """No test leaves a job behind for the next."""
+    yield
+    jobs = server.studio.jobs
+    for queue in list(jobs._queues.values()):
+        for job in reversed(list(queue)):
+            job.stop()
+            assert job.wait(60)
+
+
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """A fresh visitor at the wizard's first step; fails on requests to anywhere else and on page errors."""
@@ -93,7 +104,7 @@ class visitor:
 
     def __enter__(self) -> tuple[Any, list[str]]:
         self.context = self.browser.new_context(viewport={"width": self.width, "height": 900})
-        self.context.set_default_timeout(90_000)
+        self.context.set_default_timeout(45_000)
         page, faults = self.context.new_page(), []
         home = self.server.url
         page.on(

@@ -1,0 +1,231 @@
+"""The page in a real browser: the whole walk, reloads, two visitors at once, the brush, deletion."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+
+def expect(thing: Any) -> Any:
+    """Playwright's assertions, which wait; imported late, so that the module loads without playwright."""
+    from playwright.sync_api import expect as waiting
+
+    waiting.set_options(timeout=45_000)
+    return waiting(thing)
+
+
+def session_of(page: Any, server: Any) -> Any:
+    """The visitor's session, found by a picture they see."""
+    source = page.locator("#mc-photos img").first.get_attribute("src")
+    owner = Path(source.partition("file=")[2]).parent.name
+    return next(
+        folder for folder in (server.runs / "sessions").iterdir() if folder.name == owner
+    )  # fmt: skip
+
+
+def to_style(page: Any) -> None:
+    page.locator("#mc-people [data-act=person]").first.click()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
+    page.locator("#mc-next-0").click()
+
+
+def to_masks(page: Any) -> None:
+    to_style(page)
+    page.locator("#mc-presets [data-act=preset]").first.click()
+    expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
+    page.locator("#mc-next-1").click()
+    expect(page.locator("#mc-subject-masks .mc-mask")).to_have_count(6)
+
+
+def to_train(page: Any, ti_steps: int | None = None) -> None:
+    to_masks(page)
+    page.locator("#mc-next-2").click()
+    expect(page.locator("#mc-start")).to_be_visible()
+    if ti_steps is not None:
+        page.get_by_role("button", name="Every setting").click()
+        page.get_by_label("Ti steps").fill(str(ti_steps))
+        page.get_by_label("Ti steps").blur()
+        expect(page.get_by_role("radio", name="Custom")).to_be_checked()
+    page.locator("#mc-start").click()
+
+
+def step_of(page: Any) -> int:
+    found = re.search(r"Step (\d+) of", page.locator("#mc-progress").inner_text())
+    return int(found[1]) if found else 0
+
+
+def wait_for_step(page: Any, after: int = 0) -> None:
+    text = "((document.querySelector('#mc-progress')?.innerText || '').match(/Step (\\d+) of/) || [0, 0])[1]"
+    page.wait_for_function(f"Number({text}) > {after}")
+
+
+def test_the_whole_walk(page: Any) -> None:
+    to_train(page)
+    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    expect(page.locator("#mc-samples img").first).to_be_visible()
+    expect(page.locator("#mc-attention .mc-look")).to_have_count(4)
+    expect(page.locator("#mc-losses .mc-chart")).to_have_count(5)
+    page.locator("#mc-next-3").click()
+
+    prompt = page.locator("#mc-prompt textarea")
+    expect(prompt).to_have_value(re.compile(r"\{subject\}.*\{style\}"))
+    before = prompt.input_value()
+    page.get_by_role("button", name="smiling", exact=True).click()
+    expect(prompt).to_have_value(f"{before}, smiling")
+    page.locator("#mc-make").click()
+    expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(4)
+    page.locator("#mc-gallery .mc-portrait").nth(1).click()
+    expect(page.locator("#mc-detail")).to_contain_text("smiling")
+    heat = page.locator("#mc-detail .mc-heat")
+    before = heat.get_attribute("src")
+    page.locator("#mc-detail [data-act=word][data-id='smiling']").click()
+    expect(heat).not_to_have_attribute("src", before)
+    with page.expect_download() as download:
+        page.locator("#mc-archive").click()
+    assert Path(download.value.path()).stat().st_size > 1000
+    page.get_by_role("button", name="Use it in other programs").click()
+    page.locator("#mc-export").click()
+    expect(page.get_by_text("pytorch_lora_weights.safetensors").first).to_be_visible()
+
+    page.reload()
+    expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(4)
+
+
+def test_photos_need_consent_and_get_verdicts(
+    page: Any, server: Any, people: list[list[Path]], tmp_path: Path
+) -> None:
+    expect(page.locator("#mc-files")).to_be_hidden()
+    page.locator("#mc-next-0").click()
+    expect(page.locator("#mc-said-0")).to_contain_text("Add some photos first")
+    page.locator("#mc-consent input").check()
+    fake = tmp_path / "fake.jpg"
+    fake.write_bytes(b"%PDF-1.7 nothing")
+    chosen = [*people[0][:2], fake]
+    page.locator("#mc-files input[type=file]").set_input_files([str(path) for path in chosen])
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(2)
+    expect(page.get_by_text("fake.jpg is no photo")).to_be_visible()
+    expect(page.get_by_text("2 usable photos of the person")).to_be_visible()
+    page.locator("#mc-photos [data-act=remove]").first.click()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(1)
+    assert len(list((session_of(page, server) / "photos").iterdir())) == 1
+
+
+def test_a_reload_during_training_finds_it_again(page: Any) -> None:
+    to_train(page, ti_steps=5000)
+    wait_for_step(page)
+    page.reload()
+    wait_for_step(page)
+    first = step_of(page)
+    wait_for_step(page, first)
+    second = page.context.new_page()  # a second tab sees it, too, and may stop it
+    second.goto(page.url)
+    second.locator("#mc-pause").click()
+    expect(second.locator("#mc-progress")).to_contain_text("Paused and saved")
+    expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
+    paused = step_of(page)
+    page.locator("#mc-resume").click()
+    wait_for_step(page, paused)
+    page.locator("#mc-stop").click()
+    expect(page.locator("#mc-make")).to_be_visible()
+
+
+def test_two_visitors_at_once(page: Any, browser: Any, server: Any) -> None:
+    from conftest import visitor
+
+    to_train(page, ti_steps=5000)
+    wait_for_step(page)
+    with visitor(browser, server) as (other, faults):
+        expect(other.locator("#mc-photos img")).to_have_count(0)
+        to_train(other)
+        expect(other.locator("#mc-progress")).to_contain_text("1 other before you")
+        other.locator("#mc-leave").click()
+        expect(other.locator("#mc-progress")).to_contain_text("Stopped before it began")
+        assert faults == []
+    page.locator("#mc-pause").click()
+    expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
+
+
+def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) -> None:
+    to_masks(page)
+    page.locator("#mc-subject-masks .mc-mask").first.click()
+    page.wait_for_selector(".mc-brush[data-ready]")
+    covered = "document.querySelector('#mc-brush canvas').toDataURL().length"
+    box = page.locator("#mc-brush canvas").bounding_box()
+    before = page.evaluate(covered)
+    page.locator("#mc-brush canvas").hover(position={"x": 20, "y": 20})
+    page.mouse.down()
+    page.locator("#mc-brush canvas").hover(position={"x": 90, "y": 30})
+    page.mouse.up()
+    assert page.evaluate(covered) != before
+    page.locator("#mc-brush [data-act=save]").click()
+    expect(page.locator("#mc-subject-masks .mc-badge")).to_have_text("Corrected")
+    masks = session_of(page, server) / "masks"
+    from PIL import Image
+
+    (saved,) = masks.iterdir()
+    with Image.open(saved) as mask:
+        assert (
+            mask.getpixel((round(mask.width * 30 / box["width"]), round(mask.height * 22 / box["height"])))
+            == 255
+        )
+        assert mask.getpixel((mask.width - 2, mask.height - 2)) == 0
+    page.locator("#mc-subject-masks .mc-mask").first.click()
+    page.wait_for_selector(".mc-brush[data-ready]")
+    page.locator("#mc-brush [data-act=automatic]").click()
+    expect(page.locator("#mc-subject-masks .mc-badge")).to_have_count(0)
+    assert list(masks.iterdir()) == []
+
+
+def test_changes_upstream_are_said(page: Any) -> None:
+    to_train(page)
+    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    for number in (3, 2, 1):
+        page.locator(f"#mc-back-{number}").click()
+    page.locator("#mc-photos [data-act=remove]").first.click()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(5)
+    for number in (0, 1, 2):
+        page.locator(f"#mc-next-{number}").click()
+    expect(page.get_by_text("were changed since this training began").first).to_be_visible()
+
+
+def test_delete_my_data_deletes_it(page: Any, server: Any) -> None:
+    to_style(page)
+    page.locator("#mc-back-1").click()
+    folder = session_of(page, server)
+    shown = server.runs / "shown" / folder.name
+    assert folder.exists()
+    assert shown.exists()
+    page.get_by_role("button", name="Delete my data").first.click()
+    page.locator("#mc-delete").click()
+    page.locator("#mc-delete-yes").click()
+    expect(page.locator("#mc-people [data-act=person]").first).to_be_visible()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(0)
+    assert not folder.exists()
+    assert not shown.exists()
+
+
+def test_the_page_fits_a_phone(browser: Any, server: Any) -> None:
+    from conftest import visitor
+
+    with visitor(browser, server, width=390) as (page, faults):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        to_style(page)
+        expect(page.locator("#mc-next-1")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert faults == []
+
+
+def test_everything_to_press_has_a_name(page: Any) -> None:
+    page.locator("#mc-people [data-act=person]").first.click()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, textarea, [role=button]')].filter(e =>"
+        " e.offsetParent && !(e.innerText || '').trim() && !e.getAttribute('aria-label') && !e.title"
+        " && !(e.labels && e.labels.length)).map(e => e.outerHTML.slice(0, 200))"
+    )
+    assert nameless == []
