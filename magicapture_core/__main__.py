@@ -7,34 +7,31 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
+from magicapture_core.console import console, polite_interrupt, show_progress
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image as PILImage
 
+    from magicapture_core.checkpoints import RunFacts
     from magicapture_core.concepts import Concept
     from magicapture_core.faces import Face, FaceAnalyser
     from magicapture_core.models import ModelBundle
     from magicapture_core.photos import Photo
-    from magicapture_core.training import StepReport
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 1, 130
 FaceVariant = Literal["auto", "bundled", "facexlib"]
-console = Console()
 
 
 @dataclass
@@ -114,8 +111,8 @@ class Train:
             analyser=analyser,
             resume=self.resume,
         )
-        with closing(reports), _polite_interrupt() as interrupted:
-            finished = _show_progress(reports, self.config, interrupted)
+        with closing(reports), polite_interrupt() as interrupted:
+            finished = show_progress(reports, self.config, interrupted)
         if not finished:
             console.print(f"Stopped and saved in {escape(str(self.out))}. Go on with --resume.")
             return INTERRUPTED
@@ -170,34 +167,33 @@ class Generate:
     """Leave the prompt out of the files. They are marked as generated in any case."""
     config: tyro.conf.OmitArgPrefixes[GenerateConfig] = field(default_factory=GenerateConfig)
 
-    def run(self) -> int:
-        """Writes portrait-01.png (best) and so on."""
+    def run(self, models: ModelBundle, facts: RunFacts) -> int:
+        """Writes portrait-seed<seed>.png as each is ready, and then lists them, best likeness first."""
         from rich.progress import Progress
 
-        from magicapture_core.checkpoints import Run
         from magicapture_core.generation import best_first, generate
-        from magicapture_core.models import load
 
-        facts = Run.open(self.trained).facts()
         analyser = _analyser(self.faces) if facts.config.subject_kind == "person" else None
-        models = load(self.model or facts.model)
+        self.out.mkdir(parents=True, exist_ok=True)
+        files: dict[int, Path] = {}
         with Progress(console=console) as progress:
             task = progress.add_task("Denoising", total=None)
 
             def show(step: int, total: int) -> None:
                 progress.update(task, completed=step, total=total)
 
-            portraits = list(generate(models, self.trained, self.config, analyser=analyser, progress=show))
+            portraits = []
+            for portrait in generate(models, self.trained, self.config, analyser=analyser, progress=show):
+                path = files[portrait.seed] = _unused(self.out / f"portrait-seed{portrait.seed}.png")
+                portrait.save(path, private=self.private)
+                for word, heat in portrait.attention.items():
+                    _write_heat(portrait.image, heat, path.with_suffix(f".{_file_part(word)}.png"))
+                portraits.append(portrait)
         for warning in dict.fromkeys(warning for portrait in portraits for warning in portrait.warnings):
             console.print(f"[yellow]Note[/] {escape(warning)}")
-        self.out.mkdir(parents=True, exist_ok=True)
-        for number, portrait in enumerate(best_first(portraits), start=1):
-            path = self.out / f"portrait-{number:02d}.png"
-            portrait.save(path, private=self.private)
+        for portrait in best_first(portraits):
             score = "no face found" if portrait.identity is None else f"identity {portrait.identity:.3f}"
-            console.print(f"{escape(str(path))}  seed {portrait.seed}  {score}")
-            for word, heat in portrait.attention.items():
-                _write_heat(portrait.image, heat, path.with_suffix(f".{_file_part(word)}.png"))
+            console.print(f"{escape(str(files[portrait.seed]))}  {score}", soft_wrap=True)
         return DONE
 
 
@@ -229,7 +225,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = ["--count" if argument == "-n" else argument for argument in arguments]
     try:
         command = _parse(arguments)
-        return _train(command, arguments[1:]) if isinstance(command, Train) else int(command.run())
+        if isinstance(command, Train):
+            return _train(command, arguments[1:])
+        if isinstance(command, Generate):
+            return _generate(command, arguments[1:])
+        return int(command.run())
     except Problem as problem:
         console.print(f"[red]Problem:[/] {escape(str(problem))}")
         return BAD_INPUT
@@ -264,6 +264,19 @@ def _train(command: Train, arguments: list[str]) -> int:
     start = before.config if before else _starting_config(command, models)
     command = tyro.cli(Train, args=arguments, default=replace(command, config=start), prog=f"{PROGRAM} train")
     return command.run(models)
+
+
+def _generate(command: Generate, arguments: list[str]) -> int:
+    """As for training: what the model suggests comes below what the command line says."""
+    from magicapture_core.checkpoints import Run
+    from magicapture_core.models import load
+
+    facts = Run.open(command.trained).facts()
+    models = load(command.model or facts.model)
+    start = from_dict(GenerateConfig, dict(models.generate_defaults))
+    default = replace(command, config=start)
+    command = tyro.cli(Generate, args=arguments, default=default, prog=f"{PROGRAM} generate")
+    return command.run(models, facts)
 
 
 def _starting_config(command: Train, models: ModelBundle) -> TrainConfig:
@@ -336,60 +349,17 @@ def _write_heat(image: PILImage, heat: np.ndarray, path: Path) -> None:
     Image.fromarray(heat_overlay(np.asarray(image.convert("RGB")), heat)).save(path)
 
 
+def _unused(path: Path) -> Path:
+    """`path`, or the same with a number where a file of that name exists: nothing is overwritten."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
 def _file_part(word: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in word).strip("_") or "word"
-
-
-def _show_progress(reports: Iterator[StepReport], config: TrainConfig, interrupted: list[bool]) -> bool:
-    """Follow a training with a progress bar. Returns whether it came to its end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[losses]}"),
-    )
-    total = config.ti_steps + config.lora_steps
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("Preparing", total=total, left="", losses="")
-        for report in reports:
-            progress.update(
-                task,
-                completed=report.step,
-                description="Phase 1: words" if report.phase == "textual_inversion" else "Phase 2: LoRA",
-                left=f"{_duration(report.seconds_left)} left",
-                losses=" ".join(f"{name} {value:.3f}" for name, value in report.losses.items()),
-            )
-            if report.sample is not None and report.sample.identity is not None:
-                console.print(f"step {report.step}: sample picture, identity {report.sample.identity:.3f}")
-            if interrupted and report.step < total:
-                return False
-    return True
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-@contextmanager
-def _polite_interrupt() -> Iterator[list[bool]]:
-    """Within the context the first Ctrl-C only fills the list, so that a step can end; a second one stops."""
-    interrupted: list[bool] = []
-
-    def note(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        interrupted.append(True)
-        console.print("Finishing this step, then saving. Press Ctrl-C again to stop at once.")
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from magicapture_core.problems import RunProblem
@@ -14,15 +14,16 @@ from magicapture_core.problems import RunProblem
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush(temporary)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong above is the news
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -31,12 +32,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     An older folder of that name is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
         with _writing(path):
+            temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.iterdir():
                 _flush(file)

@@ -71,11 +71,13 @@ def test_train_generate_export(
     ]
     assert command_line.main([*made, "--attention-words", "{subject}"]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "portrait-01.png",
-        "portrait-01.subject.png",
-        "portrait-02.png",
-        "portrait-02.subject.png",
+        "portrait-seed5.png",
+        "portrait-seed5.subject.png",
+        "portrait-seed6.png",
+        "portrait-seed6.subject.png",
     ]
+    assert command_line.main([*made[:4], "-n", "1", "--steps", "1", "--seed", "5", "--out", str(out)]) == 0
+    assert (out / "portrait-seed5-2.png").exists()
     for form in ("diffusers", "kohya"):
         assert command_line.main(["export", str(run), "--format", form, "--out", str(tmp_path / form)]) == 0
         assert list((tmp_path / form).rglob("*.safetensors"))
