@@ -124,8 +124,9 @@ def sample(
     for start in range(0, count, 10):
         size = min(10, count - start)
         generators = [torch.Generator("cpu").manual_seed(start + index) for index in range(size)]
-        result = pipeline([prompt] * size, num_inference_steps=args.steps, guidance_scale=args.guidance,
-                          generator=generators, output_type="np").images  # fmt: skip
+        with torch.autocast(pipeline.device.type, dtype=torch.bfloat16):
+            result = pipeline([prompt] * size, num_inference_steps=args.steps, guidance_scale=args.guidance,
+                              generator=generators, output_type="np").images.astype(np.float32)  # fmt: skip
         pictures.append(np.round(result * 255).astype(np.uint8))
     return np.concatenate(pictures)
 

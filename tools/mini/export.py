@@ -50,6 +50,8 @@ def export(work: Path, out: Path) -> None:
     for config in out.glob("*/config.json"):  # saved configurations name the folder they came from
         values = json.loads(config.read_text())
         values.pop("_name_or_path", None)
+        if "dtype" in values:  # transformers opens in this precision, diffusers in float32: they must agree
+            values["dtype"] = "float32"
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     sizes = [path.stat().st_size for path in out.rglob("*.safetensors")]
     print(f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} weight files, the largest {max(sizes) / 1e6:.1f} MB")
