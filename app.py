@@ -29,8 +29,8 @@ class Options:
 
     model: str | None = None
     """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in."""
+    host: str = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in (and is the default in a Hugging Face Space)."""
     port: int = 7860
     """Port; 0 takes a free one."""
     share: bool = False
@@ -142,7 +142,7 @@ def _wire(wizard: Any, blocks: Any) -> None:
     portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **quiet)
     portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **quiet)
     portraits.export.click(
-        portraits.export_files, [key, portraits.format], [portraits.exported], **busy(portraits.exported)
+        portraits.export_files, [key, portraits.format], [portraits.exported], **busy(portraits.format)
     )
 
 

@@ -55,10 +55,10 @@ class Job:
     """One stream of reports. Made by `Jobs.start`; every method may be called from any thread."""
 
     def __init__(
-        self, owner: str, kind: str, stream: Callable[[Job], Stream], jobs: Jobs, device: str
+        self, owner: str, kind: str, stream: Callable[[Job], Stream], jobs: Jobs, device: str, about: str
     ) -> None:
         self.id = secrets.token_hex(8)
-        self.owner, self.kind, self.device = owner, kind, device
+        self.owner, self.kind, self.device, self.about = owner, kind, device, about
         self._stream, self._jobs = stream, jobs
         self._changed = threading.Condition()
         self._state: State = "waiting"
@@ -176,8 +176,16 @@ class Jobs:
         self._newest: dict[tuple[str, str], Job] = {}
         self._closed = False
 
-    def start(self, owner: str, kind: str, stream: Callable[[Job], Stream], *, device: str = "device") -> Job:
-        """Queue a job. Raises Problem if the owner has one that has not ended."""
+    def start(
+        self,
+        owner: str,
+        kind: str,
+        stream: Callable[[Job], Stream],
+        *,
+        device: str = "device",
+        about: str = "",
+    ) -> Job:
+        """Queue a job; `about` is the owner's own note on it. Raises Problem if they have one that has not ended."""
         with self._lock:
             if self._closed:
                 raise Problem("The server is about to stop. Try again in a few minutes.")
@@ -187,7 +195,7 @@ class Jobs:
                     f"Your {busy.kind} is still under way, and one thing is done at a time. "
                     "Wait for it, or stop it first."
                 )
-            job = Job(owner, kind, stream, self, device)
+            job = Job(owner, kind, stream, self, device, about)
             self._newest[owner, kind] = job
             if device in self._queues:
                 self._queues[device].append(job)

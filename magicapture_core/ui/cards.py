@@ -141,6 +141,16 @@ def mask_cards(title: str, role: Role, views: Iterable[tuple[str, str, str, bool
     )
 
 
+def downloads(paths: Sequence[Path]) -> str:
+    """Links to shown files."""
+    links = "".join(
+        f'<a class="mc-link" href="{address(path)}" download="{escape(path.name)}">{escape(path.name)} '
+        f"<small>{max(1, path.stat().st_size // 1000)} kB</small></a>"
+        for path in paths
+    )
+    return f'<div class="mc-links">{links}</div>'
+
+
 def progress(share: float, title: str, details: Sequence[str], kind: str = "info") -> str:
     """A bar from 0 to 1, what is being done, and facts about it."""
     percent = round(100 * min(max(share, 0), 1))

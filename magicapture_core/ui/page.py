@@ -133,6 +133,7 @@ class Wizard:
             return PORTRAITS
         return TRAIN if session.runs else PHOTOS
 
+    @told("Train")
     def follow(self, key: str, seen: list[Any] | None) -> Updates:
         """What is new, every second while a job is under way."""
         try:
@@ -148,7 +149,7 @@ class Wizard:
             updates[self.seen] = [seen_train, seen_portraits]
         if not busy:
             updates[self.timer] = gr.Timer(active=False)
-        return updates or gr.skip()
+        return updates
 
     @told("Start")
     def awake(self, key: str) -> Updates:

@@ -102,8 +102,6 @@ class Session:
     preset: str | None = None
     """Chosen style preset; None: the visitor's own style photos."""
     model: str | None = None
-    masks_seen: str = ""
-    """Fingerprint of the photos at the time the masks step was left."""
     runs: list[StoredRun] = field(default_factory=list)
     run: str | None = None
     """The run that portraits are made with."""

@@ -58,7 +58,9 @@ class PhotosStep(Step):
                 "Who is in the picture?", "Add 4 to 6 photos of one person, or try it with a sample person."
             )
         )
-        self.consent = gr.Checkbox(False, label=CONSENT, elem_id="mc-consent", container=False)
+        self.consent = gr.Checkbox(
+            False, label=CONSENT, elem_id="mc-consent", container=False, interactive=False
+        )  # until the session is found
         with gr.Column(visible=False) as self.adding, gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.files = gr.File(
@@ -88,7 +90,7 @@ class PhotosStep(Step):
         """The session's photos with their verdicts."""
         photos = session.photos["subject"]
         return {
-            self.consent: gr.Checkbox(value=session.consent),
+            self.consent: gr.Checkbox(value=session.consent, interactive=True),
             self.adding: gr.Column(visible=session.consent),
             self.kind: session.kind,
             self.people: "" if photos else self._people(),

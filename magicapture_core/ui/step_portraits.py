@@ -65,7 +65,7 @@ class PortraitsStep(Step):
                 label="Program", elem_id="mc-format",
             )  # fmt: skip
             self.export = gr.Button("Prepare the files", elem_id="mc-export")
-            self.exported = gr.File(label="Files", file_count="multiple", visible=False, interactive=False)
+            self.exported = gr.HTML(elem_id="mc-exported")
         with gr.Accordion("Past trainings", open=False, visible=False) as self.past:  # type: ignore[assignment]
             self.discard = gr.Button("Delete the training chosen above, with its portraits", variant="stop")
 
@@ -79,7 +79,7 @@ class PortraitsStep(Step):
                     info="The same seed gives the same picture. Empty: a new one.",
                 )  # fmt: skip
                 self.steps = gr.Slider(
-                    5, 100, value=default.steps, step=1, label="Steps", min_width=200, info=texts["steps"]
+                    1, 100, value=default.steps, step=1, label="Steps", min_width=200, info=texts["steps"]
                 )
             with gr.Row():
                 self.adapter = gr.Slider(
@@ -129,7 +129,7 @@ class PortraitsStep(Step):
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
-            self.exported: gr.File(value=None, visible=False),
+            self.exported: "",
             **self.watch(session, None)[0],
         }
 
@@ -249,7 +249,7 @@ class PortraitsStep(Step):
     def export_files(self, key: str, format: str) -> Updates:
         """Write the adapter for other programs."""
         paths = self.studio.portraits.export(key, format)
-        return {self.exported: gr.File([str(path) for path in paths], visible=True)}
+        return {self.exported: cards.downloads(paths)}
 
 
 def _run_title(run: Any) -> str:

@@ -113,12 +113,13 @@ class TrainStep(Step):
         job = self.studio.training.job(session)
         snapshot = job.snapshot() if job else None
         run = session.chosen_run()
-        # A past run was chosen after the newest training: then the job is not what is looked at.
         now = self._moment(job.id if job else run.id if run else "", snapshot)
         if seen == now:
             return {}, seen
         updates: Updates = {
-            self.progress: progress(snapshot, run),
+            self.progress: progress(
+                snapshot, run, self.studio.training.saved_step(session, run) if run and not snapshot else 0
+            ),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
             **self._buttons(session, snapshot),
         }

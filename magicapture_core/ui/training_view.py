@@ -138,10 +138,10 @@ def _outside(views: list[AttentionView], token: str) -> float:
     return float(np.mean([view.outside for view in views if view.token == token]))
 
 
-def progress(snapshot: Snapshot | None, run: StoredRun | None) -> str:
-    """How the training stands, in a line and a bar."""
+def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> str:
+    """How the training stands, in a line and a bar. saved: step of the run's newest checkpoint."""
     if snapshot is None:
-        return _saved(run)
+        return _saved(run, saved)
     report = snapshot.reports[-1] if snapshot.reports else None
     share = report.step / report.total_steps if report else 0.0
     steps = f"Step {report.step} of {report.total_steps}" if report else ""
@@ -177,12 +177,12 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None) -> str:
     return cards.progress(share, PHASES[report.phase], [steps, left, pace, "You may close this page."])
 
 
-def _saved(run: StoredRun | None) -> str:
+def _saved(run: StoredRun | None, saved: int) -> str:
     if run is None:
         return ""
-    if run.step >= run.total:
+    if saved >= run.total:
         return cards.progress(1, f"{run.title} is finished", [f"{run.total} steps"], "good")
-    share = run.step / max(run.total, 1)
+    share = saved / max(run.total, 1)
     return cards.progress(share, f"{run.title} was interrupted", [
-        f"Saved at step {run.step} of {run.total}", "Resume it, or go on with what it has learned so far.",
+        f"Saved at step {saved} of {run.total}", "Resume it, or go on with what it has learned so far.",
     ])  # fmt: skip

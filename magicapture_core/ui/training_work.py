@@ -95,8 +95,9 @@ class TrainingWork:
             job.stop()
 
     def job(self, session: Session) -> Job | None:
-        """The session's newest training job of this server's life."""
-        return self.jobs.newest(session.id, TRAINING)
+        """The newest training job of this server's life, if it still works or made the chosen run."""
+        job = self.jobs.newest(session.id, TRAINING)
+        return job if job is not None and (job.active or job.about == session.run) else None
 
     def discard(self, key: str, run_id: str) -> Session:
         """Delete a past training and its portraits."""
@@ -153,7 +154,7 @@ class TrainingWork:
         def stream(job: Job) -> Stream:
             return self._stream(job, key, run, resume)
 
-        self.jobs.start(owner, TRAINING, stream)
+        self.jobs.start(owner, TRAINING, stream, about=run.id)
 
     def _stream(self, job: Job, key: str, run: StoredRun, resume: bool) -> Stream:
         from magicapture_core.training import train

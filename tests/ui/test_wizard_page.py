@@ -90,7 +90,7 @@ def test_the_whole_walk(page: Any) -> None:
     assert Path(download.value.path()).stat().st_size > 1000
     page.get_by_role("button", name="Use it in other programs").click()
     page.locator("#mc-export").click()
-    expect(page.get_by_text("pytorch_lora_weights.safetensors").first).to_be_visible()
+    expect(page.locator("#mc-exported a", has_text="pytorch_lora_weights.safetensors")).to_be_visible()
 
     page.reload()
     expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(4)
