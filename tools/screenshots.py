@@ -65,7 +65,6 @@ def visitor(options: Options) -> Iterator[Any]:
 def take(page: Any, options: Options, name: str) -> None:
     """One picture, as WebP, once all images are there and nothing moves any more."""
     page.wait_for_function("[...document.images].every(image => image.complete)")
-    page.wait_for_load_state("networkidle")
     tags = ("-phone" if options.phone else "") + ("-dark" if options.dark else "")
     path = options.out / f"{name}{tags}.webp"
     shot = path.with_suffix(".png")
