@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,9 @@ def facexlib_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "facelib").mkdir()
     (folder / "gfpgan" / "weights").mkdir(parents=True)
     torch.manual_seed(0)
-    retinaface = facexlib_variant._retinaface(torch.device("cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision, about how facexlib calls it
+        retinaface = facexlib_variant._retinaface(torch.device("cpu"))
     for head in retinaface.ClassHead:  # type: ignore[union-attr]
         # A network that is sure of nothing, as random ones are of everything.
         head.conv1x1.weight.data.zero_()  # type: ignore[union-attr]
