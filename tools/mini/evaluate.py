@@ -155,7 +155,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def sheet(pipeline: StableDiffusionPipeline, args: argparse.Namespace, path: Path) -> None:
-    rows = [np.hstack(list(sample(pipeline, prompt, 8, args))) for prompt in SHEET]
+    rows = [np.hstack(list(sample(pipeline, prompt, 6, args))) for prompt in SHEET]
     cv2.imwrite(str(path), np.vstack(rows)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
