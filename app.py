@@ -12,6 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import logging
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -169,6 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
     from magicapture_core.ui.studio import Studio
 
     studio = Studio(runs, model=options.model, any_model=options.alone, keep_days=options.keep_days)
+    # However the server is told to stop, trainings save where they stand.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio.sweep_now_and_then()
     blocks = build(studio)
     blocks.queue(default_concurrency_limit=4, max_size=100)
