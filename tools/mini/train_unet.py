@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -97,24 +98,39 @@ def normalise(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None
     quant.bias[channels:] += 2 * gain.log()  # the log of the variance follows
 
 
+def read_weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    """All weights of a part of an exported model ("unet", "text_encoder", "vae"), float32."""
+    files = sorted((folder / part).glob("*.safetensors"))
+    if not files:
+        raise SystemExit(f"{folder / part} holds no .safetensors file: give the folder of an exported model")
+    return {name: value.float() for file in files for name, value in load_file(file).items()}
+
+
 def chosen_pictures(count: int, limit: int | None) -> np.ndarray:
     """Numbers of `limit` of `count` pictures, drawn at random, in order; all if None."""
     return np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
 
-def prepare_latents(work: Path, device: torch.device, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+def prepare_latents(
+    work: Path, device: torch.device, limit: int | None, start: Path | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Scaled latents (n, 4, h, w) float32 of `limit` of the pictures (all, if None), and their numbers (n,).
 
-    Makes latents.npy and vae_final.pt where missing.
+    Makes latents.npy and vae_final.pt where missing. With `start`, an exported model, its VAE is used as it is.
     """
     count = len(np.load(work / "pictures.npy", mmap_mode="r"))
     numbers = chosen_pictures(count, limit)
     if not (work / "latents.npy").exists():
         pictures = np.load(work / "pictures.npy", mmap_mode="r")[numbers]
         vae = build_vae(pictures.shape[1])
-        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["vae"])
+        trained = (
+            read_weights(start, "vae") if start else torch.load(work / "vae.pt", weights_only=True)["vae"]
+        )
+        vae.load_state_dict(trained)
         latents = encode(vae.to(device).eval(), pictures, device)
         mean, std = latents.mean(axis=(0, 2, 3)), latents.std(axis=(0, 2, 3))
+        if start:  # its latents have mean 0 and the right spread already, and its UNet knows them so
+            mean, std = np.zeros(4, np.float32), np.full(4, 1 / SCALING_FACTOR, np.float32)
         print(f"latents: mean {mean}, std {std}", flush=True)
         normalise(vae.cpu(), torch.from_numpy(mean), torch.from_numpy(std))
         torch.save(vae.state_dict(), work / "vae_final.pt")
@@ -170,11 +186,15 @@ def save(path: Path, clock: stage.Clock, model: Denoiser, average: dict, optimiz
 
 def train(args: argparse.Namespace) -> None:
     device, work = stage.pick_device(args.device), Path(args.work)
-    latents, numbers = prepare_latents(work, device, args.pictures)
+    start = Path(args.start_from) if args.start_from else None
+    latents, numbers = prepare_latents(work, device, args.pictures, start)
     lines = (work / "words.jsonl").read_text().splitlines()
     words = [json.loads(lines[number]) for number in numbers]
     torch.manual_seed(args.seed)
     model, tokenizer = build(work, args, latents.shape[-1])
+    if start:
+        model.unet.load_state_dict(read_weights(start, "unet"))
+        model.text_encoder.load_state_dict(read_weights(start, "text_encoder"))
     model.to(device)
     print(f"UNet {sum(p.numel() for p in model.unet.parameters()) / 1e6:.1f} M parameters, text encoder "
           f"{sum(p.numel() for p in model.text_encoder.parameters()) / 1e6:.1f} M", flush=True)  # fmt: skip
@@ -227,6 +247,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", required=True, help="folder of the pictures, the VAE and the checkpoints")
+    parser.add_argument(
+        "--start-from", help="an exported model to train on, such as assets/mini (checkpoints go first)"
+    )
     parser.add_argument("--minutes", type=float, help="length of the training in minutes")
     parser.add_argument("--steps", type=int, help="or its length in steps")
     parser.add_argument("--channels", type=int, nargs="+", default=[128, 192, 288])
