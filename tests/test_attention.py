@@ -53,7 +53,7 @@ def test_hears_only_the_wanted_size_and_tokens(toy: Any, inputs: dict[str, Any])
 def test_maps_are_softmax_of_scaled_scores(toy: Any, inputs: dict[str, Any]) -> None:
     layer = toy.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn2
     seen: list[torch.Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _m, args, kwargs: seen.append(args[0]), with_kwargs=True)
+    handle = layer.register_forward_pre_hook(lambda _m, args, _kwargs: seen.append(args[0]), with_kwargs=True)
     with listen(toy.unet, 8, 16) as store:
         store.positions = torch.tensor([[5], [6]])
         toy.unet(**inputs)

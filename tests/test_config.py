@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 from dataclasses import fields
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_every_setting_explains_itself(cls: type) -> None:
     ).body  # fmt: skip
     explained = {
         first.target.id
-        for first, second in zip(body, body[1:], strict=False)
+        for first, second in itertools.pairwise(body)
         if isinstance(first, ast.AnnAssign) and isinstance(first.target, ast.Name)
         and isinstance(second, ast.Expr) and isinstance(second.value, ast.Constant)
     }  # fmt: skip
