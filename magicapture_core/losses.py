@@ -65,10 +65,15 @@ def identity(generated: Tensor, subject: Tensor) -> Tensor:
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:
-    """S of Eq. 8: each map to [0,1] by its own minimum and maximum, both detached. (…,h,w) → same."""
+    """S of Eq. 8: each map to [0,1] by its own minimum and maximum, both detached. (…,h,w) → same.
+
+    Scale-free down to the smallest numbers: a floor under the spread would let training meet Eq. 8 by
+    shrinking a token's attention everywhere, and with it everything that the token has learned.
+    """
+    maps = maps.float()
     low = maps.detach().amin(dim=(-2, -1), keepdim=True)
     high = maps.detach().amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=1e-8)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def refocused_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -76,7 +81,7 @@ def refocused_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns (b,1,H,W) in [0,1].
     """
-    scaled = F.interpolate(scale_to_unit(maps.float()), size=size, mode="bilinear", align_corners=False)
+    scaled = F.interpolate(scale_to_unit(maps), size=size, mode="bilinear", align_corners=False)
     return scaled.mean(dim=1, keepdim=True)
 
 

@@ -102,6 +102,13 @@ def test_scale_to_unit_uses_each_head_on_its_own() -> None:
     torch.testing.assert_close(losses.scale_to_unit(maps), torch.tensor(expected))
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e-10, 1e-30])
+def test_scale_to_unit_does_not_depend_on_how_much_attention_there_is(factor: float) -> None:
+    """Else Eq. 8 could be met by attending to a token nowhere."""
+    maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(losses.scale_to_unit(maps * factor), losses.scale_to_unit(maps))
+
+
 def test_scale_to_unit_of_a_flat_map_is_finite() -> None:
     assert losses.scale_to_unit(torch.full((1, 1, 2, 2), 0.3)).tolist() == [[[[0.0, 0.0], [0.0, 0.0]]]]
 
