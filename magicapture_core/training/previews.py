@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from magicapture_core import losses
-from magicapture_core.attention import mean_map
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.files import atomic_file
 from magicapture_core.heat import heat_overlay
@@ -32,7 +32,7 @@ class AttentionView:
     picture: np.ndarray
     """(h, w, 3) uint8 training photo."""
     heat: np.ndarray
-    """(side, side) float32 in [0,1]: the mean over layers and heads, scaled by its own extrema."""
+    """(side, side) float32 in [0,1]: each head scaled as in Eq. 8, the mean over heads and layers."""
     region: np.ndarray
     """(h, w) float32 in {0,1} on the latent grid: where the token should look."""
     outside: float
@@ -67,7 +67,7 @@ def attention_views(objective: Objective, pictures: dict[Task, np.ndarray]) -> l
     objective.store.positions = positions
     models.unet(noisy.to(models.dtype), timesteps, encoder_hidden_states=texts.encode(ids).to(models.dtype))
     heard = objective.store.take()
-    heat = losses.scale_to_unit(mean_map(heard)).cpu().numpy()  # b 2 h w
+    heat = _seen_by_eq_8(heard).cpu().numpy()  # b 2 h w
     views = []
     for i, task in enumerate(tasks):
         for k, token in enumerate(TOKENS):
@@ -86,6 +86,15 @@ def attention_views(objective: Objective, pictures: dict[Task, np.ndarray]) -> l
                 )
             )
     return views
+
+
+def _seen_by_eq_8(heard: list[Tensor]) -> Tensor:
+    """[(b, k, heads, h, w)] → (b, k, h, w) in [0,1]: scaled per head, as the loss does, then averaged.
+
+    The plain mean would show whichever head speaks loudest, and not what training acts on.
+    """
+    layers = torch.stack([losses.scale_to_unit(maps).mean(2) for maps in heard])
+    return losses.scale_to_unit(layers.mean(0))
 
 
 @torch.no_grad()
