@@ -54,6 +54,7 @@ class Masks:
         verdicts = judge_photos(photos, "subject", analyser=analyser)
         self.out.mkdir(parents=True, exist_ok=True)
         faceless = 0
+        stems: set[str] = set()
         for photo, verdict in zip(photos, verdicts, strict=True):
             reasons = "; ".join(reason.text for reason in verdict.reasons)
             console.print(
@@ -62,7 +63,7 @@ class Masks:
             if verdict.face is None:
                 faceless += 1
                 continue
-            _write_masks(photo, verdict.face, analyser, self.out)
+            _write_masks(photo, verdict.face, analyser, self.out, stems)
         return BAD_INPUT if faceless or unreadable else DONE
 
 
@@ -233,6 +234,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Problem as problem:
         console.print(f"[red]Problem:[/] {escape(str(problem))}")
         return BAD_INPUT
+    except OSError as error:
+        console.print(f"[red]Problem:[/] {escape(str(error))}. Check the path, its permissions and the disk.")
+        return BAD_INPUT
     except KeyboardInterrupt:
         console.print("Interrupted.")
         return INTERRUPTED
@@ -315,26 +319,40 @@ def _read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
 
 def _read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
     """The user's masks by photo name; photos without one get an automatic mask."""
+    from PIL import Image, UnidentifiedImageError
+
     from magicapture_core.masks import mask_from_image
-    from magicapture_core.photos import read_photo
 
     masks = {}
     for photo in photos:
         path = folder / f"{Path(photo.name).stem}.png"
-        if path.exists():
-            masks[photo.name] = mask_from_image(read_photo(path).pixels)[0].numpy()
+        if not path.exists():
+            continue
+        height, width = photo.pixels.shape[:2]
+        try:
+            with Image.open(path) as image:
+                # Large photos are scaled down when read, so their masks are, too.
+                same = abs(image.width * height - image.height * width) <= max(image.size)
+                scaled = image.resize((width, height), Image.Resampling.NEAREST) if same else image
+                masks[photo.name] = mask_from_image(scaled)[0].numpy()
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise Problem(f"{path} is no picture of a mask ({error}). Save it as PNG.") from error
     if not masks:
         raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
     return masks
 
 
-def _write_masks(photo: Photo, face: Face, analyser: FaceAnalyser, out: Path) -> None:
+def _write_masks(photo: Photo, face: Face, analyser: FaceAnalyser, out: Path, stems: set[str]) -> None:
     from PIL import Image
 
     from magicapture_core.masks import face_masks, overlay
 
     masks = face_masks(photo.pixels, face, analyser)
-    stem = Path(photo.name).stem
+    stem, number = Path(photo.name).stem, 1
+    while stem in stems:  # photos of two folders may share a name
+        number += 1
+        stem = f"{Path(photo.name).stem}-{number}"
+    stems.add(stem)
     for name, mask in (("face", masks.face), ("nonface", masks.nonface)):
         Image.fromarray((mask[0].numpy() * 255).astype("uint8")).save(out / f"{stem}.{name}.png")
     Image.fromarray(overlay(photo.pixels, masks.face)).save(out / f"{stem}.overlay.png")

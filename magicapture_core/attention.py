@@ -95,6 +95,11 @@ def cross_attention_sides(unet: Any, latent_side: int) -> list[int]:
     return sorted(sides, reverse=True)
 
 
+def nearest_side(unet: Any, latent_side: int, wanted: float) -> int:
+    """The size of cross-attention maps in the down and up blocks that is nearest to `wanted`."""
+    return min(cross_attention_sides(unet, latent_side), key=lambda side: abs(side - wanted))
+
+
 @contextmanager
 def listen(unet: Any, resolution: int, latent_side: int) -> Iterator[AttentionStore]:
     """Within the context, cross-attention maps of side `resolution` in the down and up blocks are kept.

@@ -28,8 +28,17 @@ from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.problems import RunProblem
 from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN
 
-FREE_ON_RESUME = {"checkpoint_every", "keep_checkpoints", "sample_every", "sample_steps", "attention_every"}
-"""Settings that may differ when a run goes on: they change what is shown and kept, never what is learned."""
+FREE_ON_RESUME = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "sample_every",
+    "sample_steps",
+    "attention_every",
+    "items_per_call",
+    "gradient_checkpointing",
+}
+"""Settings that may differ when a run goes on: they change what is shown, kept or held in memory, and what is
+learned at most by rounding."""
 EMBEDDING_FILES = {SUBJECT_TOKEN: "subject.safetensors", STYLE_TOKEN: "style.safetensors"}
 ADAPTER_FILES = ("pytorch_lora_weights.safetensors", *EMBEDDING_FILES.values())
 
@@ -43,6 +52,8 @@ class RunFacts:
     """What `models.load` takes: "mini", a folder, a file or a hub id."""
     model_fingerprint: str
     """Short hash of the model's weights."""
+    likeness: str
+    """Name of the network of Eq. 7."""
     subject: tuple[str, ...]
     """name:digest of each subject photo (picture and mask)."""
     style: tuple[str, ...]
@@ -50,7 +61,10 @@ class RunFacts:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for config.json."""
-        values = {name: getattr(self, name) for name in ("model", "model_fingerprint", "subject", "style")}
+        values = {
+            name: getattr(self, name)
+            for name in ("model", "model_fingerprint", "likeness", "subject", "style")
+        }
         return {"config": to_dict(self.config), **json.loads(json.dumps(values))}
 
     @classmethod
@@ -61,6 +75,7 @@ class RunFacts:
                 from_dict(TrainConfig, values["config"]),
                 str(values["model"]),
                 str(values["model_fingerprint"]),
+                str(values["likeness"]),
                 tuple(values["subject"]),
                 tuple(values["style"]),
             )
@@ -139,6 +154,8 @@ class Run:
         ]
         if before.model_fingerprint != now.model_fingerprint:
             differing.append(f"the model was {before.model}, now {now.model} (other weights)")
+        if before.likeness != now.likeness:
+            differing.append(f"likeness was judged by {before.likeness}, now by {now.likeness} (--faces)")
         for what in ("subject", "style"):
             if getattr(before, what) != getattr(now, what):
                 differing.append(f"the {what} photos or their masks changed")
@@ -205,6 +222,14 @@ class Run:
             old.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         return path
+
+    def publish_newest(self) -> None:
+        """Finish what a killed program may have left: adapter/ as in the newest checkpoint, no leftovers."""
+        for leftover in self.folder.glob(".checkpoint-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        found = self.checkpoints()
+        if found:
+            self._publish(found[-1])
 
     def _publish(self, checkpoint: Path) -> None:
         """Let adapter/ hold the newest checkpoint's adapter files."""

@@ -67,8 +67,8 @@ class TrainConfig:
     """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
     identity_decode: Literal["face", "full"] = "face"
     """Decode only the latents around the face for Eq. 7, or the whole picture."""
-    attention_resolution: int = 16
-    """Side of the cross-attention maps that Eq. 8 listens to (16 at 512 pixels on SD 1.5)."""
+    attention_resolution: int | None = None
+    """Side of the cross-attention maps that Eq. 8 listens to. None: nearest to resolution / 32 (16 at 512)."""
     style_weight: float = 2.0
     """Weight of Eqs. 5 and 6 in the first part of each phase."""
     style_weight_until: float = 0.5
@@ -98,7 +98,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("resolution", "batch_size", "gradient_accumulation", "lora_rank", "sample_steps",
-                    "attention_resolution", "checkpoint_every", "keep_checkpoints")  # fmt: skip
+                    "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
@@ -108,9 +108,11 @@ class TrainConfig:
         for name in not_negative:
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, "0 or more", value)
-        for name in ("items_per_call", "max_grad_norm", "lora_alpha", "embedding_norm"):
+        optional = ("items_per_call", "max_grad_norm", "lora_alpha", "embedding_norm", "attention_resolution")
+        for name in optional:
             value = getattr(self, name)
             _require(value is None or value > 0, name, "None or more than 0", value)
+        _require(self.seed < 2**63, "seed", "below 2^63", self.seed)
         _require(self.resolution % 8 == 0, "resolution", "a multiple of 8", self.resolution)
         _require(self.ti_steps + self.lora_steps >= 1, "ti_steps + lora_steps", "1 or more", 0)
         _require(0 < self.identity_time_limit <= 1, "identity_time_limit", "above 0, at most 1",
@@ -123,6 +125,11 @@ class TrainConfig:
     def items_per_step(self) -> int:
         """Items of each task that one optimizer step covers (per process)."""
         return self.batch_size * self.gradient_accumulation
+
+    @property
+    def attention_side(self) -> float:
+        """Side of the attention maps that is wanted; the model may only have one near it."""
+        return self.attention_resolution or self.resolution / 32
 
 
 @dataclass(frozen=True)

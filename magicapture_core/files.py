@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from magicapture_core.problems import RunProblem
 
 
@@ -51,9 +53,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap a full disk
         raise RunProblem(
-            f"Could not write {path}: {error.strerror or error}. What was saved before is whole. "
+            f"Could not write {path}: {getattr(error, 'strerror', None) or error}. What was saved before is whole. "
             "Free some disk space or choose another folder, then resume."
         ) from error
 

@@ -20,6 +20,9 @@ TERMS = {
 }
 """Names of the loss terms in reports and losses.jsonl, and the equation each belongs to."""
 
+FLAT = 1e-3
+"""Attention maps whose spread is below this share of their maximum say nothing about where a token looks."""
+
 PredictionType = Literal["epsilon", "v_prediction"]
 
 
@@ -67,13 +70,15 @@ def identity(generated: Tensor, subject: Tensor) -> Tensor:
 def scale_to_unit(maps: Tensor) -> Tensor:
     """S of Eq. 8: each map to [0,1] by its own minimum and maximum, both detached. (…,h,w) → same.
 
-    Scale-free down to the smallest numbers: a floor under the spread would let training meet Eq. 8 by
-    shrinking a token's attention everywhere, and with it everything that the token has learned.
+    Scale-free: a fixed floor under the spread would let training meet Eq. 8 by shrinking a token's
+    attention everywhere, and with it everything that the token has learned. A map that varies by less than
+    a thousandth of its height counts as flat, or rounding noise would get a gradient without bounds.
     """
     maps = maps.float()
     low = maps.detach().amin(dim=(-2, -1), keepdim=True)
     high = maps.detach().amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+    floor = (FLAT * high.abs()).clamp(min=torch.finfo(maps.dtype).tiny)
+    return (maps - low) / torch.maximum(high - low, floor)
 
 
 def refocused_map(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from magicapture_core.checkpoints import ADAPTER_FILES, Run
 from magicapture_core.config import TrainConfig, to_dict
@@ -28,18 +29,18 @@ Settings that differ from the defaults:
 
 ## Use it
 
-With MagiCapture, in the folder above this file:
+With MagiCapture (in this folder):
 
-    python -m magicapture_core generate RUN --prompt "a photo of a {{subject}} in the {{style}}" -n 4 --out portraits
+    python -m magicapture_core generate . --prompt "a photo of a {{subject}} in the {{style}}" -n 4 --out portraits
 
-With diffusers:
+With diffusers (in this folder):
 
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipe = StableDiffusionPipeline.from_pretrained("{model}")
-pipe.load_textual_inversion("RUN/adapter", weight_name="subject.safetensors", token="<subject>")
-pipe.load_textual_inversion("RUN/adapter", weight_name="style.safetensors", token="<style>")
+pipe = StableDiffusionPipeline.{load_model}
+pipe.load_textual_inversion("adapter", weight_name="subject.safetensors", token="<subject>")
+pipe.load_textual_inversion("adapter", weight_name="style.safetensors", token="<style>")
 {load_lora}picture = pipe("a photo of a <subject> {kind} in the <style> style").images[0]
 ```
 
@@ -55,6 +56,15 @@ gender bias of the base model. Every picture that MagiCapture writes is marked a
 """
 
 
+def _load_model(model: str) -> str:
+    """How diffusers loads the base model. Of a local path only the name is told: cards are shared."""
+    if model == "mini":
+        return 'from_pretrained("assets/mini")  # the folder in MagiCapture\'s source'
+    if Path(model).suffix == ".safetensors":
+        return f'from_single_file("{Path(model).name}")'
+    return f'from_pretrained("{Path(model).name if Path(model).exists() else model}")'
+
+
 def write_model_card(run: Run) -> None:
     """(Re)write RUN/README.md from what the folder holds."""
     facts, rows = run.facts(), run.losses()
@@ -67,9 +77,10 @@ def write_model_card(run: Run) -> None:
         subject_count=len(facts.subject),
         style_count=len(facts.style),
         kind=config.subject_kind,
-        model=facts.model,
+        model=Path(facts.model).name if Path(facts.model).exists() else facts.model,
+        load_model=_load_model(facts.model),
         lora_sentence=" and LoRA weights" if has_lora else "",
-        load_lora='pipe.load_lora_weights("RUN/adapter")\n' if has_lora else "",
+        load_lora='pipe.load_lora_weights("adapter")\n' if has_lora else "",
         step=rows[-1]["step"] if rows else 0,
         total=config.ti_steps + config.lora_steps,
         ti_steps=config.ti_steps,

@@ -151,6 +151,15 @@ def test_attention_refocusing_has_no_gradient_where_the_mask_is_one() -> None:
     assert (maps.grad != 0).any()
 
 
+def test_maps_of_rounding_noise_get_no_huge_gradient() -> None:
+    maps = (
+        0.013 + 1e-9 * torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ).requires_grad_()
+    losses.attention_refocusing(maps, torch.zeros(1, 1, 8, 8)).sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.abs().max() < 1e3
+
+
 def test_extrema_are_detached() -> None:
     # d S / d A = 1 / (max - min) everywhere, the cells that hold the extrema included.
     maps = picture([[1.0, 5.0], [3.0, 2.0]]).requires_grad_()

@@ -131,9 +131,25 @@ def test_masks_of_the_user_are_used(photos: dict[str, Path], toy_folder: Path, t
     assert one[1:] == other[1:]
 
 
+def test_a_mask_painted_on_transparency_is_what_was_painted(photos: dict[str, Path], tmp_path: Path) -> None:
+    from magicapture_core.photos import read_photo
+
+    painted = np.zeros((320, 320, 4), np.uint8)
+    painted[:160] = (255, 0, 0, 255)
+    Image.fromarray(painted).save(tmp_path / "subject0.png")
+    photo = read_photo(
+        photos["subject"] / "subject0.png"
+    )  # half the mask's size, as after scaling a large photo
+    mask = command_line._read_masks(tmp_path, [photo])[photo.name]
+    assert mask.shape == (160, 160)
+    assert (mask[:80] == 1).all()
+    assert (mask[80:] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["masks", "SUBJECT", "--out", "FILE"], "FILE"),
         (["train", "--subject", "SUBJECT", "--out", "RUN"], "either --style FOLDER or --preset NAME"),
         (["train", "--subject", "SUBJECT", "--out", "RUN", "--preset", "baroque"], "no preset 'baroque'"),
         (["train", "--subject", "NOWHERE", "--style", "SUBJECT", "--out", "RUN"], "NOWHERE"),
@@ -154,7 +170,8 @@ def test_bad_input_exits_1_with_a_message(
 ) -> None:
     (tmp_path / "EMPTY").mkdir()
     places = {"SUBJECT": photos["subject"], "NOWHERE": tmp_path / "NOWHERE", "EMPTY": tmp_path / "EMPTY"}
-    places["RUN"] = tmp_path / "RUN"
+    places["RUN"], places["FILE"] = tmp_path / "RUN", tmp_path / "FILE"
+    places["FILE"].touch()
     filled = [str(places.get(argument, argument)) for argument in arguments]
     if filled[0] == "train":
         filled += ["--model", str(toy_folder)]

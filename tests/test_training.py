@@ -385,12 +385,81 @@ def test_a_loss_that_is_not_finite_stops_the_run(toy: Any, tmp_path: Path) -> No
         output.sample = output.sample * float("nan")
 
     handle = toy.unet.register_forward_hook(spoil)
-    with pytest.raises(RunProblem, match="source and reference loss is not a finite number at step 3"):
+    with pytest.raises(
+        RunProblem, match="source loss and the reference loss is not a finite number at step 3"
+    ):
         next(reports)
     handle.remove()
     rest = list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))
     assert rest[-1].step == 7
     assert all(math.isfinite(value) for value in rest[-1].losses.values())
+
+
+def test_a_gradient_that_is_not_finite_stops_it_too_and_what_was_learned_is_saved(
+    toy: Any, tmp_path: Path
+) -> None:
+    reports = start(toy, short(), tmp_path / "run")  # no periodic checkpoint so far
+    list(islice(reports, 2))
+    handle = toy.unet.conv_in.register_full_backward_hook(lambda _m, grads, _out: (grads[0] * float("inf"),))
+    hidden = toy.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
+    spoil = hidden.register_full_backward_hook(lambda _m, grads, _out: (grads[0] * float("inf"),))
+    with pytest.raises(RunProblem, match="gradient is not a finite number at step 3"):
+        next(reports)
+    handle.remove()
+    spoil.remove()
+    assert Run.open(tmp_path / "run").checkpoints()[-1].name == "checkpoint-000002"
+
+
+def test_the_way_a_step_is_split_may_change_on_resume(
+    toy: Any, tmp_path: Path, uninterrupted: Result
+) -> None:
+    """As the advice after running out of memory says."""
+    reports = start(toy, short(), tmp_path / "run")
+    list(islice(reports, 4))
+    reports.close()  # type: ignore[attr-defined]
+    list(start(toy, short(items_per_call=1, gradient_checkpointing=True), tmp_path / "run", resume=True))
+    for name, tensor in uninterrupted[0].items():
+        torch.testing.assert_close(weights_of(tmp_path / "run")[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+def test_a_kill_between_checkpoint_and_adapter_is_mended(
+    toy: Any, tmp_path: Path, uninterrupted: Result
+) -> None:
+    folder = tmp_path / "run"
+    list(start(toy, short(), folder))
+    for path in (folder / "adapter").iterdir():
+        path.unlink()
+    (folder / ".checkpoint-000006.123.tmp").mkdir()
+    assert list(start(toy, short(), folder, resume=True)) == []
+    assert weights_of(folder).keys() == uninterrupted[0].keys()
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+def test_without_a_recognisable_face_nothing_is_scored(toy: Any, tmp_path: Path) -> None:
+    """As with masks painted on photos in which no face was found."""
+    subject = toy_concept("subject", faces=False)
+    for example in subject.examples:
+        example.masks.face[..., 16:48, 16:48] = 1
+    reports = list(start(toy, short(sample_every=7, sample_steps=1), tmp_path / "run", subject=subject))
+    assert reports[-1].sample is not None
+    assert reports[-1].sample.identity is None
+    assert "identity" not in reports[-1].losses
+
+
+def test_another_recogniser_on_resume_is_refused(toy: Any, tmp_path: Path) -> None:
+    reports = start(toy, short(), tmp_path / "run")
+    next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"likeness": "toy', '"likeness": "other'))
+    with pytest.raises(RunProblem, match="likeness was judged by other"):
+        next(start(toy, short(), tmp_path / "run", resume=True))
+
+
+def test_the_attention_maps_are_chosen_by_the_resolution(toy: Any, tmp_path: Path) -> None:
+    """None: near resolution / 32, which is 2 here; the toy's smallest maps have side 4."""
+    last = list(start(toy, short(ti_steps=0, lora_steps=1, attention_resolution=None), tmp_path / "run"))[-1]
+    assert last.losses["attention"] > 0
 
 
 def test_running_out_of_memory_offers_a_smaller_setting(toy: Any, tmp_path: Path) -> None:
@@ -420,6 +489,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             next(reports)
     assert Run.open(tmp_path / "run").checkpoints()[-1].name == "checkpoint-000002"
     assert not list((tmp_path / "run").glob(".*"))
+    assert list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))[-1].step == 7
+
+
+def test_a_really_full_disk_is_told(toy: Any, tmp_path: Path) -> None:
+    """The writers of torch and safetensors raise their own errors: the system refuses the bytes here."""
+    import resource
+
+    reports = start(toy, short(checkpoint_every=1), tmp_path / "run")
+    list(islice(reports, 4))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        with pytest.raises(RunProblem, match="Free some disk space"):
+            next(reports)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Run.open(tmp_path / "run").checkpoints()[-1].name == "checkpoint-000004"
     assert list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))[-1].step == 7
 
 

@@ -89,7 +89,7 @@ class Job:
             words = {}
             warnings.append("Attention heat maps are only made of square pictures; there will be none.")
         elif words:
-            listened = facts.config.attention_resolution / trained if facts else 16 / 512
+            listened = facts.config.attention_side / trained if facts else 16 / 512
             side = _attention_side(models, size[0], listened)
         identity, analyser, said = _identity(found, analyser)
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)

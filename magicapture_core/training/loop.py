@@ -19,7 +19,7 @@ from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.previews import AttentionView, Sample
-from magicapture_core.training.trainer import Trainer
+from magicapture_core.training.trainer import NotFiniteError, Trainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class StepReport:
     phase_step: int
     phase_steps: int
     losses: dict[str, float]
-    """Unweighted terms (see `TERMS`), means over the step's items."""
+    """Unweighted terms (see `TERMS`): means over a task's items; attention is the sum over the tasks."""
     learning_rates: dict[str, float]
     seconds: float
     """This step alone, without previews and checkpoints."""
@@ -74,7 +74,7 @@ def train(
         try:
             while trainer.step < trainer.total_steps:
                 yield _advance(trainer, run, clock)
-        except GeneratorExit:
+        except (GeneratorExit, NotFiniteError):
             trainer.save(run)
             raise
 
@@ -183,6 +183,6 @@ def _explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
             smaller["gradient_checkpointing"] = True
         advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
         raise RunProblem(
-            f"The device ran out of memory at resolution {config.resolution}. The last checkpoint is whole. "
-            f"Start again with {advice}; it learns the same."
+            f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
+            f"Resume with {advice}; it learns the same."
         ) from error

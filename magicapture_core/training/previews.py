@@ -120,7 +120,7 @@ def sample_picture(
         .convert("RGB")
     )
     identity = None
-    if analyser is not None:
+    if analyser is not None and len(objective.likenesses):
         pixels = np.asarray(image)
         faces = analyser.detect(pixels)
         if faces:

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from magicapture_core.attention import listen
+from magicapture_core.attention import listen, nearest_side
 from magicapture_core.checkpoints import Checkpoint, Run, RunFacts, save_embeddings
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
@@ -33,6 +33,10 @@ from magicapture_core.training.memory import fitting_items_per_call
 from magicapture_core.training.objective import Objective, Texts
 
 PHASES: tuple[Phase, ...] = ("textual_inversion", "lora")
+
+
+class NotFiniteError(RunProblem):
+    """A loss or the gradient is NaN or infinite; the weights are those of the step before."""
 
 
 @dataclass
@@ -85,7 +89,8 @@ class Trainer:
         likenesses = subject_likenesses(subject, likeness, models.device)
         latents = data["subject"].latents
         _, channels, height, width = latents.shape
-        with listen(models.unet, config.attention_resolution, latents.shape[-1]) as store:
+        side = config.attention_resolution or nearest_side(models.unet, width, config.attention_side)
+        with listen(models.unet, side, width) as store:
             objective = Objective(
                 models=models,
                 config=config,
@@ -97,7 +102,12 @@ class Trainer:
                 store=store,
             )
             facts = RunFacts(
-                config, models.name, fingerprint(models), data["subject"].digests, data["style"].digests
+                config,
+                models.name,
+                fingerprint(models),
+                likeness.name,
+                data["subject"].digests,
+                data["style"].digests,
             )
             photos = {concept.role: _to_picture(concept.examples[0].image) for concept in (subject, style)}
             trainer = cls(
@@ -168,6 +178,7 @@ class Trainer:
         assert self.optimizer is not None
         done = step - 1 - (0 if phase == PHASES[0] else self.config.ti_steps)
         early = done < self.config.style_weight_until * self.phase_steps(phase)
+        before = self.generator.get_state()
         draw = draw_step(
             self.generator,
             self.sizes,
@@ -181,7 +192,11 @@ class Trainer:
                 draw, phase, self.config.style_weight if early else 1.0, self.items_per_call
             )
         losses = self._reduce(terms)
-        self._check_finite(losses, step)
+        try:
+            self._check_finite(losses, step)
+        except NotFiniteError:
+            self.generator.set_state(before)  # this step was not made
+            raise
         if self.config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._trained(), self.config.max_grad_norm)
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
@@ -238,11 +253,14 @@ class Trainer:
 
     def _check_finite(self, losses: dict[str, float], step: int) -> None:
         """Before the optimizer acts on it: the weights are still those of the last good step."""
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        bad = [f"{name} loss" for name, value in losses.items() if not math.isfinite(value)]
+        gradients = [parameter.grad for parameter in self._trained() if parameter.grad is not None]
+        if not bad and not bool(nn.utils.get_total_norm(gradients).isfinite()):
+            bad = ["gradient"]
         if bad:
-            raise RunProblem(
-                f"The {' and '.join(bad)} loss is not a finite number at step {step}. The last checkpoint is "
-                "usable. Lower the learning rates or train in fp32, and start a new run."
+            raise NotFiniteError(
+                f"The {' and the '.join(bad)} is not a finite number at step {step}. What was learned before "
+                "is saved and usable. Lower the learning rates or train in fp32, and start a new run."
             )
 
     @torch.no_grad()
@@ -285,15 +303,25 @@ class Trainer:
             run.rewind_losses(checkpoint.step if checkpoint else 0)
         if checkpoint is None:
             return
-        self.step, self.items_per_call = checkpoint.step, checkpoint.items_per_call
+        self.step = checkpoint.step
+        self.items_per_call = self.config.items_per_call or checkpoint.items_per_call
         self._start_phase(self.phase)
         assert self.optimizer is not None
-        with torch.no_grad():
-            for name, tensor in self._named().items():
-                tensor.copy_(checkpoint.trainable[name])
-        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
-        self.schedule.load_state_dict(checkpoint.state["schedule"])
-        self.generator.set_state(checkpoint.state["generator"])
+        try:
+            with torch.no_grad():
+                for name, tensor in self._named().items():
+                    tensor.copy_(checkpoint.trainable[name])
+            self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+            self.schedule.load_state_dict(checkpoint.state["schedule"])
+            self.generator.set_state(checkpoint.state["generator"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise RunProblem(
+                f"The newest checkpoint in {run.folder} does not fit ({error}): it was edited, or written with "
+                "other versions of torch or peft. Go on with those versions, or start a new run."
+            ) from error
+        if self.is_main:  # a kill may have come between the checkpoint and what is made from it
+            run.publish_newest()
+            write_model_card(run)
 
     def attention(self, run: Run) -> list[previews.AttentionView]:
         """Where the tokens look, also written as a strip per token."""
@@ -325,10 +353,12 @@ class Trainer:
 
 
 def fingerprint(models: ModelBundle) -> str:
-    """A short hash that tells models apart: configuration and a sample of the weights."""
+    """A short hash that tells models apart: configuration and the beginning of every weight."""
     digest = hashlib.sha256(json.dumps(dict(models.unet.config), sort_keys=True, default=str).encode())
-    for parameter in (models.unet.conv_in.weight, models.text_encoder.get_input_embeddings().weight[-16:]):
-        digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    for network in (models.unet, models.vae, models.text_encoder):
+        # In bf16, so that the same model in another precision is the same model.
+        heads = [p.detach().flatten()[:64].to(torch.bfloat16).float().cpu() for p in network.parameters()]
+        digest.update(torch.cat(heads).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
