@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
-from magicapture_core.prompts import initial_rows
+from magicapture_core.prompts import Task, initial_rows
 from magicapture_core.training import previews
 from magicapture_core.training.data import encode_concept
 from magicapture_core.training.draws import Phase, Sizes, draw_step
@@ -52,7 +53,7 @@ class Trainer:
     generator: torch.Generator
     sizes: Sizes
     facts: RunFacts
-    pictures: dict[Any, Any]
+    pictures: dict[Task, np.ndarray]
     """The photo that the attention maps of each task are shown over."""
     analyser: FaceAnalyser | None
     items_per_call: int
@@ -87,8 +88,7 @@ class Trainer:
         if person and analyser is not None:
             likeness = FaceLikeness(analyser, models.device)
         likenesses = subject_likenesses(subject, likeness, models.device)
-        latents = data["subject"].latents
-        _, channels, height, width = latents.shape
+        width = data["subject"].latents.shape[-1]
         side = config.attention_resolution or nearest_side(models.unet, width, config.attention_side)
         with listen(models.unet, side, width) as store:
             objective = Objective(
@@ -109,7 +109,6 @@ class Trainer:
                 data["subject"].digests,
                 data["style"].digests,
             )
-            photos = {concept.role: _to_picture(concept.examples[0].image) for concept in (subject, style)}
             trainer = cls(
                 models=models,
                 config=config,
@@ -117,19 +116,9 @@ class Trainer:
                 objective=objective,
                 rows=trained_rows,
                 generator=generator,
-                sizes=Sizes(
-                    subject=len(data["subject"]),
-                    style=len(data["style"]),
-                    likenesses=len(likenesses),
-                    latent=(channels, height, width),
-                    timesteps=len(objective.alphas),
-                ),
+                sizes=_sizes(objective),
                 facts=facts,
-                pictures={
-                    "source": photos["subject"],
-                    "reference": photos["style"],
-                    "composed": photos["style"],
-                },
+                pictures=_pictures(subject, style),
                 analyser=analyser if person else None,
                 items_per_call=config.items_per_call or fitting_items_per_call(models, config),
             )
@@ -362,6 +351,23 @@ def fingerprint(models: ModelBundle) -> str:
     return digest.hexdigest()[:16]
 
 
-def _to_picture(image: Tensor) -> Any:
+def _to_picture(image: Tensor) -> np.ndarray:
     """(3, h, w) in [-1,1] → (h, w, 3) uint8."""
     return ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _pictures(subject: Concept, style: Concept) -> dict[Task, np.ndarray]:
+    """The photo that each task's attention is shown over; the composed prompt is learned on the style's."""
+    shown: dict[Task, Concept] = {"source": subject, "reference": style, "composed": style}
+    return {task: _to_picture(concept.examples[0].image) for task, concept in shown.items()}
+
+
+def _sizes(objective: Objective) -> Sizes:
+    _, channels, height, width = objective.subject.latents.shape
+    return Sizes(
+        subject=len(objective.subject),
+        style=len(objective.style),
+        likenesses=len(objective.likenesses),
+        latent=(channels, height, width),
+        timesteps=len(objective.alphas),
+    )
