@@ -229,7 +229,7 @@ def test_masks_on_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
-    """A real process and a real SIGINT: it ends the step, saves, and the run resumes to its end."""
+    """A real process and a real SIGINT: it ends the step, saves exactly there, and says how to go on."""
     run = tmp_path / "run"
     script = "import sys; sys.path[:0] = sys.argv[1:2]; import toy, magicapture_core.faces as f;"
     script += "f.choose_analyser = lambda *_: (toy.ToyAnalyser(), 'a toy');"
