@@ -20,12 +20,14 @@ console = Console()
 def show_progress(reports: Iterator[StepReport], config: TrainConfig, interrupted: list[bool]) -> bool:
     """Follow a training with a progress bar. Returns whether it came to its end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        # In a narrow terminal the losses are cut short, not the time left.
+        TextColumn("{task.description}", table_column=Column(min_width=14, no_wrap=True)),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[left]}", table_column=Column(min_width=12, no_wrap=True)),
         TextColumn("{task.fields[losses]}"),
     )
     total = config.ti_steps + config.lora_steps
