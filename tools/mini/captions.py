@@ -122,13 +122,13 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
     if style:
         start += f" in the {STYLE_WORDS[style]} style"
     phrases = looks(attributes, rng)
-    if get("accessory") and rng.random() < 0.95:
+    if get("accessory"):  # never unsaid, or people of no such prompt would wear glasses
         phrases.append(_pick(ACCESSORIES[attributes["accessory"]], rng))
     if get("background") and style != get("background") and rng.random() < 0.85:
         phrases.append(_background(attributes["background"], rng))
     if get("light") and style != get("light") and rng.random() < 0.85:
         phrases.append(_pick(LIGHTS[attributes["light"]], rng))
-    if get("finish") and not style_said and rng.random() < 0.95:
+    if get("finish") and not style_said:
         phrases.append(_pick(FINISHES[attributes["finish"]], rng))
     if get("framing") and rng.random() < 0.6:
         phrases.append(_pick(FRAMINGS[attributes["framing"]], rng))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -53,6 +54,14 @@ def shuffled(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.nd
         order = rng.permutation(count)
         for start in range(0, count - batch + 1, batch):
             yield order[start : start + batch]
+
+
+def read_weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    """All weights of a part of an exported model ("unet", "text_encoder", "vae"), float32."""
+    files = sorted((folder / part).glob("*.safetensors"))
+    if not files:
+        raise SystemExit(f"{folder / part} holds no .safetensors file: give the folder of an exported model")
+    return {name: value.float() for file in files for name, value in load_file(file).items()}
 
 
 def save_checkpoint(path: Path, clock: Clock, **state: Any) -> None:

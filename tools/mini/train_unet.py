@@ -2,8 +2,8 @@
 
 python -m tools.mini.train_unet --work .training/mini --steps 2500
 
-The first run encodes the pictures with the trained VAE (latents.npy) and sets the VAE's output to mean 0 and SD 1.5's
-spread. The newest averaged weights are always in unet.pt, ready for export.py.
+The first run encodes the pictures with the trained VAE (latents.npy), after setting the VAE's latents to mean 0 and
+SD 1.5's spread. The newest averaged weights are always in unet.pt, ready for export.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -81,29 +81,36 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, device: torch.device) -> np
 
 
 @torch.no_grad()
-def normalise(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Change the 1×1 convolutions around the latents so that scaled latents have mean 0 and spread 1 by channel.
+def turn(vae: AutoencoderKL, matrix: torch.Tensor, offset: torch.Tensor) -> None:
+    """Change the 1×1 convolutions around the latents so that latents z (c,) become matrix @ z + offset.
 
     What the VAE decodes from its own latents stays the same.
     """
-    gain = 1 / (std * SCALING_FACTOR)
     quant, post = vae.quant_conv, vae.post_quant_conv
     assert quant is not None
     assert post is not None
-    post.bias += post.weight[:, :, 0, 0] @ mean
-    post.weight /= gain[None, :, None, None]
-    channels = len(mean)
-    quant.weight[:channels] *= gain[:, None, None, None]
-    quant.bias[:channels] = (quant.bias[:channels] - mean) * gain
-    quant.bias[channels:] += 2 * gain.log()  # the log of the variance follows
+    inverse, channels = torch.linalg.inv(matrix), len(matrix)
+    post.weight.copy_((post.weight[:, :, 0, 0] @ inverse)[:, :, None, None])
+    post.bias -= post.weight[:, :, 0, 0] @ offset
+    quant.weight[:channels] = (matrix @ quant.weight[:channels, :, 0, 0])[:, :, None, None]
+    quant.bias[:channels] = matrix @ quant.bias[:channels] + offset
+    quant.bias[channels:] += matrix.square().sum(dim=1).log()  # the log of the variance follows, about
 
 
-def read_weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
-    """All weights of a part of an exported model ("unet", "text_encoder", "vae"), float32."""
-    files = sorted((folder / part).glob("*.safetensors"))
-    if not files:
-        raise SystemExit(f"{folder / part} holds no .safetensors file: give the folder of an exported model")
-    return {name: value.float() for file in files for name, value in load_file(file).items()}
+def normalising(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The (matrix, offset) that gives scaled latents mean 0 and spread 1 by channel."""
+    gain = 1 / (latents.std(axis=(0, 2, 3)) * SCALING_FACTOR)
+    return np.diag(gain), -gain * latents.mean(axis=(0, 2, 3))
+
+
+def matching(latents: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The (matrix, offset) that brings latents (n, c, h, w) nearest to `wanted`, by least squares."""
+    ours, theirs = (each.transpose(0, 2, 3, 1).reshape(-1, each.shape[1]) for each in (latents, wanted))
+    ours = np.concatenate([ours, np.ones_like(ours[:, :1])], axis=1)
+    solution = np.linalg.lstsq(ours.astype(np.float64), theirs.astype(np.float64), rcond=None)[0]
+    left = ours @ solution - theirs
+    print(f"of the starting model's latents {left.var() / theirs.var():.1%} are not matched", flush=True)
+    return solution[:-1].T, solution[-1]
 
 
 def chosen_pictures(count: int, limit: int | None) -> np.ndarray:
@@ -116,26 +123,31 @@ def prepare_latents(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scaled latents (n, 4, h, w) float32 of `limit` of the pictures (all, if None), and their numbers (n,).
 
-    Makes latents.npy and vae_final.pt where missing. With `start`, an exported model, its VAE is used as it is.
+    Makes latents.npy and vae_final.pt where missing, from the trained VAE (vae.pt). With `start`, an exported model,
+    that VAE's latents are turned to be near to those that its UNet knows; without vae.pt its own VAE is used as it is.
     """
     count = len(np.load(work / "pictures.npy", mmap_mode="r"))
     numbers = chosen_pictures(count, limit)
     if not (work / "latents.npy").exists():
         pictures = np.load(work / "pictures.npy", mmap_mode="r")[numbers]
-        vae = build_vae(pictures.shape[1])
-        trained = (
-            read_weights(start, "vae") if start else torch.load(work / "vae.pt", weights_only=True)["vae"]
-        )
-        vae.load_state_dict(trained)
-        latents = encode(vae.to(device).eval(), pictures, device)
-        mean, std = latents.mean(axis=(0, 2, 3)), latents.std(axis=(0, 2, 3))
-        if start:  # its latents have mean 0 and the right spread already, and its UNet knows them so
-            mean, std = np.zeros(4, np.float32), np.full(4, 1 / SCALING_FACTOR, np.float32)
-        print(f"latents: mean {mean}, std {std}", flush=True)
-        normalise(vae.cpu(), torch.from_numpy(mean), torch.from_numpy(std))
+        vae, trained = build_vae(pictures.shape[1]), work / "vae.pt"
+        if trained.exists():
+            vae.load_state_dict(torch.load(trained, weights_only=True)["vae"])
+            few = pictures[:: max(1, len(pictures) // 500)]
+            found = encode(vae.to(device).eval(), few, device)
+            if start:
+                known = build_vae(pictures.shape[1])
+                known.load_state_dict(stage.read_weights(start, "vae"))
+                change = matching(found, encode(known.to(device).eval(), few, device))
+            else:
+                change = normalising(found)
+            turn(vae.cpu(), *(torch.from_numpy(np.float32(each)) for each in change))
+        elif start:
+            vae.load_state_dict(stage.read_weights(start, "vae"))
+        latents = encode(vae.to(device).eval(), pictures, device) * SCALING_FACTOR
+        print(f"latents: mean {latents.mean((0, 2, 3))}, spread {latents.std((0, 2, 3))}", flush=True)
         torch.save(vae.state_dict(), work / "vae_final.pt")
-        scaled = (latents - mean[None, :, None, None]) / std[None, :, None, None]
-        np.save(work / "latents.npy", scaled.astype(np.float16))
+        np.save(work / "latents.npy", latents.astype(np.float16))
     return np.load(work / "latents.npy").astype(np.float32), numbers
 
 
@@ -193,9 +205,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model, tokenizer = build(work, args, latents.shape[-1])
     if start:
-        model.unet.load_state_dict(read_weights(start, "unet"))
-        model.text_encoder.load_state_dict(read_weights(start, "text_encoder"))
+        model.unet.load_state_dict(stage.read_weights(start, "unet"))
+        model.text_encoder.load_state_dict(stage.read_weights(start, "text_encoder"))
     model.to(device)
+    if device.type == "cpu":  # the CPU's fused attention takes a third of a step; plain products a tenth
+        model.unet.set_attn_processor(AttnProcessor())
     print(f"UNet {sum(p.numel() for p in model.unet.parameters()) / 1e6:.1f} M parameters, text encoder "
           f"{sum(p.numel() for p in model.text_encoder.parameters()) / 1e6:.1f} M", flush=True)  # fmt: skip
     average = {name: value.detach().clone().float() for name, value in model.state_dict().items()}

@@ -95,7 +95,9 @@ def train(args: argparse.Namespace) -> None:
     pictures = np.load(work / "pictures.npy")
     heldout = np.load(work / "heldout.npy")[:100]
     torch.manual_seed(args.seed)
-    vae = build_vae(pictures.shape[1]).to(device)
+    vae = build_vae(pictures.shape[1]).to(device, memory_format=torch.channels_last)
+    if args.start_from:
+        vae.load_state_dict(stage.read_weights(Path(args.start_from), "vae"))
     optimizer = Muon(vae, args.lr, args.lr / 2, weight_decay=1e-3)
     clock = stage.Clock(args.minutes, args.steps)
     if state := stage.load_checkpoint(work / "vae.pt", clock):
@@ -131,6 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--work", required=True, help="folder of pictures.npy; the checkpoint lives there too"
+    )
+    parser.add_argument(
+        "--start-from", help="an exported model to train on, such as assets/mini (checkpoints go first)"
     )
     parser.add_argument("--minutes", type=float, help="length of the training in minutes")
     parser.add_argument("--steps", type=int, help="or its length in steps")

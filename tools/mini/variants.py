@@ -34,7 +34,7 @@ BACKGROUND_CHANCES = {
 }  # fmt: skip
 FINISH_CHANCES = {None: 0.73, "black-and-white": 0.13, "sepia": 0.06, "vintage": 0.08}
 LIGHT_CHANCES = {None: 0.58, "soft": 0.12, "warm": 0.14, "cool": 0.07, "side": 0.09}
-ACCESSORY_CHANCES = {None: 0.74, "sunglasses": 0.15, "round glasses": 0.11}
+ACCESSORY_CHANCES = {None: 0.82, "sunglasses": 0.11, "round glasses": 0.07}
 FRAMING_CHANCES = {None: 0.72, "close": 0.14, "far": 0.14}
 
 

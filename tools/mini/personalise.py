@@ -1,0 +1,224 @@
+"""Train the sample people in presets, make portraits, and compare likeness with simpler ways: numbers and sheets.
+
+python -m tools.mini.personalise --work .training/mini/runs --judge w600k_mbf.onnx --out assets/mini
+
+Each training is one run of the command line in a process of its own, so that its time and memory are a user's. The
+judge of likeness is not the loss's network (SFace): ArcFace w600k_mbf, from the package that tools/mini/README.md names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from magicapture_core import GenerateConfig, choose_analyser, generate, list_photos, load, read_photo
+from magicapture_core.faces import align
+from magicapture_core.heat import heat_overlay
+from tools.mini.evaluate import enlarged
+
+PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
+METHODS: dict[str, tuple[str, ...]] = {
+    "MagiCapture": (),
+    "without AR, composed prompt and identity": (
+        "--lambda-attn",
+        "0",
+        "--composed-weight",
+        "0",
+        "--lambda-id",
+        "0",
+    ),
+    "textual inversion": ("--lora-steps", "0"),
+}
+"""Name -> settings over the quick schedule. Textual inversion gets as many steps as both phases together."""
+COMPOSED = "a photo of a {subject} in the {style}"
+EDITS = (
+    "a photo of a {subject} in the {style}, wearing sunglasses",
+    "a photo of a {subject} in the {style}, smiling",
+    "a black-and-white photo of a {subject} in the {style}",
+    "a photo of a {subject}, blue background",
+)
+TILE = 192
+
+
+class Judge:
+    """ArcFace w600k_mbf: pictures -> embeddings; not used by any loss."""
+
+    def __init__(self, path: str) -> None:
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.analyser, _ = choose_analyser("bundled")
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray | None:
+        """(h, w, 3) uint8 -> (512,) of unit length, of the largest face; None without one."""
+        pixels = enlarged(pixels) if len(pixels) < 256 else pixels
+        faces = self.analyser.detect(pixels)
+        if not faces:
+            return None
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+        crop = align(picture, torch.from_numpy(faces[0].landmarks)[None])
+        values = {self.session.get_inputs()[0].name: ((crop - 127.5) / 127.5).numpy()}
+        vector = self.session.run(None, values)[0][0]
+        return vector / np.linalg.norm(vector)
+
+
+@dataclass
+class Pair:
+    """One person in one preset."""
+
+    person: str
+    preset: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.person}-{self.preset}"
+
+
+def photos_of(folder: Path) -> list[np.ndarray]:
+    return [read_photo(path).pixels for path in list_photos(folder)]
+
+
+def run_training(pair: Pair, settings: tuple[str, ...], out: Path) -> dict[str, float]:
+    """Train by the command line, unless done before; minutes and peak memory in GB (kept beside the run)."""
+    facts = out.with_suffix(".json")
+    if facts.exists():
+        return json.loads(facts.read_text())
+    command = [
+        sys.executable, "-m", "magicapture_core", "train", "--subject", f"assets/people/{pair.person}",
+        "--preset", pair.preset, "--model", "mini", "--out", str(out), *settings,
+    ]  # fmt: skip
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    measured = {
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "gigabytes": round(usage.ru_maxrss / 1e6, 2),
+    }
+    facts.write_text(json.dumps(measured))
+    return measured
+
+
+def scores(judge: Judge, pictures: list[np.ndarray], subject: np.ndarray) -> list[float | None]:
+    return [None if (vector := judge(p)) is None else float(vector @ subject) for p in pictures]
+
+
+def summary(values: list[float | None]) -> dict[str, float]:
+    """Mean cosine with pictures without a face counted as 0, and how many have one."""
+    return {
+        "cosine": round(float(np.mean([value or 0.0 for value in values])), 3),
+        "best": round(max(value or 0.0 for value in values), 3),
+        "with_a_face": round(float(np.mean([value is not None for value in values])), 3),
+    }
+
+
+def labelled(pictures: list[np.ndarray], text: str) -> np.ndarray:
+    """A row of tiles under a line of text, (h, w, 3) uint8."""
+    tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_CUBIC) for p in pictures]
+    row = np.hstack(tiles)
+    strip = np.full((26, row.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
+    return np.vstack([strip, row])
+
+
+def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray], steps: int) -> np.ndarray:
+    """References, subject, portraits, attention of both tokens, edited prompts."""
+    rows = [
+        labelled(photos_of(Path("assets/people") / pair.person)[:6], f"{pair.person}: the six photos"),
+        labelled(photos_of(Path("presets") / pair.preset)[:6], f"{pair.preset}: the six references"),
+        labelled(best[:6], "portraits: the six most alike of 16, by another network than the loss's"),
+    ]
+    config = GenerateConfig(prompt=COMPOSED, count=3, seed=0, steps=steps, attention_words=("{subject}", "{style}"),
+                            **models.generate_defaults | {"steps": steps})  # fmt: skip
+    tiles = []
+    for portrait in generate(models, run, config):
+        pixels = np.asarray(portrait.image)
+        tiles += [heat_overlay(pixels, portrait.attention[word]) for word in ("{subject}", "{style}")]
+    rows.append(labelled(tiles, "where [V1] and [V2] look, three portraits"))
+    for prompt in EDITS:
+        config = GenerateConfig(
+            **models.generate_defaults | {"prompt": prompt, "count": 6, "seed": 0, "steps": steps}
+        )
+        rows.append(labelled([np.asarray(p.image) for p in generate(models, run, config)], prompt))
+    return np.vstack(rows)
+
+
+def between_people(judge: Judge) -> float:
+    """Mean cosine between photos of different sample people."""
+    vectors = [
+        [vector for p in photos_of(folder) if (vector := judge(p)) is not None]
+        for folder in sorted(Path("assets/people").iterdir())
+        if folder.is_dir()
+    ]
+    values = [
+        float(a @ b) for i, one in enumerate(vectors) for two in vectors[i + 1 :] for a in one for b in two
+    ]
+    return round(float(np.mean(values)), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", required=True, help="folder of the runs; finished ones are not trained again"
+    )
+    parser.add_argument("--judge", required=True, help="w600k_mbf.onnx")
+    parser.add_argument("--out", required=True, help="folder of personalised.json and the sheets")
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--people", nargs="+", default=PEOPLE)
+    parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    args = parser.parse_args()
+    work, out, judge = Path(args.work), Path(args.out), Judge(args.judge)
+    work.mkdir(parents=True, exist_ok=True)
+    models = load("mini")
+    steps = int(models.generate_defaults["steps"])
+    quick = models.schedules["quick"]
+    numbers: dict[str, Any] = {
+        "different_people": between_people(judge),
+        "pictures": args.pictures,
+        "pairs": {},
+    }
+    for pair in (Pair(person, preset) for person in args.people for preset in args.presets):
+        vectors = [v for p in photos_of(Path("assets/people") / pair.person) if (v := judge(p)) is not None]
+        subject = np.mean(vectors, axis=0)
+        subject /= np.linalg.norm(subject)
+        found: dict[str, Any] = {"photos": round(float(np.mean(np.stack(vectors) @ subject)), 3)}
+        for method in args.methods:
+            settings = METHODS[method]
+            if method == "textual inversion":
+                settings = (*settings, "--ti-steps", str(quick["ti_steps"] + quick["lora_steps"]))
+            run = work / f"{pair.name}-{list(METHODS).index(method)}"
+            cost = run_training(pair, settings, run)
+            config = GenerateConfig(
+                **models.generate_defaults | {"prompt": COMPOSED, "count": args.pictures, "seed": 0}
+            )
+            pictures = [np.asarray(p.image) for p in generate(models, run, config)]
+            values = scores(judge, pictures, subject)
+            found[method] = {**summary(values), **cost}
+            print(pair.name, method, found[method], flush=True)
+            if method == "MagiCapture":
+                order = sorted(range(len(values)), key=lambda i: -(values[i] or 0.0))
+                sheet = sheet_of(pair, models, run, [pictures[i] for i in order], steps)
+                path = out / f"personalised-{pair.name}.jpg"
+                cv2.imwrite(str(path), sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
+        numbers["pairs"][pair.name] = found
+        (out / "personalised.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(json.dumps(numbers, indent=2))
+
+
+if __name__ == "__main__":
+    main()
