@@ -78,11 +78,22 @@ def _pick(choices: list[str], rng: np.random.Generator) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def noun(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
-    """ "a person", "an old man", "a young woman": the noun is "person" about half of the time."""
-    who = attributes.get("who", "person") if rng.random() < 0.48 else "person"
-    age = attributes.get("age", "") if rng.random() < 0.4 else ""
-    return f"{'an' if age[:1] == 'o' else 'a'} {age} {who}".replace("  ", " ")
+PERSON_MARK, STYLE_MARK = "~", "^"
+"""Words that train_unet.py replaces by what a face recognition sees in the face, and by the colours around it.
+
+So the space of the words holds people and looks, as that of a large model holds the names of many people.
+"""
+
+
+NAMED, STYLED = 0.5, 0.35
+"""Shares of captions with a mark; of the captions without a named style."""
+
+
+def noun(attributes: Mapping[str, str], rng: np.random.Generator, mark: str = "") -> str:
+    """ "a person", "an old man", "a ~ woman": the noun is "person" about half of the time, with a mark more often."""
+    who = attributes.get("who", "person") if rng.random() < (0.2 if mark else 0.48) else "person"
+    age = attributes.get("age", "") if rng.random() < (0.1 if mark else 0.4) else ""
+    return " ".join(word for word in ("an" if age[:1] == "o" else "a", age, mark, who) if word)
 
 
 def looks(attributes: Mapping[str, str], rng: np.random.Generator) -> list[str]:
@@ -107,6 +118,7 @@ def _background(name: str, rng: np.random.Generator) -> str:
 def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
     """One caption for a picture with these attributes; another draw gives another caption."""
     get = attributes.get
+    mark = PERSON_MARK if rng.random() < NAMED else ""
     style = None
     named = [key for kind in ("finish", "light", "background") if (key := get(kind)) in STYLE_WORDS]
     if named and rng.random() < 0.35:
@@ -118,8 +130,10 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
         style_said = style == get("finish")
     if get("framing") == "close" and rng.random() < 0.3:
         opening = opening.replace("a photo", "a close-up photo")
-    start = f"{opening} {noun(attributes, rng)}"
-    if style:
+    start = f"{opening} {noun(attributes, rng, mark)}"
+    if not style and rng.random() < STYLED:
+        start += f" in the {STYLE_MARK} style"
+    elif style:
         start += f" in the {STYLE_WORDS[style]} style"
     phrases = looks(attributes, rng)
     if get("accessory"):  # never unsaid, or people of no such prompt would wear glasses

@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from tools.mini.train_unet import Denoiser, build_scheduler, build_text_encoder, build_unet
+from tools.mini.train_unet import Denoiser, build_scheduler, build_text_encoder, build_unet, marks_of
 from tools.mini.train_vae import build_vae
 
 SHARD = "9MB"
@@ -27,7 +27,7 @@ def assemble(work: Path) -> StableDiffusionPipeline:
     tokenizer = CLIPTokenizer.from_pretrained(work / "model" / "tokenizer")
     resolution = np.load(work / "heldout.npy", mmap_mode="r").shape[1]
     unet = build_unet(resolution // 8, tuple(state["shape"]["channels"]), state["shape"]["layers"])
-    model = Denoiser(unet, build_text_encoder(tokenizer))
+    model = Denoiser(unet, build_text_encoder(tokenizer), marks_of(tokenizer))
     model.load_state_dict(state["average"])
     vae = build_vae(resolution)
     refined = work / "vae_refined.pt"

@@ -3,7 +3,7 @@
 python -m tools.mini.personalise --work .training/mini/runs --judge w600k_mbf.onnx --out assets/mini
 
 Each training is one run of the command line in a process of its own, so that its time and memory are a user's. The
-judge of likeness is not the loss's network (SFace): ArcFace w600k_mbf, from the package that tools/mini/README.md names.
+judge of likeness is not the loss's network (SFace): it is ArcFace w600k_mbf, from the package named in README.md.
 """
 
 from __future__ import annotations

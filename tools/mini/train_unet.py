@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -21,7 +22,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tools.mini import stage
-from tools.mini.captions import caption
+from tools.mini.captions import PERSON_MARK, STYLE_MARK, caption
 from tools.mini.muon import Muon
 from tools.mini.train_vae import SCALING_FACTOR, build_vae, to_pixels
 
@@ -151,15 +152,55 @@ def prepare_latents(
     return np.load(work / "latents.npy").astype(np.float32), numbers
 
 
+def looks_of(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (n, h, w, 3) uint8 -> what their style looks like, (n, 38) float32, about unit length.
+
+    Colours of the 12 outer cells of a 4×4 grid (the face is in the middle), saturation and contrast.
+    """
+    outer = np.ones((4, 4), bool)
+    outer[1:3, 1:3] = False
+    values = []
+    for picture in pictures:
+        cells = cv2.resize(picture, (4, 4), interpolation=cv2.INTER_AREA).astype(np.float32)[outer]
+        small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+        spread = (small.max(-1) - small.min(-1)).mean(), small.std()
+        values.append(np.concatenate([cells.reshape(-1), spread]))
+    found = np.stack(values)
+    return np.float32((found - found.mean(0)) / found.std(0) / found.shape[1] ** 0.5)
+
+
 class Denoiser(nn.Module):
-    """UNet and text encoder as one trainable module."""
+    """UNet and text encoder as one trainable module, with what stands in for the names of people and styles."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, marks: tuple[int, int]
+    ) -> None:
+        """marks: token ids of captions.PERSON_MARK and STYLE_MARK."""
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.unet, self.text_encoder, self.marks = unet, text_encoder, marks
+        self.person_embedding, self.style_embedding = nn.Linear(128, TEXT_WIDTH), nn.Linear(38, TEXT_WIDTH)
+        for layer in (self.person_embedding, self.style_embedding):
+            nn.init.normal_(layer.weight, std=0.02)  # as long as the embeddings of words
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        states = self.text_encoder(ids).last_hidden_state
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor, people: torch.Tensor,
+        looks: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """people (b, 128) face embeddings, looks (b, 38): used by the items whose captions hold the marks."""
+
+        def put(_module: nn.Module, _inputs: object, embedded: torch.Tensor) -> torch.Tensor:
+            for mark, vectors in zip(
+                self.marks, (self.person_embedding(people), self.style_embedding(looks)), strict=True
+            ):
+                embedded = torch.where((ids == mark)[..., None], vectors[:, None].to(embedded), embedded)
+            return embedded
+
+        handle = self.text_encoder.get_input_embeddings().register_forward_hook(put)
+        try:
+            states = self.text_encoder(ids).last_hidden_state
+        finally:
+            handle.remove()
         return self.unet(noisy, timesteps, states, return_dict=False)[0]
 
 
@@ -185,7 +226,20 @@ class EvenNoise:
 def build(work: Path, args: argparse.Namespace, latent_side: int) -> tuple[Denoiser, CLIPTokenizer]:
     tokenizer = CLIPTokenizer.from_pretrained(work / "model" / "tokenizer")
     unet = build_unet(latent_side, tuple(args.channels), args.layers)
-    return Denoiser(unet, build_text_encoder(tokenizer)), tokenizer
+    return Denoiser(unet, build_text_encoder(tokenizer), marks_of(tokenizer)), tokenizer
+
+
+def marks_of(tokenizer: CLIPTokenizer) -> tuple[int, int]:
+    person, style = tokenizer([PERSON_MARK, STYLE_MARK], add_special_tokens=False).input_ids
+    assert len(person) == len(style) == 1
+    return person[0], style[0]
+
+
+def people_of(work: Path, numbers: np.ndarray, count: int) -> np.ndarray:
+    """Face embeddings (n, 128) of the pictures with these numbers, of `count` in all."""
+    rows = [json.loads(line) for line in (work / "rows.jsonl").read_text().splitlines()]
+    training = np.load(work / "identities.npy")[[not row["held_out"] for row in rows]]
+    return np.float32(training[numbers // (count // len(training))])
 
 
 def save(path: Path, clock: stage.Clock, model: Denoiser, average: dict, optimizer: Muon,
@@ -202,6 +256,8 @@ def train(args: argparse.Namespace) -> None:
     latents, numbers = prepare_latents(work, device, args.pictures, start)
     lines = (work / "words.jsonl").read_text().splitlines()
     words = [json.loads(lines[number]) for number in numbers]
+    pictures = np.load(work / "pictures.npy", mmap_mode="r")
+    people, looks = people_of(work, numbers, len(pictures)), looks_of(pictures)[numbers]
     torch.manual_seed(args.seed)
     model, tokenizer = build(work, args, latents.shape[-1])
     if start:
@@ -230,6 +286,10 @@ def train(args: argparse.Namespace) -> None:
         texts = ["" if rng.random() < args.dropout else caption(words[index], rng) for index in chosen]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         clean = torch.from_numpy(latents[chosen])
+        who = torch.from_numpy(people[chosen])
+        who = who + args.blur * torch.randn(
+            who.shape, generator=generator
+        )  # people near each other look alike
         noise = torch.randn(clean.shape, generator=generator)
         # one timestep from each of `batch` equal parts of the schedule: less noise in the gradient
         parts = (torch.arange(args.batch) + torch.rand(args.batch, generator=generator)) / args.batch
@@ -237,7 +297,8 @@ def train(args: argparse.Namespace) -> None:
         alpha = alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            predicted = model(noisy.to(device), timesteps.to(device), ids.to(device))
+            predicted = model(noisy.to(device), timesteps.to(device), ids.to(device), who.to(device),
+                              torch.from_numpy(looks[chosen]).to(device))  # fmt: skip
         error = (predicted.float() - noise.to(device)).square().mean(dim=(1, 2, 3))
         loss = (error * levels.weight(timesteps, error.detach().cpu()).to(device)).mean()
         optimizer.zero_grad()
@@ -274,6 +335,7 @@ def main() -> None:
     parser.add_argument("--decay-from", type=float, default=0.5)
     parser.add_argument("--ema", type=float, default=0.99)
     parser.add_argument("--dropout", type=float, default=0.1, help="share of captions left empty")
+    parser.add_argument("--blur", type=float, default=0.02, help="noise on the face embeddings in captions")
     parser.add_argument("--pictures", type=int, help="use only so many of the pictures, drawn at random")
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
