@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from tools.mini import stage
 from tools.mini.train_vae import edges, to_pixels
@@ -31,7 +35,7 @@ HELD_OUT = 40
 """The last photos, kept out of the training."""
 
 
-def build_upscaler() -> torch.nn.Module:
+def build_upscaler() -> nn.Module:
     """0.27 M parameters; Real-ESRGAN's key names, so that any loader of its files knows it."""
     network = import_module("spandrel.architectures.Compact.__arch.SRVGG")
     return network.SRVGGNetCompact(
@@ -126,7 +130,7 @@ def loss_of(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def compare(model: torch.nn.Module, faces: np.ndarray, small: np.ndarray) -> dict[str, float]:
+def compare(model: nn.Module, faces: np.ndarray, small: np.ndarray) -> dict[str, float]:
     """PSNR in dB, and the share of the photos' edge strength that is kept, against bicubic."""
     scores: dict[str, list[float]] = {"psnr": [], "psnr_bicubic": [], "edges": [], "edges_bicubic": []}
     for face, tiny in zip(faces, small, strict=True):
@@ -145,37 +149,109 @@ def compare(model: torch.nn.Module, faces: np.ndarray, small: np.ndarray) -> dic
     return {name: round(float(np.mean(values)), 3) for name, values in scores.items()}
 
 
+class Critic(nn.Module):
+    """Says of patches (b, 3, h, w), given what they were made from, whether they are photos; keeps its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = ((6, 32, 4, 2), (32, 64, 4, 2), (64, 128, 4, 2), (128, 128, 3, 1), (128, 1, 3, 1))
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(into, out, kernel, stride, 1)) for into, out, kernel, stride in shapes
+        )
+
+    def forward(self, patches: torch.Tensor, small: torch.Tensor) -> list[torch.Tensor]:
+        """The features of every layer; the last are the verdicts (b, 1, h/8, w/8)."""
+        x = torch.cat([patches, F.interpolate(small, size=patches.shape[-2:], mode="bilinear")], dim=1)
+        found = []
+        for layer in self.layers:
+            x = layer(x)
+            found.append(x)
+            x = F.leaky_relu(x, 0.2)
+        return found
+
+
+@dataclass
+class Trainer:
+    """Upscaler and critic with their optimizers."""
+
+    model: nn.Module
+    critic: Critic
+    optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    adversarial: float
+    """Weight of the critic's verdict."""
+
+    def step(self, small: torch.Tensor, wanted: torch.Tensor, judged: bool) -> float:
+        """One step of both (of the upscaler alone, if not judged); small, wanted in [0, 1]. Returns the loss."""
+        with torch.autocast(small.device.type, dtype=torch.bfloat16):
+            made = self.model(small)
+        loss = loss_of(made.float(), wanted)
+        total = loss
+        if judged:
+            with torch.autocast(small.device.type, dtype=torch.bfloat16):
+                with torch.no_grad():
+                    real = self.critic(wanted, small)
+                fake = self.critic(made, small)
+            # Features, too: a verdict alone would be met by any texture.
+            alike = sum(F.l1_loss(a.float(), b.float()) for a, b in zip(fake[:-1], real[:-1], strict=True))
+            total = loss + self.adversarial * (alike - fake[-1].float().mean())
+        self.optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+        self.optimizer.step()
+        if judged:
+            self._teach(made.detach(), wanted, small)
+        return loss.item()
+
+    def _teach(self, made: torch.Tensor, wanted: torch.Tensor, small: torch.Tensor) -> None:
+        with torch.autocast(small.device.type, dtype=torch.bfloat16):
+            real, fake = self.critic(wanted, small)[-1].float(), self.critic(made, small)[-1].float()
+        hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        self.critic_optimizer.zero_grad()
+        hinge.backward()
+        self.critic_optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in PARTS}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name in PARTS:
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
+
+
+PARTS = ("model", "critic", "optimizer", "critic_optimizer")
+
+
 def train(args: argparse.Namespace) -> None:
     device, work = stage.pick_device(args.device), Path(args.work)
     everything = np.load(work / "faces512.npy", mmap_mode="r")
     soft = softened(everything, args, device)
     faces = everything[:-HELD_OUT]
     torch.manual_seed(args.seed)
-    model = build_upscaler().to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), weight_decay=0)
+    model, critic = build_upscaler().to(device), Critic().to(device)
+    options: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 0}
+    trainer = Trainer(
+        model, critic, torch.optim.AdamW(model.parameters(), args.lr, **options),
+        torch.optim.AdamW(critic.parameters(), 4e-4, betas=(0.5, 0.99), weight_decay=0), args.adversarial,
+    )  # fmt: skip
     clock, path = stage.Clock(args.minutes, args.steps), work / "upscaler.pt"
     if state := stage.load_checkpoint(path, clock):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        trainer.load(state)
     rng = np.random.default_rng((args.seed, clock.step))
     batches, saved = stage.shuffled(len(faces), args.batch, rng), time.monotonic()
     while clock.progress < 1:
-        rate = stage.learning_rate(args.lr, clock.step, clock.progress, 20, 0.4)
-        for group in optimizer.param_groups:
+        rate = stage.learning_rate(args.lr, clock.step, clock.progress, 20, 0.5)
+        for group in trainer.optimizer.param_groups:
             group["lr"] = rate
         small, wanted = batch_of(faces, soft, next(batches), args.patch, rng)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            made = model(to_pixels(small, device).add(1).div(2))
-        loss = loss_of(made.float(), to_pixels(wanted, device).add(1).div(2))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
+        pair = [to_pixels(each, device).add(1).div(2) for each in (small, wanted)]
+        loss = trainer.step(*pair, judged=clock.progress >= args.judged_from)
         clock.tick()
         if clock.step % 50 == 0:
-            print(f"upscaler step {clock.step} loss {loss.item():.4f} {clock.seconds:.0f} s", flush=True)
+            print(f"upscaler step {clock.step} loss {loss:.4f} {clock.seconds:.0f} s", flush=True)
         if time.monotonic() - saved > args.save_minutes * 60 or clock.progress >= 1:
-            stage.save_checkpoint(path, clock, model=model.state_dict(), optimizer=optimizer.state_dict())
+            stage.save_checkpoint(path, clock, **trainer.state())
             saved = time.monotonic()
     held = everything[-HELD_OUT:]
     model.cpu()
@@ -208,6 +284,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", type=int, default=48, help="side of an input patch")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument(
+        "--judged-from", type=float, default=0.4, help="share of the training without the critic"
+    )
+    parser.add_argument("--adversarial", type=float, default=0.02, help="weight of the critic")
     parser.add_argument("--save-minutes", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device")
