@@ -123,8 +123,8 @@ def _resolution(face: Face) -> Check:
 def _geometry(head: Head, spec: PhotoSpec, shape: tuple[int, ...]) -> list[Check]:
     mm = INCH / spec.dpi
     height = head.height(spec.head_to_hair) * mm
-    eyes = (shape[0] - head.eyes[1]) * mm
-    top = head.crown[1] * mm
+    eyes = (shape[0] - float(head.eyes[1])) * mm
+    top = float(head.crown[1]) * mm
     off = abs(float(head.eyes[0]) + 0.5 - shape[1] / 2) / shape[1]
     allowed = spec.eye_range
     checks = [

@@ -14,11 +14,10 @@ from magicapture_core.config import PostprocessConfig, to_dict
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.faces.protocol import check_pixels
 from magicapture_core.postprocess.networks import (
-    MINI_FILE,
     RESTORER_WEIGHTS,
     RestorerNetwork,
     UpscalerNetwork,
-    realesrgan_weight,
+    best_upscaler,
     restorer,
     upscaler,
 )
@@ -108,7 +107,7 @@ class _Work:
         if self.factor == 1 or self.config.upscale_strength == 0:
             return None
         if kind == "auto":
-            kind = _best_upscaler(self.factor)
+            kind = best_upscaler(self.factor)
             if kind == "lanczos":
                 self.done.notes.append(
                     "Enlarged plainly: no super-resolution weights are here. Get them with: "
@@ -186,12 +185,6 @@ class _Work:
 
     def _download(self, what: str) -> Callable[[int, int | None], None]:
         return lambda here, total: self.say(f"Downloading {what}", here / total if total else 0.0)
-
-
-def _best_upscaler(factor: float) -> str:
-    if find_weight(realesrgan_weight(factor)):
-        return "realesrgan"
-    return "mini" if MINI_FILE.is_file() else "lanczos"
 
 
 def _mixed(plain: np.ndarray, sharp: np.ndarray, strength: float) -> np.ndarray:

@@ -83,6 +83,13 @@ def upscaler(
     return _once((str(path), str(device)), build)
 
 
+def best_upscaler(factor: float) -> str:
+    """What "auto" enlarges with: the best that is here."""
+    if find_weight(realesrgan_weight(factor)):
+        return "realesrgan"
+    return "mini" if MINI_FILE.is_file() else "lanczos"
+
+
 def realesrgan_weight(factor: float) -> str:
     """The better of Real-ESRGAN's two weights for enlarging by `factor`; the other where only that one is here."""
     names = ("RealESRGAN_x2plus", "RealESRGAN_x4plus")
