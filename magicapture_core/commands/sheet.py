@@ -12,10 +12,11 @@ from rich.markup import escape
 
 from magicapture_core.commands.signing import Signing
 from magicapture_core.console import BAD_INPUT, DONE, console
+from magicapture_core.formats import REFUSED, paper, photo_spec
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
-    from magicapture_core.formats import PassportPhoto
+    from magicapture_core.formats.passport import PassportPhoto
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Sheet:
 
     def run(self) -> int:
         """Exits 1 if a required check fails."""
-        from magicapture_core.formats import make_passport_photo, paper, photo_spec, write_sheet
-        from magicapture_core.formats.sheet import SUFFIXES
+        from magicapture_core.formats.passport import make_passport_photo
+        from magicapture_core.formats.sheet import SUFFIXES, write_sheet
         from magicapture_core.photos import read_photo
         from magicapture_core.provenance import read_provenance
 
@@ -72,8 +73,6 @@ class Sheet:
         return DONE if photo.passed else BAD_INPUT
 
     def _facts(self, photo: PassportPhoto, written: bool) -> dict[str, object]:
-        from magicapture_core.formats import REFUSED
-
         return {
             "picture": str(self.picture),
             "spec": photo.spec.name,
@@ -87,8 +86,6 @@ class Sheet:
 
     def _show(self, photo: PassportPhoto, written: bool) -> None:
         from rich.table import Table
-
-        from magicapture_core.formats import REFUSED
 
         table = Table("", "Check", "Measured", "Asked for", title=f"{photo.spec.title} ({photo.spec.source})")
         for check in photo.checks:

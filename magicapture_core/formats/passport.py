@@ -69,6 +69,7 @@ def make_passport_photo(
     to_photo = _plan(head, spec, pixels.shape, replace)
     photo = _warp(pixels, to_photo, spec.pixels)
     photo_alpha = _warp(alpha, to_photo, spec.pixels)
+    photo_alpha[_above(to_photo, spec.pixels)] = 0
     inside = _warp(np.ones_like(alpha), to_photo, spec.pixels, beyond=0.0)
     if replace:
         photo = replace_background(photo, photo_alpha, spec.background)
@@ -134,6 +135,14 @@ def _lack(transform: np.ndarray, spec: PhotoSpec, shape: tuple[int, ...], replac
     beside = (max(-corners[0].min(), 0.0) + max(corners[0].max() - shape[1], 0.0)) * mm
     above = max(-corners[1].min(), 0.0) * mm
     return float(10 * below + (2 if replace else 10) * beside + (0.5 if replace else 10) * above)
+
+
+def _above(to_photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool: what of the photo lies over the picture's upper edge, where there is nobody."""
+    inverse = np.linalg.inv(np.vstack([to_photo, [0, 0, 1]]))
+    y, x = np.mgrid[: size[1], : size[0]]
+    over: np.ndarray = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2] < -0.5
+    return over
 
 
 def _warp(

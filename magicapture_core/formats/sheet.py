@@ -23,8 +23,8 @@ SUFFIXES = (".pdf", ".png", ".jpg", ".jpeg")
 _GAP = 1.0
 _MARK, _MARK_OFF, _MARK_WIDTH = 1.3, 0.3, 0.1
 _TEXT, _LINE_HEIGHT = 1.7, 2.1
-# Under the photos: the cut marks, the first line of text, and what printers leave blank.
-_FOOT = 6.0
+# Under the photos, beside the margin: cut marks and the first line of text, which reaches 0.6 mm into the margin.
+_FOOT = 3.0
 RULER = 50.0
 """Length in mm of the line that tells whether a printer scaled the page."""
 # Narrower sheets need the text in three lines beside the ruler, wider ones in one.
@@ -55,7 +55,7 @@ def layout(spec: PhotoSpec, sheet: Paper, warning: bool = False) -> Layout:
     best: Layout | None = None
     for width, height in ((sheet.width, sheet.height), (sheet.height, sheet.width)):
         lines = (1 if width >= _ONE_LINE else 3) + warning
-        foot = _FOOT + (lines - 1) * _LINE_HEIGHT
+        foot = sheet.margin + _FOOT + (lines - 1) * _LINE_HEIGHT
         columns = int((width - 2 * sheet.margin + _GAP) // (spec.width + _GAP))
         rows = int((height - sheet.margin - foot + _GAP) // (spec.height + _GAP))
         if columns * rows > (len(best.photos) if best else 0):

@@ -15,7 +15,7 @@ from magicapture_core.postprocess.networks import RestorerNetwork
 # Smaller faces have too few pixels to say who they are, and restoration would invent somebody.
 MIN_FACE = 24.0
 # Softness of the pasted region's edge, and how far from the crop's own edge it must have ended, in its 512 pixels.
-FEATHER, BORDER = 11.0, 24
+FEATHER, BORDER = 9.0, 24
 # Strengths tried from the wanted one down, as shares of it; 0 always keeps the likeness.
 STEPS = tuple(step / 10 for step in range(10, -1, -1))
 
@@ -127,14 +127,16 @@ def aligned(pixels: np.ndarray, to_picture: np.ndarray) -> np.ndarray:
 
 
 def soft_mask(face_mask: np.ndarray) -> np.ndarray:
-    """(512, 512) float32 in 0..1 from a hard one: feathered inwards, and 0 at the crop's edge."""
+    """(512, 512) float32 in 0..1 from a hard one: feathered inwards, 0 outside of it and at the crop's edge."""
     import cv2
 
     border = np.zeros_like(face_mask, dtype=np.float32)
     border[BORDER:-BORDER, BORDER:-BORDER] = 1
-    shrunk = cv2.erode(face_mask.astype(np.float32) * border, np.ones((3, 3)), iterations=round(FEATHER))
+    shrunk = cv2.erode(face_mask.astype(np.float32) * border, np.ones((3, 3)), iterations=round(2 * FEATHER))
     soft: np.ndarray = cv2.GaussianBlur(shrunk, (0, 0), FEATHER)
-    return soft
+    return np.clip(
+        (soft - 0.025) / 0.975, 0, 1
+    )  # two sigma out, where the hard mask ends, a blur leaves 0.023
 
 
 def _warp(values: np.ndarray, to_picture: np.ndarray, size: tuple[int, int], *, inverse: bool) -> np.ndarray:
