@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +135,12 @@ def _once(key: tuple[str, str], build: Callable[[], Any]) -> Any:
 
 def _load(path: Path, architectures: tuple[str, ...], purpose: str) -> Any:
     """spandrel's descriptor of the file. Problem unless it is of one of the architectures."""
-    import spandrel
-    import spandrel_extra_arches
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # of torch, about how spandrel compiles; the user can do nothing about it
+        import spandrel
+        import spandrel_extra_arches
 
     spandrel_extra_arches.install(ignore_duplicates=True)  # CodeFormer lives there, for its licence
     state = read_state(path)
