@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from magicapture_core.faces import Face, choose_analyser
 from magicapture_core.formats import PAPERS, REFUSED, SPECS, paper, photo_spec
@@ -19,7 +19,7 @@ from magicapture_core.formats.checklist import Check
 from magicapture_core.formats.head import find_head
 from magicapture_core.formats.matte import guided_filter, matte, replace_background
 from magicapture_core.formats.passport import PassportPhoto, make_passport_photo
-from magicapture_core.formats.sheet import RULER, SHEET_DPI, layout, write_sheet
+from magicapture_core.formats.sheet import _TEXT, RULER, SHEET_DPI, _foot_lines, layout, write_sheet
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset
 from magicapture_core.problems import PhotoProblem, Problem
@@ -297,6 +297,16 @@ class TestSheet:
         counts = {name: len(layout(SPECS["icao"], sheet).photos) for name, sheet in PAPERS.items()}
         assert counts == {"10x15cm": 8, "4x6in": 8, "a4": 30}
         assert len(layout(SPECS["us"], PAPERS["4x6in"]).photos) == 2
+
+    @pytest.mark.parametrize("spec", SPECS)
+    @pytest.mark.parametrize("sheet", PAPERS.values(), ids=lambda sheet: sheet.name)
+    @pytest.mark.parametrize("passes", [True, False])
+    def test_the_text_stays_in_the_room_kept_for_it(self, spec: str, sheet: Any, passes: bool) -> None:
+        photo = self.photo(spec, passes)
+        placed = layout(photo.spec, sheet, warning=not passes)
+        font = ImageFont.load_default(40)
+        lines = _foot_lines(photo, placed, lambda text: font.getlength(text) / 40 * _TEXT)
+        assert len(lines) <= (1 if placed.width >= 140 else 3) + (not passes)
 
     @pytest.mark.parametrize("suffix", [".png", ".jpg"])
     def test_pictures_have_the_exact_size(self, suffix: str, tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def _foot_lines(
     """The text beside the ruler, in lines that fit; width_of measures in mm."""
     title = photo.spec.title.replace("×", "x")  # Pillow's own font has no such sign
     text = (
-        f"Passport-style, {title}. Print at 100 %: this line is {RULER:.0f} mm. AI-generated, no official "
-        "photo; many authorities refuse it."
+        f"Passport-style, {title}. Print at 100 %: this line is {RULER:.0f} mm. AI-generated; many "
+        "authorities refuse it."
     )
     room = placed.width - 2 * placed.margin - RULER - 2
     lines, line = [], ""
