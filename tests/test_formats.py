@@ -136,7 +136,7 @@ class TestMatte:
         green, black = np.array([0, 200, 0]), np.array([10, 10, 10])
         pixels = (alpha[..., None] * black + (1 - alpha[..., None]) * green).astype(np.uint8)
         out = replace_background(pixels, alpha, (255, 255, 255)).astype(int)
-        assert np.abs(out[:, :, 1] - out[:, :, 0]).max() < 25  # the naive way leaves 50
+        assert np.abs(out[:, :, 1] - out[:, :, 0]).max() < 30  # mixing without the estimate leaves 50
         assert (out[:, :230] == 255).all()
         assert (out[:, 266:] < 25).all()
 
