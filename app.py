@@ -66,7 +66,7 @@ def build(studio: Any) -> Any:
 
 def _wire(wizard: Any, blocks: Any) -> None:
     """Every event of the page."""
-    photos, style, masks, train, portraits = wizard.steps
+    photos, style, masks, train, portraits, finishing = wizard.steps
     key = wizard.key
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -145,6 +145,18 @@ def _wire(wizard: Any, blocks: Any) -> None:
     portraits.export.click(
         portraits.export_files, [key, portraits.format], [portraits.exported], **busy(portraits.format)
     )
+
+    # 6 Finish
+    finishing.gallery.click(finishing.press, [key], finishing.outputs, **quiet)
+    finishing.restore.input(finishing.choose_restorer, [finishing.restore], [finishing.fidelity], **quiet)
+    wanted = [finishing.chosen, finishing.upscale, finishing.restore, finishing.strength, finishing.fidelity]
+    finishing.start.click(finishing.finish, [key, *wanted], finishing.live, **busy(finishing.progress))
+    finishing.timer.tick(
+        finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **quiet
+    )
+    finishing.stop.click(finishing.halt, [key], finishing.live, **quiet)
+    asked = [finishing.chosen, finishing.spec, finishing.paper, finishing.replace, finishing.force]
+    finishing.make.click(finishing.make_sheet, [key, *asked], [finishing.sheet], **busy(finishing.sheet))
 
 
 def main(arguments: list[str] | None = None) -> int:

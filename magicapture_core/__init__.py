@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from magicapture_core.checkpoints import Run
     from magicapture_core.concepts import Concept, Example, Verdict, judge_photos, prepare_concept
-    from magicapture_core.config import GenerateConfig, TrainConfig
+    from magicapture_core.config import GenerateConfig, PostprocessConfig, TrainConfig
     from magicapture_core.export import export_run
     from magicapture_core.faces import Face, FaceAnalyser, choose_analyser
     from magicapture_core.generation import Portrait, best_first, generate
     from magicapture_core.masks import Masks
     from magicapture_core.models import ModelBundle, load
     from magicapture_core.photos import Photo, list_photos, read_photo
+    from magicapture_core.postprocess import Finished, finish
     from magicapture_core.presets import Preset, load_preset, preset_names
     from magicapture_core.problems import MissingFiles, PhotoProblem, Problem, RunProblem
     from magicapture_core.training import StepReport, train
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 _HOME = {
     "checkpoints": ("Run",),
     "concepts": ("Concept", "Example", "Verdict", "judge_photos", "prepare_concept"),
-    "config": ("GenerateConfig", "TrainConfig"),
+    "config": ("GenerateConfig", "PostprocessConfig", "TrainConfig"),
     "export": ("export_run",),
     "faces": ("Face", "FaceAnalyser", "choose_analyser"),
     "generation": ("Portrait", "best_first", "generate"),
     "masks": ("Masks",),
     "models": ("ModelBundle", "load"),
     "photos": ("Photo", "list_photos", "read_photo"),
+    "postprocess": ("Finished", "finish"),
     "presets": ("Preset", "load_preset", "preset_names"),
     "problems": ("MissingFiles", "PhotoProblem", "Problem", "RunProblem"),
     "training": ("StepReport", "train"),
@@ -53,6 +55,7 @@ __all__ = [
     "Example",
     "Face",
     "FaceAnalyser",
+    "Finished",
     "GenerateConfig",
     "Masks",
     "MissingFiles",
@@ -60,6 +63,7 @@ __all__ = [
     "Photo",
     "PhotoProblem",
     "Portrait",
+    "PostprocessConfig",
     "Preset",
     "Problem",
     "Run",
@@ -70,6 +74,7 @@ __all__ = [
     "best_first",
     "choose_analyser",
     "export_run",
+    "finish",
     "generate",
     "judge_photos",
     "list_photos",

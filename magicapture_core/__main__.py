@@ -1,4 +1,4 @@
-"""Command line: python -m magicapture_core masks | train | generate | export.
+"""Command line: python -m magicapture_core masks | train | generate | export | finish | sheet | weights.
 
 Exit codes: 0 done, 1 bad input, 2 wrong use, 130 interrupted (training: and saved).
 """
@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.finish import Finish
+from magicapture_core.commands.sheet import Sheet
+from magicapture_core.commands.weights import Weights
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
-from magicapture_core.console import console, polite_interrupt, show_progress
+from magicapture_core.console import BAD_INPUT, DONE, INTERRUPTED, console, polite_interrupt, show_progress
+from magicapture_core.files import unused
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from magicapture_core.models import ModelBundle
     from magicapture_core.photos import Photo
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 1, 130
 FaceVariant = Literal["auto", "bundled", "facexlib"]
 
 
@@ -185,7 +188,7 @@ class Generate:
 
             portraits = []
             for portrait in generate(models, self.trained, self.config, analyser=analyser, progress=show):
-                path = files[portrait.seed] = _unused(self.out / f"portrait-seed{portrait.seed}.png")
+                path = files[portrait.seed] = unused(self.out / f"portrait-seed{portrait.seed}.png")
                 portrait.save(path, private=self.private)
                 for word, heat in portrait.attention.items():
                     _write_heat(portrait.image, heat, path.with_suffix(f".{_file_part(word)}.png"))
@@ -242,7 +245,10 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-COMMANDS: dict[str, type] = {"masks": Masks, "train": Train, "generate": Generate, "export": Export}
+COMMANDS: dict[str, type] = {
+    "masks": Masks, "train": Train, "generate": Generate, "export": Export, "finish": Finish, "sheet": Sheet,
+    "weights": Weights,
+}  # fmt: skip
 PROGRAM = "python -m magicapture_core"
 
 
@@ -250,7 +256,7 @@ def _parse(arguments: list[str]) -> Any:
     chosen = COMMANDS.get(arguments[0]) if arguments else None
     if chosen is not None:  # parsed on its own, so that messages name its settings and nothing else
         return tyro.cli(chosen, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}")
-    every: Any = Masks | Train | Generate | Export
+    every: Any = Masks | Train | Generate | Export | Finish | Sheet | Weights
     description = "Portraits of a person in a style, from a few photos of each."
     return tyro.cli(every, args=arguments, prog=PROGRAM, description=description)
 
@@ -365,15 +371,6 @@ def _write_heat(image: PILImage, heat: np.ndarray, path: Path) -> None:
     from magicapture_core.heat import heat_overlay
 
     Image.fromarray(heat_overlay(np.asarray(image.convert("RGB")), heat)).save(path)
-
-
-def _unused(path: Path) -> Path:
-    """`path`, or the same with a number where a file of that name exists: nothing is overwritten."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
 
 
 def _file_part(word: str) -> str:

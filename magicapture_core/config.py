@@ -15,8 +15,10 @@ from magicapture_core.problems import Problem
 SubjectKind = Literal["person", "object"]
 LoraTarget = Literal["cross", "self", "feed_forward", "text_encoder"]
 Scheduler = Literal["euler_ancestral", "dpm++", "unipc", "ddim"]
+Upscaler = Literal["auto", "realesrgan", "mini", "lanczos"]
+Restorer = Literal["auto", "gfpgan", "codeformer", "none"]
 
-ConfigT = TypeVar("ConfigT", "TrainConfig", "GenerateConfig")
+ConfigT = TypeVar("ConfigT", "TrainConfig", "GenerateConfig", "PostprocessConfig")
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,47 @@ class GenerateConfig:
         _require(per_call is None or per_call >= 1, "pictures_per_call", "None or 1 or more", per_call)
 
 
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """How a picture becomes a portrait to keep: super-resolution of all of it, restoration of its faces."""
+
+    upscale: float = 2.0
+    """How many times as wide and high the portrait is; 1 leaves the size alone."""
+    upscaler: Upscaler = "auto"
+    """"realesrgan" (downloads its weights where they are not here), "mini" (small, bundled), "lanczos" (plain
+    enlargement). "auto": Real-ESRGAN where its weights are here, else mini, else lanczos; it downloads nothing."""
+    upscale_strength: float = 1.0
+    """0 to 1: how much of the super-resolution to mix with the plain enlargement; less keeps more of the grain."""
+    restore: Restorer = "auto"
+    """"gfpgan" (GFPGAN v1.4), "codeformer" (for non-commercial use only) or "none"; the first two download their
+    weights where they are not here. "auto": GFPGAN where its weights are here, else none; it downloads nothing."""
+    fidelity: float = 0.5
+    """CodeFormer only, 0 to 1: lower looks better, higher stays closer to the face as it was."""
+    restore_strength: float = 1.0
+    """0 to 1: how much of the restored face to blend in, at most."""
+    identity_budget: float = 0.1
+    """What restoration may cost of the identity score (a cosine); beyond it the face is blended back."""
+    order: Literal["upscale_first", "restore_first"] = "upscale_first"
+    """Whether faces are restored after super-resolution or before it."""
+    max_side: int = 4096
+    """The longest side of the portrait in pixels, whatever `upscale` says; it bounds memory and time."""
+    tile: int = 256
+    """Side of the tiles that super-resolution works on, in pixels of the picture; it bounds memory."""
+    tile_margin: int = 64
+    """What each tile sees of its neighbours, in pixels; less than the default can show seams."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.upscale <= 8, "upscale", "1 to 8", self.upscale)
+        for name in ("upscale_strength", "fidelity", "restore_strength"):
+            _require(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
+        _require(0 <= self.identity_budget <= 2, "identity_budget", "0 to 2", self.identity_budget)
+        _require(64 <= self.max_side <= 16384, "max_side", "64 to 16384", self.max_side)
+        _require(32 <= self.tile <= 2048 and self.tile % 8 == 0, "tile", "a multiple of 8 from 32 to 2048",
+                 self.tile)  # fmt: skip
+        _require(8 <= self.tile_margin <= 256 and self.tile_margin % 8 == 0, "tile_margin",
+                 "a multiple of 8 from 8 to 256", self.tile_margin)  # fmt: skip
+
+
 def _require(holds: bool, name: str, expected: str, got: object) -> None:
     if not holds:
         raise Problem(f"{name} must be {expected}, got {got!r}.")
@@ -193,7 +236,7 @@ def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     return cls(**{name: _typed(name, hints[name], value) for name, value in values.items()})
 
 
-def to_dict(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
+def to_dict(config: TrainConfig | GenerateConfig | PostprocessConfig) -> dict[str, Any]:
     """The config as plain values that JSON holds and `from_dict` takes back."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return values

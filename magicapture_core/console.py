@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 console = Console()
 
+DONE, BAD_INPUT, INTERRUPTED = 0, 1, 130
+"""Exit codes."""
+
 
 def show_progress(reports: Iterator[StepReport], config: TrainConfig, interrupted: list[bool]) -> bool:
     """Follow a training with a progress bar. Returns whether it came to its end."""

@@ -67,3 +67,12 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unused(path: Path) -> Path:
+    """`path`, or the same with a number where a file of that name exists: nothing is overwritten."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free

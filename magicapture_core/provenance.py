@@ -6,6 +6,7 @@ read. It cannot be switched off; only the prompt may be left out.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from xml.sax.saxutils import escape
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from magicapture_core.files import atomic_file
-from magicapture_core.problems import Problem
+from magicapture_core.problems import Problem, RunProblem
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for media made by a model that was trained on sampled content."""
@@ -36,8 +37,7 @@ LONGEST = 8000
 # Characters that XML 1.0 cannot hold, even escaped.
 NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
+PACKET = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="{rdf}">
   <rdf:Description rdf:about="" xmlns:dc="{dc}" xmlns:xmp="{xmp}" xmlns:Iptc4xmpExt="{Iptc4xmpExt}">
    <Iptc4xmpExt:DigitalSourceType>{generated}</Iptc4xmpExt:DigitalSourceType>
@@ -47,7 +47,9 @@ PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
    </dc:description>
   </rdf:Description>
  </rdf:RDF>
-</x:xmpmeta>
+</x:xmpmeta>"""
+WRAPPED = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+{packet}
 <?xpacket end="w"?>"""
 
 
@@ -61,6 +63,7 @@ class Provenance:
     """None where it was left out."""
     seed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    statement: str | None = None
 
     @property
     def generated(self) -> bool:
@@ -76,10 +79,13 @@ def save_picture(
     seed: int | None,
     settings: Mapping[str, Any],
     private: bool = False,
+    statement: str | None = None,
+    dpi: int | None = None,
 ) -> None:
     """Write `image` as PNG or JPEG (by the path's suffix), marked as generated.
 
-    settings: plain JSON values. private: leave prompts out; the mark and the seed stay.
+    settings: plain JSON values. private: leave prompts out; the mark and the seed stay. statement: one more line
+    that goes with the picture. dpi: resolution to print it at.
     The write is atomic. Raises Problem on another suffix, RunProblem where the file cannot be written.
     """
     path = Path(path)
@@ -88,24 +94,39 @@ def save_picture(
         raise Problem(
             f"Pictures are written as {', '.join(FORMATS)}; got {path.name!r}. Choose one of those."
         )
-    text = parameters(prompt, seed, settings, private=private)
-    packet = PACKET.format(**NAMESPACES, generated=GENERATED, description=escape(text)).encode("utf-8")
+    text = parameters(prompt, seed, settings, private=private, statement=statement)
+    packet = WRAPPED.format(packet=xmp(text)).encode("utf-8")
+    printed: dict[str, Any] = {} if dpi is None else {"dpi": (dpi, dpi)}
     with atomic_file(path) as file:
         if kind == "JPEG":
-            image.convert("RGB").save(file, "JPEG", quality=95, subsampling=0, xmp=packet)
+            image.convert("RGB").save(file, "JPEG", quality=95, subsampling=0, xmp=packet, **printed)
         else:
             chunks = PngImagePlugin.PngInfo()
             chunks.add_itxt("XML:com.adobe.xmp", packet.decode("utf-8"))
             chunks.add_itxt("parameters", text)
             chunks.add_itxt("Software", "MagiCapture")
-            image.save(file, "PNG", pnginfo=chunks)
+            image.save(file, "PNG", pnginfo=chunks, **printed)
 
 
-def parameters(prompt: str | None, seed: int | None, settings: Mapping[str, Any], *, private: bool) -> str:
-    """The text that travels with a picture: the notice, then prompt, seed and settings, a line each."""
+def xmp(text: str) -> str:
+    """The XMP metadata of a generated picture or document, without the packet's wrapping; `text` describes it."""
+    return PACKET.format(**NAMESPACES, generated=GENERATED, description=escape(text))
+
+
+def parameters(
+    prompt: str | None,
+    seed: int | None,
+    settings: Mapping[str, Any],
+    *,
+    private: bool,
+    statement: str | None = None,
+) -> str:
+    """The text that travels with a picture: the notice, then statement, prompt, seed and settings, a line each."""
     hidden = PROMPT_SETTINGS if private else ()
     shown = {name: value for name, value in settings.items() if name not in hidden and name != "seed"}
     lines = [NOTICE]
+    if statement is not None:
+        lines.append(f"Statement: {_one_line(statement)[: LONGEST // 4]}")
     if prompt is not None and not private:
         lines.append(f"Prompt: {_one_line(prompt)[: LONGEST // 2]}")
     if seed is not None:
@@ -114,6 +135,61 @@ def parameters(prompt: str | None, seed: int | None, settings: Mapping[str, Any]
     if len(written) <= LONGEST // 2:
         lines.append(f"Settings: {NOT_XML.sub('', written)}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who signs pictures by C2PA (content credentials)."""
+
+    key: Path
+    """Private key, PEM (PKCS#8)."""
+    certificates: Path
+    """The signer's certificate and those above it, PEM, the signer's first."""
+    algorithm: str = "ES256"
+    """The key's algorithm by C2PA's name: ES256, ES384, ES512, PS256, PS384, PS512 or ED25519."""
+
+    def check(self) -> None:
+        """Raise Problem unless c2pa-python is installed and both files are there."""
+        if importlib.util.find_spec("c2pa") is None:
+            raise Problem(
+                "Signing needs the package c2pa-python, which is not installed: pip install c2pa-python"
+            )
+        for path in (self.key, self.certificates):
+            if not path.is_file():
+                raise Problem(f"{path} does not exist: expected a PEM file to sign pictures with.")
+
+    def sign(self, path: Path) -> None:
+        """Add a signed C2PA manifest to the PNG or JPEG at `path`, which says that a trained model made it.
+
+        Only the mark goes into the manifest, neither prompt nor seed. The write is atomic. Problem where key and
+        certificates do not fit each other or C2PA's rules.
+        """
+        self.check()
+        import c2pa
+
+        manifest = {
+            "claim_generator_info": [{"name": "MagiCapture"}],
+            "assertions": [
+                {
+                    "label": "c2pa.actions.v2",
+                    "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": GENERATED}]},
+                }
+            ],
+        }
+        try:
+            info = c2pa.C2paSignerInfo(
+                self.algorithm.lower().encode(), self.certificates.read_bytes(), self.key.read_bytes(), None
+            )
+            with atomic_file(path) as file:
+                # c2pa tells the format by the file's suffix, which the temporary file does not have.
+                format = "image/png" if path.suffix.lower() == ".png" else "image/jpeg"
+                with path.open("rb") as source, file.open("w+b") as target:
+                    c2pa.Builder(manifest).sign(c2pa.Signer.from_info(info), format, source, target)
+        except (c2pa.C2paError, RunProblem) as error:
+            raise Problem(
+                f"{path.name} could not be signed: {error}. Expected a key and certificates of {self.algorithm} that "
+                "belong together and may sign content credentials. The picture itself was written."
+            ) from error
 
 
 def _one_line(text: str) -> str:
@@ -140,6 +216,7 @@ def read_provenance(path: Path | str) -> Provenance:
         fields.get("Prompt"),
         int(seed) if seed.isdecimal() else None,
         _settings(fields.get("Settings", "{}")),
+        fields.get("Statement"),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from magicapture_core.problems import Problem, RunProblem
-from magicapture_core.provenance import GENERATED, NOTICE, read_provenance, save_picture
+from magicapture_core.provenance import GENERATED, NOTICE, Signer, read_provenance, save_picture
 
 SETTINGS: dict[str, Any] = {"steps": 50, "guidance_scale": 7.0, "negative_prompt": "blur", "model": "mini"}
 
@@ -65,7 +65,7 @@ def test_private_leaves_the_prompts_out_and_the_mark_in(tmp_path: Path, suffix: 
 
 def test_the_mark_cannot_be_switched_off() -> None:
     assert set(inspect.signature(save_picture).parameters) == {
-        "image", "path", "prompt", "seed", "settings", "private",
+        "image", "path", "prompt", "seed", "settings", "private", "statement", "dpi",
     }  # fmt: skip
 
 
@@ -145,3 +145,109 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises((RunProblem, OSError)):
         save_picture(picture(), tmp_path / "file" / "p.png", prompt="p", seed=1, settings={})
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_statement_and_resolution_travel_along(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"p{suffix}"
+    save_picture(
+        picture(), path, prompt=None, seed=None, settings={}, statement="No official\nphoto", dpi=600
+    )
+    assert read_provenance(path).statement == "No official photo"
+    with Image.open(path) as image:
+        assert image.info["dpi"] == pytest.approx((600, 600), abs=0.01)
+
+
+class TestSigning:
+    @pytest.fixture
+    def signer(self, tmp_path: Path) -> Signer:
+        """A key and a chain of two certificates with the extensions that C2PA asks for."""
+        pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+        return Signer(*_key_and_chain(tmp_path))
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg"])
+    def test_the_manifest_says_generated_and_nothing_private(
+        self, tmp_path: Path, suffix: str, signer: Signer
+    ) -> None:
+        import c2pa
+
+        path = tmp_path / f"p{suffix}"
+        save_picture(picture(64), path, prompt="a secret", seed=7, settings={})
+        with Image.open(path) as image:
+            before = np.asarray(image)
+        signer.sign(path)
+        with Image.open(path) as image:
+            assert np.array_equal(np.asarray(image), before)
+        with c2pa.Reader(str(path)) as reader:
+            told = reader.json()
+        assert GENERATED in told
+        assert "secret" not in told
+        assert "assertion.dataHash.match" in told  # the signature covers these very bytes
+        assert read_provenance(path).generated
+
+    def test_a_key_that_does_not_fit(self, tmp_path: Path, signer: Signer) -> None:
+        save_picture(picture(64), tmp_path / "p.png", prompt=None, seed=None, settings={})
+        before = (tmp_path / "p.png").read_bytes()
+        signer.key.write_text("no key")
+        with pytest.raises(Problem, match=r"p\.png could not be signed"):
+            signer.sign(tmp_path / "p.png")
+        assert (tmp_path / "p.png").read_bytes() == before
+
+    def test_missing_files_are_told(self, tmp_path: Path, signer: Signer) -> None:
+        with pytest.raises(Problem, match=r"none\.pem does not exist"):
+            Signer(tmp_path / "none.pem", signer.certificates).check()
+
+
+def _key_and_chain(folder: Path) -> tuple[Path, Path]:
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    def certificate(subject: str, key: Any, issuer: str, issuer_key: Any, authority: bool) -> Any:
+        def name(text: str) -> x509.Name:
+            parts = [(NameOID.COMMON_NAME, text), (NameOID.ORGANIZATION_NAME, "Test")]
+            return x509.Name([x509.NameAttribute(*part) for part in parts])
+
+        now = datetime.datetime.now(datetime.UTC)
+        usage = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+             "decipher_only"), False,
+        )  # fmt: skip
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name(subject))
+            .issuer_name(name(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(authority, None), critical=True)
+            .add_extension(
+                x509.KeyUsage(
+                    digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, **usage
+                ),
+                critical=True,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+            )
+        )
+        if not authority:
+            purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
+            builder = builder.add_extension(purpose, critical=False)
+        return builder.sign(issuer_key, hashes.SHA256())
+
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    chain = [
+        certificate("Signer", key, "Root", root_key, authority=False),
+        certificate("Root", root_key, "Root", root_key, authority=True),
+    ]
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+    (folder / "chain.pem").write_bytes(b"".join(each.public_bytes(pem) for each in chain))
+    return folder / "key.pem", folder / "chain.pem"

@@ -9,16 +9,18 @@ import gradio as gr
 
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
+from magicapture_core.ui.finish_work import FINISHING
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step_finish import FinishStep
 from magicapture_core.ui.step_masks import MasksStep
 from magicapture_core.ui.step_photos import PhotosStep, StyleStep
 from magicapture_core.ui.step_portraits import PortraitsStep
 from magicapture_core.ui.step_train import TrainStep
 from magicapture_core.ui.studio import Studio, facts_of
 
-PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS = range(5)
-STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep)
+PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS, FINISH = range(6)
+STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep, FinishStep)
 STOP_PATIENCE = 120.0
 
 
@@ -59,7 +61,7 @@ class Wizard:
         with gr.Row(elem_classes="mc-foot"):
             if number > PHOTOS:
                 back = gr.Button("Back", elem_classes="mc-narrow", elem_id=f"mc-back-{number}")
-            if number < PORTRAITS:
+            if number < FINISH:
                 onward = gr.Button(
                     f"Next: {STEPS[number + 1].name}", variant="primary", elem_classes="mc-narrow mc-next",
                     elem_id=f"mc-next-{number}",
@@ -128,7 +130,7 @@ class Wizard:
     def _landing(self, session: Session) -> int:
         active = self.studio.jobs.active(session.id)
         if active is not None:
-            return TRAIN if active.kind == "training" else PORTRAITS
+            return {"training": TRAIN, FINISHING: FINISH}.get(active.kind, PORTRAITS)
         if session.portraits:
             return PORTRAITS
         return TRAIN if session.runs else PHOTOS
@@ -206,6 +208,8 @@ class Wizard:
             return "A training is under way. Wait for it, or press “Stop and keep”." if (
                 self.studio.jobs.active(session.id) is not None
             ) else step.lacking(session)  # fmt: skip
+        if number == PORTRAITS and not session.portraits:
+            return "Make some portraits first."
         return None
 
     @told("Train")

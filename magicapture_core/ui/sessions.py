@@ -106,6 +106,8 @@ class Session:
     run: str | None = None
     """The run that portraits are made with."""
     portraits: list[StoredPortrait] = field(default_factory=list)
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Portrait -> what finishing made of it: shown files, faces, notes."""
     archive: str | None = None
     """Zip of the newest portraits."""
     brush: list[str] = field(default_factory=list)

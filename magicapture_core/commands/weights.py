@@ -1,0 +1,87 @@
+"""python -m magicapture_core weights: which weight files there are, getting them, checking them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.markup import escape
+
+from magicapture_core.console import BAD_INPUT, DONE, console
+from magicapture_core.problems import Problem
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+@dataclass
+class Weights:
+    """List, get or verify the weight files that MagiCapture can use."""
+
+    action: tyro.conf.Positional[Literal["list", "get", "verify"]]
+    """list: what there is, its licence, and whether it is here. get: download. verify: compare with published sums."""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which ones; see list. For verify, none means all that are here."""
+
+    def run(self) -> int:
+        """get exits 1 if a file cannot be had, verify if one differs from what was published or is not here."""
+        return {"list": self._list, "get": self._get, "verify": self._verify}[self.action]()
+
+    def _list(self) -> int:
+        from magicapture_core.weights import WEIGHTS, find_weight, weight, weights_dir
+
+        console.print(f"Folder: {escape(str(weights_dir()))}", soft_wrap=True)
+        for name in self.names or WEIGHTS:
+            entry, path = weight(name), find_weight(name)
+            where = f"[green]here[/]: {escape(str(path))}" if path else "[yellow]not here[/]"
+            console.print(f"\n[bold]{name}[/]  {entry.readable_size}  {where}", soft_wrap=True)
+            for line in (entry.purpose, f"Licence: {entry.licence}", f"From: {entry.url}"):
+                console.print(f"  {escape(line)}", soft_wrap=True)
+        return DONE
+
+    def _get(self) -> int:
+        from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        from magicapture_core.weights import WEIGHTS, fetch_weight, weight
+
+        if not self.names:
+            raise Problem(f"Say which weight files to get. Known: {', '.join(WEIGHTS)}.")
+        entries = [
+            weight(name) for name in self.names
+        ]  # a misspelt name is told before anything is downloaded
+        for entry in entries:
+            columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+            with Progress(*columns, console=console, transient=True) as progress:
+                task = progress.add_task(entry.filename, total=entry.size)
+                path = fetch_weight(entry.name, _follower(progress, task))
+            console.print(f"{escape(str(path))}  Licence: {escape(entry.licence)}", soft_wrap=True)
+        return DONE
+
+    def _verify(self) -> int:
+        from magicapture_core.weights import WEIGHTS, find_weight, verify_weight
+
+        wrong = 0
+        names = self.names or tuple(name for name in WEIGHTS if find_weight(name))
+        for name in names:
+            path, same = find_weight(name), verify_weight(name)
+            if path is None:
+                word = "[red]not here[/]"
+            elif same is None:
+                word = f"[yellow]not the published file, so there is no sum to compare with[/]: {escape(str(path))}"
+            else:
+                word = (
+                    f"[green]as published[/]: {path}"
+                    if same
+                    else f"[red]differs from what was published[/]: {path}"
+                )
+            wrong += path is None or same is False
+            console.print(f"{name}: {word}", soft_wrap=True)
+        if not names:
+            console.print("No weight file is here yet.")
+        return BAD_INPUT if wrong else DONE
+
+
+def _follower(progress: Progress, task: TaskID) -> Callable[[int, int | None], None]:
+    return lambda here, total: progress.update(task, completed=here, total=total)

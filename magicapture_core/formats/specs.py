@@ -1,0 +1,176 @@
+"""Passport-style specifications and papers, as data. Sizes in millimetres as the sources give them.
+
+The sources state what they ask of photographs. Many authorities refuse generated or edited photos altogether:
+meeting a specification here does not make a picture acceptable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from magicapture_core.problems import Problem
+
+INCH = 25.4
+
+WHITE, OFF_WHITE, LIGHT_GREY = (255, 255, 255), (245, 245, 243), (221, 222, 224)
+
+REFUSED = (
+    "Passport-style only: this is not an official photo. Many authorities refuse generated or edited photos; ask "
+    "yours before you use it."
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """What is permitted, both ends included."""
+
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """What to aim at."""
+        return (self.low + self.high) / 2
+
+    def holds(self, value: float, tolerance: float = 0.0) -> bool:
+        """Whether `value` is permitted, give or take `tolerance`."""
+        return self.low - tolerance <= value <= self.high + tolerance
+
+
+@dataclass(frozen=True)
+class PhotoSpec:
+    """What one authority asks of a photo."""
+
+    name: str
+    title: str
+    width: float
+    """mm."""
+    height: float
+    """mm."""
+    head: Range
+    """Chin to crown in mm; to the top of the hair where `head_to_hair`."""
+    background: tuple[int, int, int]
+    """Colour that replaces the background, RGB 0..255; within what is permitted."""
+    background_words: str
+    """What the authority says of the background."""
+    source: str
+    """Who says so, and where."""
+    eyes: Range | None = None
+    """Height of the eye line over the lower edge in mm; None where the source states none."""
+    top: Range | None = None
+    """Space over the head in mm; None where the source states none."""
+    head_to_hair: bool = False
+    darkest_background: int = 200
+    """Luma 0..255 that the background must reach."""
+    dpi: int = 600
+    """Resolution to write the photo at."""
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """(width, height) at `dpi`."""
+        return to_pixels(self.width, self.dpi), to_pixels(self.height, self.dpi)
+
+    @property
+    def eye_range(self) -> Range:
+        """Eye line in mm over the lower edge: the source's, else 45 to 75 % of the height, which they all show."""
+        return self.eyes or Range(0.45 * self.height, 0.75 * self.height)
+
+
+def to_pixels(millimetres: float, dpi: float) -> int:
+    """Whole pixels of a length at a resolution."""
+    return max(1, round(millimetres / INCH * dpi))
+
+
+_ICAO_EYES = Range(22.5, 31.5)
+
+SPECS: dict[str, PhotoSpec] = {
+    spec.name: spec
+    for spec in (
+        PhotoSpec(
+            "icao", "ICAO 35×45 mm", 35, 45, Range(31.5, 36), LIGHT_GREY, "plain and light", eyes=_ICAO_EYES,
+            source="ICAO Doc 9303 part 3 and ISO/IEC 19794-5: head 70 to 80 % of the height, eyes at 50 to 70 %",
+        ),
+        PhotoSpec(
+            "us", "United States 2×2 in", 2 * INCH, 2 * INCH, Range(INCH, 1.375 * INCH), WHITE, "white or off-white",
+            eyes=Range(1.125 * INCH, 1.375 * INCH), head_to_hair=True, darkest_background=225,
+            source="US Department of State, photo composition template (travel.state.gov)",
+        ),
+        PhotoSpec(
+            "schengen", "Schengen visa 35×45 mm", 35, 45, Range(32, 36), LIGHT_GREY, "light, one colour",
+            eyes=_ICAO_EYES,
+            source="Visa Code, Regulation (EC) 810/2009, article 10, by ICAO Doc 9303: face 70 to 80 % of the height",
+        ),
+        PhotoSpec(
+            "uk", "United Kingdom 35×45 mm", 35, 45, Range(29, 34), LIGHT_GREY, "plain cream or light grey",
+            source="HM Passport Office, printed passport photos (gov.uk/photos-for-passports)",
+        ),
+        PhotoSpec(
+            "india", "India 2×2 in", 2 * INCH, 2 * INCH, Range(25, 35), WHITE, "plain white or off-white",
+            eyes=Range(28, 35), head_to_hair=True, darkest_background=225,
+            source="Government of India, photo requirements for visas and for passports from abroad "
+            "(indianvisaonline.gov.in)",
+        ),
+        PhotoSpec(
+            "china", "China 33×48 mm", 33, 48, Range(28, 33), WHITE, "white or close to white", top=Range(3, 5),
+            darkest_background=225,
+            source="Chinese Visa Application Service Center and embassies, photo requirements (visaforchina.cn)",
+        ),
+        PhotoSpec(
+            "japan", "Japan 35×45 mm", 35, 45, Range(32, 36), OFF_WHITE, "plain and light", top=Range(2, 6),
+            source="Ministry of Foreign Affairs of Japan, passport photos: head 34±2 mm, 4±2 mm over it (mofa.go.jp)",
+        ),
+        PhotoSpec(
+            "canada", "Canada 50×70 mm", 50, 70, Range(31, 36), WHITE, "plain white or light-coloured",
+            source="Immigration, Refugees and Citizenship Canada, passport photos (canada.ca)",
+        ),
+        PhotoSpec(
+            "australia", "Australia 35×45 mm", 35, 45, Range(32, 36), LIGHT_GREY, "plain and light, not white",
+            source="Australian Passport Office, photo guidelines: 35 to 40 × 45 to 50 mm (passports.gov.au)",
+        ),
+        PhotoSpec(
+            "korea", "Korea 35×45 mm", 35, 45, Range(32, 36), WHITE, "plain white", darkest_background=225,
+            source="Ministry of Foreign Affairs of Korea, passport photo rules (passport.go.kr)",
+        ),
+    )
+}  # fmt: skip
+ALIASES = {"passport": "icao"}
+"""Other names under which presets and people ask for a specification."""
+
+
+def photo_spec(name: str) -> PhotoSpec:
+    """The specification of that name. Problem if there is none."""
+    found = SPECS.get(ALIASES.get(name, name))
+    if found is None:
+        raise Problem(f"There is no photo specification {name!r}. Choose one of: {', '.join(SPECS)}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a sheet is printed on, upright."""
+
+    name: str
+    title: str
+    width: float
+    """mm."""
+    height: float
+    """mm."""
+    margin: float
+    """What printers may leave blank, mm."""
+
+
+PAPERS: dict[str, Paper] = {
+    paper.name: paper
+    for paper in (
+        Paper("10x15cm", "10×15 cm", 100, 150, 3),
+        Paper("4x6in", "4×6 in", 4 * INCH, 6 * INCH, 3),
+        Paper("a4", "A4", 210, 297, 8),
+    )
+}
+
+
+def paper(name: str) -> Paper:
+    """The paper of that name. Problem if there is none."""
+    if name not in PAPERS:
+        raise Problem(f"There is no paper {name!r}. Choose one of: {', '.join(PAPERS)}.")
+    return PAPERS[name]

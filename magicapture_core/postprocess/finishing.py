@@ -1,0 +1,208 @@
+"""A picture becomes a portrait to keep: super-resolution, then face restoration, each timed and told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from magicapture_core.config import PostprocessConfig, to_dict
+from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.faces.protocol import check_pixels
+from magicapture_core.postprocess.networks import (
+    RESTORER_WEIGHTS,
+    RestorerNetwork,
+    UpscalerNetwork,
+    best_upscaler,
+    restorer,
+    upscaler,
+)
+from magicapture_core.postprocess.restoration import RestoredFace, restore_faces
+from magicapture_core.postprocess.tiling import enlarge, resize
+from magicapture_core.problems import Problem
+from magicapture_core.weights import WEIGHTS, find_weight
+
+Progress = Callable[[str, float], object]
+"""Called with (what is being done, share of it done 0..1). Raising ends the work."""
+
+
+@dataclass(eq=False)
+class Finished:
+    """A finished portrait and what was done to it. All pictures are (h, w, 3) uint8 RGB."""
+
+    pixels: np.ndarray
+    stages: dict[str, np.ndarray]
+    """Stage ("upscale", "restore") -> the picture after it, in the order they ran; stages that did nothing lack."""
+    seconds: dict[str, float]
+    """Stage -> how long it took, loading not counted; "load" is the loading of networks."""
+    faces: list[RestoredFace]
+    notes: list[str]
+    """For the user: what was not done, and why; what the identity guard did."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How it was made, for the file's metadata; plain JSON values."""
+
+
+def finish(
+    pixels: np.ndarray,
+    config: PostprocessConfig,
+    *,
+    analyser: FaceAnalyser | None = None,
+    identity: np.ndarray | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Finished:
+    """Super-resolve and restore `pixels` ((h, w, 3) uint8 RGB).
+
+    analyser: who finds and compares faces; None chooses, once a face must be found. identity: the subject's
+    (dim,) embedding, if known. device: None takes the GPU where there is one.
+    MissingFiles where weights that were asked for by name cannot be had, Problem where they are other files.
+    """
+    check_pixels(pixels)
+    work = _Work(
+        pixels, config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), progress
+    )
+    begun = time.perf_counter()
+    enlarger, restoring = work.upscaler(), work.restorer()
+    work.done.seconds["load"] = time.perf_counter() - begun
+    steps: list[Callable[[], None]] = [
+        lambda: work.upscale(enlarger),
+        lambda: work.restore(restoring, analyser, identity),
+    ]
+    try:
+        for step in steps if config.order == "upscale_first" else reversed(steps):
+            step()
+    except torch.cuda.OutOfMemoryError as error:
+        raise Problem(
+            f"The GPU's memory does not hold a tile of {config.tile} pixels. Set a smaller one (tile), or use the CPU."
+        ) from error
+    work.done.settings = {"finish": {**to_dict(config), **work.used}}
+    return work.done
+
+
+class _Work:
+    """One picture on its way."""
+
+    def __init__(
+        self, pixels: np.ndarray, config: PostprocessConfig, device: torch.device, progress: Progress | None
+    ) -> None:
+        self.config, self.device = config, device
+        self.done = Finished(pixels, {}, {}, [], [])
+        self.used: dict[str, str] = {}
+        self._progress = progress
+        sides = pixels.shape[1], pixels.shape[0]
+        factor = min(config.upscale, max(1.0, config.max_side / max(sides)))
+        self.size = tuple(max(1, round(side * factor)) for side in sides)
+        self.factor = factor
+        if factor < config.upscale:
+            what = "is not enlarged" if factor == 1 else f"is enlarged ×{factor:.2g} only"
+            self.done.notes.append(
+                f"The picture has {sides[0]}×{sides[1]} pixels and {what}: max_side is {config.max_side}."
+            )
+
+    def say(self, what: str, share: float) -> None:
+        if self._progress is not None:
+            self._progress(what, share)
+
+    def upscaler(self) -> UpscalerNetwork | None:
+        """The network to enlarge with; None: plainly, or not at all."""
+        kind: str = self.config.upscaler
+        if self.factor == 1 or self.config.upscale_strength == 0:
+            return None
+        if kind == "auto":
+            kind = best_upscaler(self.factor)
+            if kind == "lanczos":
+                self.done.notes.append(
+                    "Enlarged plainly: no super-resolution weights are here. Get them with: "
+                    "python -m magicapture_core weights get RealESRGAN_x2plus"
+                )
+        if kind == "lanczos":
+            return None
+        self.say("Loading super-resolution", 0.0)
+        return upscaler(kind, self.factor, self.device, self._download("super-resolution"))
+
+    def restorer(self) -> RestorerNetwork | None:
+        """The network to restore faces with; None: not at all."""
+        kind: str = self.config.restore
+        if kind == "auto":
+            kind = "gfpgan" if find_weight(RESTORER_WEIGHTS["gfpgan"]) else "none"
+            if kind == "none":
+                entry = WEIGHTS[RESTORER_WEIGHTS["gfpgan"]]
+                self.done.notes.append(
+                    f"Faces were not restored: {entry.filename} ({entry.readable_size}) is not here. Get it with: "
+                    f"python -m magicapture_core weights get {entry.name}"
+                )
+        if kind == "none" or self.config.restore_strength == 0:
+            return None
+        self.say("Loading face restoration", 0.0)
+        return restorer(kind, self.device, self._download("face restoration"))
+
+    def upscale(self, network: UpscalerNetwork | None) -> None:
+        if self.factor == 1:
+            return
+        begun = time.perf_counter()
+        before = self.done.pixels
+        result = plain = resize(before, self.size)
+        if network is not None:
+            large = enlarge(
+                before,
+                network,
+                tile=self.config.tile,
+                margin=self.config.tile_margin,
+                progress=lambda done, total: self.say("Super-resolution", done / total),
+            )
+            result = _mixed(plain, resize(large, self.size), self.config.upscale_strength)
+        self.used["upscaled_with"] = network.name if network else "Lanczos"
+        self._keep("upscale", result, begun)
+
+    def restore(
+        self, network: RestorerNetwork | None, analyser: FaceAnalyser | None, identity: np.ndarray | None
+    ) -> None:
+        if network is None:
+            return
+        begun = time.perf_counter()
+        self.say("Face restoration", 0.0)
+        result, faces = restore_faces(
+            self.done.pixels,
+            network,
+            analyser or choose_analyser("auto")[0],
+            fidelity=self.config.fidelity,
+            strength=self.config.restore_strength,
+            identity_budget=self.config.identity_budget,
+            identity=identity,
+        )
+        self.done.faces = faces
+        if not faces:
+            self.done.notes.append("No face was found in the picture, so no face was restored.")
+            return
+        self.done.notes += [
+            _guard_note(number, face, len(faces)) for number, face in enumerate(faces) if face.guarded
+        ]
+        self.used["restored_with"] = network.name
+        self._keep("restore", result, begun)
+
+    def _keep(self, stage: str, pixels: np.ndarray, begun: float) -> None:
+        self.done.pixels = self.done.stages[stage] = pixels
+        self.done.seconds[stage] = time.perf_counter() - begun
+        self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1.0)
+
+    def _download(self, what: str) -> Callable[[int, int | None], None]:
+        return lambda here, total: self.say(f"Downloading {what}", here / total if total else 0.0)
+
+
+def _mixed(plain: np.ndarray, sharp: np.ndarray, strength: float) -> np.ndarray:
+    if strength == 1:
+        return sharp
+    mixed: np.ndarray = np.clip(plain * (1 - strength) + sharp * strength + 0.5, 0, 255).astype(np.uint8)
+    return mixed
+
+
+def _guard_note(number: int, face: RestoredFace, count: int) -> str:
+    whose = "the face" if count == 1 else f"face {number + 1} of {count}"
+    return (
+        f"Restoration at full strength would have changed {whose} (identity {face.score_before:.2f} → "
+        f"{face.score_full:.2f}); it was blended in by {face.strength:.0%} (identity {face.score_after:.2f})."
+    )

@@ -1,0 +1,109 @@
+"""Super-resolution of pictures of any size in tiles, without seams and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from magicapture_core.postprocess.networks import UpscalerNetwork
+
+Progress = Callable[[int, int], object]
+"""Called with (tiles done, tiles in all)."""
+
+# Networks with pixel unshuffling want even sides, and a single pixel has no neighbours to look at.
+_MULTIPLE, _SMALLEST = 4, 16
+# Pixels of the picture, on either side of a cut, over which neighbouring tiles fade into each other.
+_FADE = 4
+
+
+def enlarge(
+    pixels: np.ndarray, network: UpscalerNetwork, *, tile: int, margin: int, progress: Progress | None = None
+) -> np.ndarray:
+    """(h, w, 3) uint8 RGB -> (h·scale, w·scale, 3) uint8 RGB.
+
+    Every tile of `tile` × `tile` pixels is computed with `margin` pixels of its surroundings, and neighbours fade
+    into each other at the cut. So the result is that of the whole picture, but for what reaches further than the
+    margin. Memory: the result, and one row of tiles in float.
+    """
+    height, width = pixels.shape[:2]
+    padded = _padded(pixels)
+    full_height, full_width = padded.shape[:2]
+    scale, fade = network.scale, _FADE
+    result = np.empty((full_height * scale, full_width * scale, 3), np.uint8)
+    rows, columns = list(_spans(full_height, tile)), list(_spans(full_width, tile))
+    pending: np.ndarray | None = None  # the last band's lower edge, which the next band fades into
+    for number, (top, bottom) in enumerate(rows):
+        y0, y1 = max(top - fade, 0), min(bottom + fade, full_height)
+        band = np.zeros(((y1 - y0) * scale, full_width * scale, 3), np.float32)
+        for column, (left, right) in enumerate(columns):
+            x0, x1 = max(left - fade, 0), min(right + fade, full_width)
+            piece = _piece(padded, network, (x0, y0, x1, y1), margin - fade)
+            weights = _ramp(x1 - x0, left - x0 and 2 * fade, x1 - right and 2 * fade, scale)
+            band[:, x0 * scale : x1 * scale] += piece * weights[None, :, None]
+            if progress is not None:
+                progress(number * len(columns) + column + 1, len(rows) * len(columns))
+        if pending is not None:
+            overlap = len(pending)
+            weights = _ramp(y1 - y0, 2 * fade, 0, scale)[:overlap, None, None]
+            band[:overlap] = pending * (1 - weights) + band[:overlap] * weights
+        keep = len(band) if bottom == full_height else len(band) - 2 * fade * scale
+        result[y0 * scale : y0 * scale + keep] = _bytes(band[:keep])
+        pending = band[keep:]
+    return result[: height * scale, : width * scale]
+
+
+def _piece(
+    pixels: np.ndarray, network: UpscalerNetwork, box: tuple[int, int, int, int], margin: int
+) -> np.ndarray:
+    """The box (xyxy) enlarged, having seen `margin` pixels around it: (h, w, 3) float32 in 0..255."""
+    x0, y0, x1, y1 = box
+    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+    view = pixels[top : y1 + margin, left : x1 + margin]
+    tensor = torch.from_numpy(np.ascontiguousarray(view)).permute(2, 0, 1)[None]  # 1 3 h w
+    with torch.inference_mode():
+        out = network.enlarge(tensor.to(network.device, network.dtype) / 255)[0]
+    scale = network.scale
+    out = out[:, (y0 - top) * scale : (y1 - top) * scale, (x0 - left) * scale : (x1 - left) * scale]
+    large: np.ndarray = (out.float() * 255).permute(1, 2, 0).cpu().numpy()
+    return large
+
+
+def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
+    """Cuts of `length` into about equal pieces no longer than `tile`, all at multiples of _MULTIPLE."""
+    count = -(-length // tile)
+    size = -(-length // (count * _MULTIPLE)) * _MULTIPLE
+    for start in range(0, length, size):
+        yield start, min(start + size, length)
+
+
+def _ramp(length: int, rising: int, falling: int, scale: int) -> np.ndarray:
+    """(length·scale,) weights: from 0 to 1 over the first `rising` pixels, back over the last `falling`."""
+    weights = np.ones(length * scale, np.float32)
+    up = (np.arange(rising * scale, dtype=np.float32) + 0.5) / max(rising * scale, 1)
+    weights[: len(up)] = up
+    down = (np.arange(falling * scale, dtype=np.float32) + 0.5)[::-1] / max(falling * scale, 1)
+    weights[len(weights) - len(down) :] = np.minimum(weights[len(weights) - len(down) :], down)
+    return weights
+
+
+def _padded(pixels: np.ndarray) -> np.ndarray:
+    """The picture with its edge repeated to the right and below, up to sides that the networks can take."""
+    sides = (max(_SMALLEST, -(-side // _MULTIPLE) * _MULTIPLE) for side in pixels.shape[:2])
+    extra = [(0, side - have) for side, have in zip(sides, pixels.shape[:2], strict=True)]
+    return np.pad(pixels, (*extra, (0, 0)), mode="edge")
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    rounded: np.ndarray = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    return rounded
+
+
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) uint8 to `size` = (width, height), by Lanczos' filter, which also averages when shrinking."""
+    from PIL import Image
+
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
