@@ -186,7 +186,7 @@ class PostprocessConfig:
     """How many times as wide and high the portrait is; 1 leaves the size alone."""
     upscaler: Upscaler = "auto"
     """"realesrgan" (downloads its weights where they are not here), "mini" (small, bundled), "lanczos" (plain
-    enlargement). "auto": Real-ESRGAN where its weights are here, else mini, else lanczos; it downloads nothing."""
+    enlargement). "auto": on a GPU Real-ESRGAN where its weights are here, else mini; it downloads nothing."""
     upscale_strength: float = 1.0
     """0 to 1: how much of the super-resolution to mix with the plain enlargement; less keeps more of the grain."""
     restore: Restorer = "auto"

@@ -113,7 +113,7 @@ class _Work:
         if self.factor == 1 or self.config.upscale_strength == 0:
             return None
         if kind == "auto":
-            kind = best_upscaler(self.factor)
+            kind = best_upscaler(self.factor, self.device)
             if kind == "lanczos":
                 self.done.notes.append(
                     "Enlarged plainly: no super-resolution weights are here. Get them with: "
