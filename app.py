@@ -115,7 +115,7 @@ def _wire(wizard: Any, blocks: Any) -> None:
     train.model.input(train.choose_model, [key, train.model], train.outputs, **quiet)
     train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **quiet)
     for field in fields:
-        field.input(lambda: "custom", None, train.schedule, **quiet)
+        field.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **quiet)
     train.start.click(
         train.begin, [key, train.model, train.schedule, *fields], train.live, **busy(train.progress)
     ).then(wizard.awake, [key], wizard.timer, **quiet)

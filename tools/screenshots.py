@@ -170,7 +170,12 @@ def train(page: Any, options: Options) -> None:
     page.wait_for_selector("#mc-start:visible")
     if options.steps is not None:
         page.get_by_role("button", name="Every setting").click()
-        wanted = {"Ti steps": options.steps, "Lora steps": options.steps, "Attention every": 5, "Sample every": 5}
+        wanted = {
+            "Ti steps": options.steps,
+            "Lora steps": options.steps,
+            "Attention every": 5,
+            "Sample every": 5,
+        }
         for label, value in wanted.items():
             page.get_by_label(label, exact=True).fill(str(value))
             page.get_by_label(label, exact=True).blur()

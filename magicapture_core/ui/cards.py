@@ -157,7 +157,7 @@ def progress(share: float, title: str, details: Sequence[str], kind: str = "info
     facts = "".join(f"<span>{escape(detail)}</span>" for detail in details if detail)
     return (
         f'<div class="mc-progress mc-{kind}" role="status"><div class="mc-row"><strong>{escape(title)}</strong>'
-        f'<span class="mc-percent">{percent} %</span></div>'
+        f'<span class="mc-percent">{percent}%</span></div>'
         f'<div class="mc-bar" role="progressbar" aria-label="{escape(title, quote=True)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
         f'<div class="mc-facts">{facts}</div></div>'

@@ -139,7 +139,7 @@ class PortraitsStep(Step):
         snapshot = job.snapshot() if job else None
         run = session.chosen_run()
         found = best_first(of_run(session, run))
-        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage}" if snapshot else ""
+        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}" if snapshot else ""
         now = [job.id if job else "", state, [portrait.id for portrait in found], session.archive]
         if seen == now:
             return {}, seen
@@ -180,9 +180,8 @@ class PortraitsStep(Step):
                 warning for portrait in snapshot.reports for warning in portrait.warnings
             )
             return cards.note("\n".join(warnings), "warn")
-        share = int(snapshot.stage.split()[1]) / 100 if snapshot.stage.startswith("Drawing: ") else 0.0
-        title = "Stopping" if snapshot.state == "stopping" else snapshot.stage.split(":")[0] or "Preparing"
-        return cards.progress(share, title, [])
+        title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
+        return cards.progress(snapshot.share, title, ["You may close this page."])
 
     @told(name)
     def generate(

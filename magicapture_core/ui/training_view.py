@@ -24,7 +24,7 @@ PHASES = {
 PLACES = {
     "source": "in one of your photos",
     "reference": "in a style photo",
-    "composed": "in the two together",
+    "composed": "with both words, on a style photo",
 }
 WORDS = {"<subject>": "The person's word", "<style>": "The style's word"}
 """By the placeholder tokens of prompts.py."""
@@ -146,7 +146,8 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     share = report.step / report.total_steps if report else 0.0
     steps = f"Step {report.step} of {report.total_steps}" if report else ""
     if snapshot.state == "failed":
-        return cards.note(f"Step “Train”: {snapshot.problem}", "bad")
+        done = f", {report.step} of {report.total_steps} done" if report else ""
+        return cards.note(f"Step “Train”{done}: {snapshot.problem}", "bad")
     if snapshot.state == "waiting":
         others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
         return cards.progress(
@@ -166,7 +167,7 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
         )
     if report is None or snapshot.state == "preparing":
         return cards.progress(
-            0, snapshot.stage or "Preparing", ["You may close this page; it goes on without it."]
+            snapshot.share, snapshot.stage or "Preparing", ["You may close this page; it goes on without it."]
         )
     left = (
         f"About {cards.duration(report.seconds_left)} left"
