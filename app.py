@@ -66,6 +66,8 @@ def build(studio: Any) -> Any:
 
 def _wire(wizard: Any, blocks: Any) -> None:
     """Every event of the page."""
+    from magicapture_core.ui import look
+
     photos, style, masks, train, portraits = wizard.steps
     key = wizard.key
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -89,7 +91,7 @@ def _wire(wizard: Any, blocks: Any) -> None:
         if onward is not None:
             onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **busy(said))
 
-    wizard.walkthrough.change(None, js="() => { window.scrollTo({top: 0}); }", api_visibility="private")
+    wizard.walkthrough.change(None, js=look.TO_TOP, api_visibility="private")
 
     # 1 Photos
     photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **quiet)

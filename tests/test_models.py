@@ -307,7 +307,9 @@ def hub(toy_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> I
                     entries = [{"type": "file", "path": name, "oid": "0", "size": 1} for name in names]
                     self.send(json.dumps(entries).encode(), body=body)
                 else:
-                    self.send(json.dumps({"id": "someone/toy", "sha": sha, "siblings": files}).encode(), body=body)
+                    self.send(
+                        json.dumps({"id": "someone/toy", "sha": sha, "siblings": files}).encode(), body=body
+                    )
                 return
             file = toy_folder / path.partition(f"/resolve/{sha}/")[2]
             self.send(file.read_bytes(), body=body, name=file.name)
@@ -325,6 +327,7 @@ def hub(toy_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> I
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
     )

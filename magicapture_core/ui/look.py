@@ -55,3 +55,10 @@ def theme() -> gr.themes.Base:
 
 
 CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+
+TO_TOP = """() => {
+  window.scrollTo({top: 0});
+  const title = [...document.querySelectorAll('.mc-heading h2')].find(title => title.offsetParent);
+  if (title) { title.tabIndex = -1; title.focus({preventScroll: true}); }
+}"""
+"""After a step: its beginning, also for those who listen or use the keyboard."""

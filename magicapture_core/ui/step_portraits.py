@@ -43,7 +43,7 @@ class PortraitsStep(Step):
         self.run = gr.Dropdown([], label="Made with", visible=False, elem_id="mc-run")
         self.prompt = gr.Textbox(COMPOSED_PROMPT, label="What to show", lines=2, elem_id="mc-prompt")
         self.chips = gr.HTML(_chips(()), js_on_load=cards.CLICKS, elem_id="mc-chips")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             self.count = gr.Slider(
                 1, 16, value=4, step=1, label="How many", min_width=200, elem_id="mc-count"
             )
@@ -225,7 +225,8 @@ class PortraitsStep(Step):
         if portrait is None:
             raise Problem("This portrait is no longer here. Choose another one.")
         words = self.studio.portraits.words(session, portrait.id)
-        word = str(event.id) if event.act == "word" else words[0] if words else None
+        first = "{subject}" if "{subject}" in words else next(iter(words), None)
+        word = str(event.id) if event.act == "word" else first
         heat = self.studio.portraits.heat(key, portrait.id, word) if word else None
         return {
             self.gallery: portrait_cards(found, portrait.id),
