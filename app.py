@@ -79,7 +79,9 @@ def _wire(wizard: Any, blocks: Any) -> None:
     blocks.load(wizard.open, [key], [key, *wizard.outputs], **quiet).then(
         wizard.fill, [key], wizard.outputs, **quiet
     )
-    wizard.timer.tick(wizard.follow, [key, wizard.seen], wizard.live, concurrency_limit=20, **quiet)
+    wizard.timer.tick(
+        wizard.follow, [key, wizard.seen, portraits.chosen], wizard.live, concurrency_limit=20, **quiet
+    )
     wizard.ask_delete.click(wizard.confirm_delete, None, wizard.confirmation, **quiet)
     wizard.keep_data.click(wizard.cancel_delete, None, wizard.confirmation, **quiet)
     wizard.delete.click(wizard.delete_data, [key], [key, *wizard.outputs], **quiet)
@@ -132,13 +134,13 @@ def _wire(wizard: Any, blocks: Any) -> None:
 
     # 5 Portraits
     asked = [
-        key, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps, portraits.adapter,
-        portraits.guidance,
+        key, portraits.chosen, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps,
+        portraits.adapter, portraits.guidance,
     ]  # fmt: skip
     portraits.make.click(portraits.generate, asked, portraits.live, **busy(portraits.progress)).then(
         wizard.awake, [key], wizard.timer, **quiet
     )
-    portraits.stop.click(portraits.halt, [key], portraits.live, **quiet)
+    portraits.stop.click(portraits.halt, [key, portraits.chosen], portraits.live, **quiet)
     portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **quiet)
     for pictures in (portraits.gallery, portraits.detail):
         pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **quiet)

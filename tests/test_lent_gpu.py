@@ -59,6 +59,7 @@ def spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def studio(spaces: Any, tmp_path: Path) -> Iterator[tuple[Studio, str]]:
     """A server's inside on the toy model, and the key of a session with photos."""
+    assert lent_gpu.lending(), spaces
     made = Studio(tmp_path / "runs", model=str(save_toy(tmp_path / "toy")))
     key, _ = made.sessions.create()
     made.photos.consent(key, True)
@@ -90,7 +91,7 @@ def test_training_and_portraits_go_from_loan_to_loan(studio: tuple[Studio, str],
     snapshot = trained(work, key).snapshot()
     assert (snapshot.state, snapshot.problem) == ("done", None)
     assert [report.step for report in snapshot.reports] == [1, 2, 3, 4, 5, 6]
-    assert [duration for duration in spaces.DURATIONS] == [lent_gpu.SECONDS] * 6
+    assert list(spaces.DURATIONS) == [lent_gpu.SECONDS] * 6
     session = work.sessions.find(key)
     run = session.chosen_run()
     assert run is not None

@@ -284,6 +284,7 @@ def hub(toy_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> I
     import huggingface_hub
     from huggingface_hub import constants
 
+    assert not hub_cache.exists()  # or nothing would be asked for
     asked: list[str] = []
     sha = "a" * 40
     names = [str(path.relative_to(toy_folder)) for path in toy_folder.rglob("*") if path.is_file()]
@@ -350,7 +351,8 @@ def test_a_download_tells_how_far_it_is(hub: list[str], toy_folder: Path) -> Non
     assert hub == []
 
 
-def test_a_download_ends_when_the_one_who_is_told_wants_no_more(hub: list[str]) -> None:
+@pytest.mark.usefixtures("hub")
+def test_a_download_ends_when_the_one_who_is_told_wants_no_more() -> None:
     class Enough(Exception):
         """Stop."""
 
@@ -361,7 +363,8 @@ def test_a_download_ends_when_the_one_who_is_told_wants_no_more(hub: list[str]) 
         models.load("someone/toy", device="cpu", progress=stop)
 
 
-def test_a_full_disk_is_said_while_downloading(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("hub")
+def test_a_full_disk_is_said_while_downloading() -> None:
     def full(_here: int, _total: int | None) -> None:
         raise OSError(28, "No space left on device")
 

@@ -126,8 +126,8 @@ def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | 
         about = f"<span>{escape(description)}</span>" if description else ""
         cards.append(
             f'<button type="button" class="mc-choice" data-act="{act}" data-id="{escape(item)}" '
-            f'aria-pressed="{pressed}"><span class="mc-strip">{_pictures(pictures)}</span><strong>{escape(title)}</strong>{about}'
-            "</button>"
+            f'aria-pressed="{pressed}"><span class="mc-strip">{_pictures(pictures)}</span>'
+            f"<strong>{escape(title)}</strong>{about}</button>"
         )
     return f'<div class="mc-choices">{"".join(cards)}</div>' if cards else ""
 

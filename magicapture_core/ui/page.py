@@ -134,7 +134,7 @@ class Wizard:
         return TRAIN if session.runs else PHOTOS
 
     @told("Train")
-    def follow(self, key: str, seen: list[Any] | None) -> Updates:
+    def follow(self, key: str, seen: list[Any] | None, chosen: str | None) -> Updates:
         """What is new, every second while a job is under way."""
         try:
             session = self.studio.sessions.find(key)
@@ -143,7 +143,7 @@ class Wizard:
         before = seen or [None, None]
         busy = self.studio.jobs.active(session.id) is not None
         train, seen_train = self.steps[TRAIN].watch(session, before[0])
-        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1])
+        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen)
         updates: Updates = {**train, **portraits}
         if before != [seen_train, seen_portraits]:
             updates[self.seen] = [seen_train, seen_portraits]

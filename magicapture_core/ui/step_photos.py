@@ -21,7 +21,7 @@ from magicapture_core.weights import ASSETS
 PRESETS = ASSETS.parent / "presets"
 CONSENT = "These are photos of me, or I have this person's permission to use them."
 EXAMPLES = ASSETS / "examples"
-GOOD = {"good-1": "Sharp, face well seen", "good-2": "Soft light", "good-3": "Another day and place"}
+GOOD = {"good-1": "Sharp", "good-2": "Even light", "good-3": "Face free", "good-4": "Any mood"}
 BAD = {"blurred": "Blurred", "dark": "Too dark", "covered": "Eyes hidden", "several_faces": "Two people"}
 NOTES = (
     "4 to 6 photos of one person, taken on different days, from different sides.",

@@ -75,11 +75,18 @@ class PortraitsStep(Step):
             self.negative = gr.Textbox("", label="What to avoid", placeholder="for example: blurry, hat")
             with gr.Row():
                 self.seed = gr.Number(
-                    None, label="Seed", precision=0, minimum=0, min_width=200,
+                    None, label="Seed", precision=0, min_width=200, elem_id="mc-seed",
                     info="The same seed gives the same picture. Empty: a new one.",
                 )  # fmt: skip
                 self.steps = gr.Slider(
-                    1, 100, value=default.steps, step=1, label="Steps", min_width=200, info=texts["steps"]
+                    1,
+                    100,
+                    value=default.steps,
+                    step=1,
+                    label="Steps",
+                    min_width=200,
+                    info=texts["steps"],
+                    elem_id="mc-steps-drawn",
                 )
             with gr.Row():
                 self.adapter = gr.Slider(
@@ -130,11 +137,13 @@ class PortraitsStep(Step):
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
             self.exported: "",
+            self.detail: "",
+            self.chosen: None,
             **self.watch(session, None)[0],
         }
 
-    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
-        """What is new since `seen`, and the new `seen`."""
+    def watch(self, session: Session, seen: Any, chosen: str | None = None) -> tuple[Updates, Any]:
+        """What is new since `seen`, and the new `seen`. chosen: the portrait that is shown large, which stays."""
         job = self.studio.portraits.job(session)
         snapshot = job.snapshot() if job else None
         run = session.chosen_run()
@@ -151,16 +160,14 @@ class PortraitsStep(Step):
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
         }
         if seen is None or seen[2:] != now[2:]:
-            updates |= self._gallery(session, found)
+            updates |= self._gallery(session, found, chosen)
         return updates, now
 
-    def _gallery(self, session: Session, found: list[StoredPortrait]) -> Updates:
+    def _gallery(self, session: Session, found: list[StoredPortrait], chosen: str | None) -> Updates:
         ready = self.studio.portraits.ready(session, session.chosen_run()) is None
         return {
-            self.gallery: portrait_cards(found, None),
+            self.gallery: portrait_cards(found, chosen),
             self.archive: gr.DownloadButton(value=session.archive, visible=bool(found and session.archive)),
-            self.detail: "",
-            self.chosen: None,
             self.exporting: gr.Accordion(visible=ready),
         }
 
@@ -185,8 +192,8 @@ class PortraitsStep(Step):
 
     @told(name)
     def generate(
-        self, key: str, prompt: str, negative: str, count: float, seed: float | None, steps: float, adapter: float,
-        guidance: float,
+        self, key: str, chosen: str | None, prompt: str, negative: str, count: float, seed: float | None, steps: float,
+        adapter: float, guidance: float,
     ) -> Updates:  # fmt: skip
         """Make portraits."""
         if not prompt.strip():
@@ -197,13 +204,13 @@ class PortraitsStep(Step):
         })  # fmt: skip
         self.studio.portraits.start(key, config)
         time.sleep(0)  # let the job's thread begin, so that the first look already shows it at work
-        return self.watch(self.studio.sessions.find(key), None)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
 
     @told(name)
-    def halt(self, key: str) -> Updates:
+    def halt(self, key: str, chosen: str | None) -> Updates:
         """Stop making portraits; the finished ones stay."""
         self.studio.training.stop(key)
-        return self.watch(self.studio.sessions.find(key), None)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
 
     @told(name)
     def press_chip(self, prompt: str, event: gr.EventData) -> Updates:

@@ -63,6 +63,7 @@ def pictures() -> dict[str, np.ndarray]:
         "good-1": photo("alma/2"),
         "good-2": photo("bruno/4"),
         "good-3": photo("dana/5"),
+        "good-4": photo("conrad/2"),
         "blurred": cv2.GaussianBlur(photo("alma/4"), (0, 0), 7),
         "dark": (photo("bruno/1") * 0.27).astype(np.uint8),
         "covered": sunglasses(conrad, faces[0]),
