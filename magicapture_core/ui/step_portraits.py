@@ -74,9 +74,10 @@ class PortraitsStep(Step):
         with gr.Accordion("More control", open=False):
             self.negative = gr.Textbox("", label="What to avoid", placeholder="for example: blurry, hat")
             with gr.Row():
-                self.seed = gr.Number(
-                    None, label="Seed", precision=0, min_width=200, elem_id="mc-seed",
-                    info="The same seed gives the same picture. Empty: a new one.",
+                # No gr.Number: in gradio 6.31 an empty one becomes 0 as soon as it is seen.
+                self.seed = gr.Textbox(
+                    "", label="Seed", min_width=200, elem_id="mc-seed", placeholder="a new one each time",
+                    info="The same seed gives the same picture.",
                 )  # fmt: skip
                 self.steps = gr.Slider(
                     1,
@@ -192,14 +193,14 @@ class PortraitsStep(Step):
 
     @told(name)
     def generate(
-        self, key: str, chosen: str | None, prompt: str, negative: str, count: float, seed: float | None, steps: float,
+        self, key: str, chosen: str | None, prompt: str, negative: str, count: float, seed: str, steps: float,
         adapter: float, guidance: float,
     ) -> Updates:  # fmt: skip
         """Make portraits."""
         if not prompt.strip():
             raise Problem("Describe the picture first, for example: " + COMPOSED_PROMPT)
         config = generate_config({
-            "prompt": prompt, "negative_prompt": negative, "count": min(count, MOST_PORTRAITS), "seed": seed,
+            "prompt": prompt, "negative_prompt": negative, "count": min(count, MOST_PORTRAITS), "seed": _seed(seed),
             "steps": steps, "adapter_scale": adapter, "guidance_scale": guidance,
         })  # fmt: skip
         self.studio.portraits.start(key, config)
@@ -257,6 +258,15 @@ class PortraitsStep(Step):
         """Write the adapter for other programs."""
         paths = self.studio.portraits.export(key, format)
         return {self.exported: cards.downloads(paths)}
+
+
+def _seed(text: str) -> int | None:
+    text = text.strip()
+    if text and not text.isdecimal():
+        raise Problem(
+            f"The seed must be a whole number, 0 or more, got {text!r}. Leave it empty for a new one."
+        )
+    return int(text) if text else None
 
 
 def _run_title(run: Any) -> str:

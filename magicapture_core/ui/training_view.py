@@ -87,7 +87,8 @@ class TrainingView:
         ]
         return (
             f'<h3 class="mc-sub">Where the two words look (step {newest.step})</h3>'
-            '<p class="mc-quiet">From left to right: the photo, where the word looks (bright: most), and where it should.</p>'
+            '<p class="mc-quiet">From left to right: the photo, where the word looks (bright: most), where it should.'
+            "</p>"
             f'<div class="mc-attention">{figures}</div>{charts("Looking in the wrong place", curves)}'
         )
 

@@ -60,7 +60,7 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     page.locator("#mc-next-3").click()
     page.get_by_role("button", name="More control").click()
     page.locator("#mc-steps-drawn input[type=number]").fill("3")
-    expect(page.locator("#mc-seed input")).to_have_value("")
+    expect(page.locator("#mc-seed input, #mc-seed textarea")).to_have_value("")
     page.locator("#mc-count input[type=number]").fill("2")
     page.locator("#mc-make").click()
     expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(2)
