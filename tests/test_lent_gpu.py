@@ -12,6 +12,7 @@ import pytest
 from toy import save_toy
 
 from magicapture_core.config import GenerateConfig
+from magicapture_core.problems import OutOfMemory
 from magicapture_core.ui import lent_gpu
 from magicapture_core.ui.photo_work import sample_people
 from magicapture_core.ui.studio import Studio
@@ -30,8 +31,11 @@ def GPU(task=None, *, duration=60):
             if len(DURATIONS) >= MOST:
                 raise gradio.Error("You have exceeded your GPU quota")
             DURATIONS.append(duration)
-            for report in task(*pickle.loads(pickle.dumps(values))):
-                yield pickle.loads(pickle.dumps(report))
+            try:
+                for report in task(*pickle.loads(pickle.dumps(values))):
+                    yield pickle.loads(pickle.dumps(report))
+            except Exception as error:
+                raise gradio.Error(type(error).__name__)
         return called
     return decorate if task is None else decorate(task)
 """
@@ -138,3 +142,16 @@ def test_stopping_reaches_the_lent_process(
     assert job.snapshot().state == "stopped"
     assert work.training.saved_step(session, run) >= job.snapshot().reports[-1].step
     assert not (session.folder / "stop").exists()
+
+
+def test_what_fails_in_the_lent_process_is_told_in_its_own_words(
+    studio: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core import training
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OutOfMemory("The device ran out of memory.", {"items_per_call": 1})
+        yield
+
+    monkeypatch.setattr(training, "train", full)
+    assert trained(*studio).snapshot().problem == "The device ran out of memory."

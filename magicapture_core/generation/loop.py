@@ -79,9 +79,8 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
                         f"The GPU's memory does not hold one picture of {job.size[0]}×{job.size[1]}. "
                         "Make smaller ones, or close other programs that use the GPU."
                     ) from error
-                batches.extendleft(
-                    [seed] for seed in reversed(seeds)
-                )  # one at a time gives the same pictures
+                # One at a time gives the same pictures.
+                batches.extendleft([seed] for seed in reversed(seeds))
 
 
 def _denoise(

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,8 +56,21 @@ def lent(task: Task) -> Task | None:
         return None
     import spaces
 
-    done_there: Task = spaces.GPU(duration=SECONDS)(task)
+    def telling(*values: Any) -> Iterator[Any]:
+        try:
+            yield from task(*values)
+        except Problem as problem:  # of an exception little more than its name may cross
+            yield Failed(str(problem))
+
+    done_there: Task = spaces.GPU(duration=SECONDS)(telling)
     return done_there
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last report of work that failed: why, for the user."""
+
+    problem: str
 
 
 class Loan:
@@ -88,6 +102,8 @@ def one_slice(task: Task, flag: Path, *values: Any) -> Iterator[Any]:
     try:
         reports = task(str(flag), *values)
         for report in reports:
+            if isinstance(report, Failed):
+                raise Problem(report.problem)
             try:
                 yield report
             except GeneratorExit:
@@ -97,8 +113,8 @@ def one_slice(task: Task, flag: Path, *values: Any) -> Iterator[Any]:
                 raise
     except gr.Error as error:
         raise Problem(
-            f"The Space's GPU is not to be had now ({error.message}). What was done is kept: go on later, or "
-            "duplicate this Space with a GPU of its own."
+            f"The Space's lent GPU gave up ({error.message}). What was done is kept: go on later, or duplicate this "
+            "Space with a GPU of its own."
         ) from error
     finally:
         flag.unlink(missing_ok=True)

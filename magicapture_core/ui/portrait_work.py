@@ -8,7 +8,8 @@ import json
 import re
 import secrets
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +82,15 @@ class PortraitWork:
 
     def _stream(self, job: Job, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
         work = self._draw if self._lent is None else self._in_slices
-        for portrait in work(job, key, run, config):
-            yield self._keep(key, run, portrait)
-        self._pack(key, run)
+        try:
+            with closing(work(job, key, run, config)) as portraits:
+                for portrait in portraits:
+                    yield self._keep(key, run, portrait)
+        finally:
+            with suppress(Problem):  # the session was deleted meanwhile
+                self._pack(key, run)
 
-    def _draw(self, job: Told, key: str, run: StoredRun, config: GenerateConfig) -> Iterator[Portrait]:
+    def _draw(self, job: Told, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
         from magicapture_core.generation import generate
 
         models = self.models.load(run.model, job)
@@ -100,7 +105,7 @@ class PortraitWork:
         folder = self.sessions.find(key).run_folder(run)
         yield from generate(models, folder, config, analyser=analyser, progress=progress)
 
-    def _in_slices(self, job: Told, key: str, run: StoredRun, config: GenerateConfig) -> Iterator[Portrait]:
+    def _in_slices(self, job: Told, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
         """As `_draw`, but a few portraits for each loan of the GPU."""
         assert self._lent is not None
         self.models.fetch(run.model, job)
@@ -112,7 +117,7 @@ class PortraitWork:
             part = dataclasses.replace(config, seed=first + done, count=few)
             yield from one_slice(self._lent, flag, key, run.id, part)
 
-    def _slice(self, flag: str, key: str, run_id: str, config: GenerateConfig) -> Iterator[Portrait]:
+    def _slice(self, flag: str, key: str, run_id: str, config: GenerateConfig) -> Stream:
         """In the lent process."""
         run = next(run for run in self.sessions.find(key).runs if run.id == run_id)
         yield from self._draw(Loan(flag), key, run, config)
