@@ -21,7 +21,8 @@ element.addEventListener('focusin', event => { focused = event.target.closest('[
 watch('value', () => {
   if (!focused || focused.isConnected || document.activeElement !== document.body) return;
   const buttons = [...element.querySelectorAll('[data-act]')], {act, id} = focused.dataset;
-  const next = buttons.find(button => button.dataset.act === act && button.dataset.id === id) || buttons[0];
+  const same = buttons.filter(button => button.dataset.id === id);
+  const next = same.find(button => button.dataset.act === act) || same[0] || buttons[0];
   if (next) next.focus({preventScroll: true});
 });
 """

@@ -58,7 +58,9 @@ CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
 TO_TOP = """() => {
   window.scrollTo({top: 0});
-  const title = [...document.querySelectorAll('.mc-heading h2')].find(title => title.offsetParent);
-  if (title) { title.tabIndex = -1; title.focus({preventScroll: true}); }
+  setTimeout(() => {
+    const title = [...document.querySelectorAll('.mc-heading h2')].find(title => title.offsetParent);
+    if (title) { title.tabIndex = -1; title.focus({preventScroll: true}); }
+  }, 150);
 }"""
-"""After a step: its beginning, also for those who listen or use the keyboard."""
+"""After a step: its beginning, also for those who listen or use the keyboard; gradio shows it a moment later."""

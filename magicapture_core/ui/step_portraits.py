@@ -179,7 +179,7 @@ class PortraitsStep(Step):
         snapshot = job.snapshot()
         if snapshot.state == "failed":
             return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
-        if snapshot.state == "waiting":
+        if snapshot.state == "waiting" and snapshot.ahead:
             return cards.progress(
                 0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
             )

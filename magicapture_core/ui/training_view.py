@@ -149,7 +149,7 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     if snapshot.state == "failed":
         done = f", {report.step} of {report.total_steps} done" if report else ""
         return cards.note(f"Step “Train”{done}: {snapshot.problem}", "bad")
-    if snapshot.state == "waiting":
+    if snapshot.state == "waiting" and snapshot.ahead:
         others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
         return cards.progress(
             0, "Waiting in the queue", [f"{others}; it starts by itself. You may close this page."]
@@ -166,7 +166,7 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
             "Paused and saved",
             [steps, "Resume, or go on to the portraits with what it has learned so far."],
         )
-    if report is None or snapshot.state == "preparing":
+    if report is None or snapshot.state in ("waiting", "preparing"):
         return cards.progress(
             snapshot.share, snapshot.stage or "Preparing", ["You may close this page; it goes on without it."]
         )
