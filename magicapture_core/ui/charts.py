@@ -18,6 +18,11 @@ LEGEND = "Faint: every step. Bold: the trend. Dashed: where part 2 begins."
 WIDTH, HEIGHT, POINTS = 300, 90, 160
 
 
+def right_end(latest: int, total: int) -> int:
+    """Where the steps' axis ends: a little past what there is, so that a long training's beginning can be read."""
+    return min(total, max(20, round(latest * 1.2)))
+
+
 def smoothed(values: Sequence[float], share: float = 0.06) -> np.ndarray:
     """Running mean over the last `share` of the values (at least 5), corrected at the beginning."""
     window = max(5, int(len(values) * share))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from magicapture_core.jobs import Snapshot
 from magicapture_core.ui import cards
-from magicapture_core.ui.charts import TERM_TITLES, charts, curve
+from magicapture_core.ui.charts import TERM_TITLES, charts, curve, right_end
 from magicapture_core.ui.sessions import Session, StoredRun
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class TrainingView:
                 "Share of its attention outside its region; it should fall in part 2",
                 [report.step for report in listened],
                 [_outside(report.attention, token) for report in listened],
-                last_step=newest.total_steps,
+                last_step=right_end(reports[-1].step, newest.total_steps),
                 border=_border(reports),
                 percent=True,
             )
@@ -123,11 +123,12 @@ def rows_of(reports: tuple[StepReport, ...]) -> list[dict[str, Any]]:
 def loss_charts(rows: list[dict[str, Any]], total: int) -> str:
     """A curve per objective."""
     border = next((row["step"] for row in rows if row["phase"] == "lora"), None)
+    end = right_end(rows[-1]["step"], total) if rows else total
     figures = []
     for term, (title, hint) in TERM_TITLES.items():
         found = [(row["step"], row[term]) for row in rows if term in row]
         steps, values = [step for step, _ in found], [value for _, value in found]
-        figures.append(curve(title, hint, steps, values, last_step=total, border=border))
+        figures.append(curve(title, hint, steps, values, last_step=end, border=border))
     return charts("How well it learns (lower is better)", figures)
 
 
