@@ -122,9 +122,9 @@ def _wire(wizard: Any, blocks: Any) -> None:
         field.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **quiet)
     train.start.click(
         train.begin, [key, train.model, train.schedule, *fields], train.live, **busy(train.progress)
-    ).then(wizard.awake, [key], wizard.timer, **quiet)
+    ).then(wizard.awake, None, wizard.timer, **quiet)
     train.resume.click(train.go_on, [key], train.live, **busy(train.progress)).then(
-        wizard.awake, [key], wizard.timer, **quiet
+        wizard.awake, None, wizard.timer, **quiet
     )
     for button in (train.pause, train.leave):
         button.click(train.halt, [key], train.live, **quiet)
@@ -138,7 +138,7 @@ def _wire(wizard: Any, blocks: Any) -> None:
         portraits.adapter, portraits.guidance,
     ]  # fmt: skip
     portraits.make.click(portraits.generate, asked, portraits.live, **busy(portraits.progress)).then(
-        wizard.awake, [key], wizard.timer, **quiet
+        wizard.awake, None, wizard.timer, **quiet
     )
     portraits.stop.click(portraits.halt, [key, portraits.chosen], portraits.live, **quiet)
     portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **quiet)

@@ -152,10 +152,9 @@ class Wizard:
         return updates
 
     @told("Start")
-    def awake(self, key: str) -> Updates:
-        """Let the timer tick if there is something to follow."""
-        active = self.studio.jobs.active(self.studio.sessions.find(key).id) is not None
-        return {self.timer: gr.Timer(active=active)}
+    def awake(self) -> Updates:
+        """Let the timer tick, once at least: what was just begun may have failed already."""
+        return {self.timer: gr.Timer(active=True)}
 
     def go_back(self, number: int) -> Callable[[str], Any]:
         """A handler that goes from step `number` to the one before."""
