@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_a_full_disk_is_said_before_anything_is_lost(page: Any, monkeypatch: pyt
     to_masks(page)
     page.locator("#mc-next-2").click()
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.disk_usage", lambda _: (10, 9, 1_000_000))
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**9, used=10**9, free=10**6))
         page.locator("#mc-start").click()
         expect(page.get_by_text("disk is almost full")).to_contain_text("Delete past trainings")
     page.locator("#mc-start").click()
