@@ -66,6 +66,8 @@ def build(studio: Any) -> Any:
 
 def _wire(wizard: Any, blocks: Any) -> None:
     """Every event of the page."""
+    from magicapture_core.ui import look
+
     photos, style, masks, train, portraits, finishing = wizard.steps
     key = wizard.key
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -77,7 +79,9 @@ def _wire(wizard: Any, blocks: Any) -> None:
     blocks.load(wizard.open, [key], [key, *wizard.outputs], **quiet).then(
         wizard.fill, [key], wizard.outputs, **quiet
     )
-    wizard.timer.tick(wizard.follow, [key, wizard.seen], wizard.live, concurrency_limit=20, **quiet)
+    wizard.timer.tick(
+        wizard.follow, [key, wizard.seen, portraits.chosen], wizard.live, concurrency_limit=20, **quiet
+    )
     wizard.ask_delete.click(wizard.confirm_delete, None, wizard.confirmation, **quiet)
     wizard.keep_data.click(wizard.cancel_delete, None, wizard.confirmation, **quiet)
     wizard.delete.click(wizard.delete_data, [key], [key, *wizard.outputs], **quiet)
@@ -89,7 +93,7 @@ def _wire(wizard: Any, blocks: Any) -> None:
         if onward is not None:
             onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **busy(said))
 
-    wizard.walkthrough.change(None, js="() => { window.scrollTo({top: 0}); }", api_visibility="private")
+    wizard.walkthrough.change(None, js=look.TO_TOP, api_visibility="private")
 
     # 1 Photos
     photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **quiet)
@@ -115,12 +119,12 @@ def _wire(wizard: Any, blocks: Any) -> None:
     train.model.input(train.choose_model, [key, train.model], train.outputs, **quiet)
     train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **quiet)
     for field in fields:
-        field.input(lambda: "custom", None, train.schedule, **quiet)
+        field.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **quiet)
     train.start.click(
         train.begin, [key, train.model, train.schedule, *fields], train.live, **busy(train.progress)
-    ).then(wizard.awake, [key], wizard.timer, **quiet)
+    ).then(wizard.awake, None, wizard.timer, **quiet)
     train.resume.click(train.go_on, [key], train.live, **busy(train.progress)).then(
-        wizard.awake, [key], wizard.timer, **quiet
+        wizard.awake, None, wizard.timer, **quiet
     )
     for button in (train.pause, train.leave):
         button.click(train.halt, [key], train.live, **quiet)
@@ -130,13 +134,13 @@ def _wire(wizard: Any, blocks: Any) -> None:
 
     # 5 Portraits
     asked = [
-        key, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps, portraits.adapter,
-        portraits.guidance,
+        key, portraits.chosen, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps,
+        portraits.adapter, portraits.guidance,
     ]  # fmt: skip
     portraits.make.click(portraits.generate, asked, portraits.live, **busy(portraits.progress)).then(
-        wizard.awake, [key], wizard.timer, **quiet
+        wizard.awake, None, wizard.timer, **quiet
     )
-    portraits.stop.click(portraits.halt, [key], portraits.live, **quiet)
+    portraits.stop.click(portraits.halt, [key, portraits.chosen], portraits.live, **quiet)
     portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **quiet)
     for pictures in (portraits.gallery, portraits.detail):
         pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **quiet)

@@ -6,6 +6,7 @@ the owner's key can look at it, follow it or stop it at any time, from any page.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import secrets
 import threading
@@ -31,6 +32,10 @@ Stream = Generator[Any, None, None]
 """Yields reports. Closing it saves what is worth saving."""
 
 
+class StoppedError(Exception):
+    """A stream may raise it where it sees that it was asked to stop and has nothing to save."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """How a job stands at one moment."""
@@ -40,6 +45,8 @@ class Snapshot:
     """Jobs that the device does first; 0 unless waiting."""
     stage: str
     """What is being done, in words for people; may be empty."""
+    share: float
+    """How much of that is done, 0 to 1."""
     reports: tuple[Any, ...]
     """All reports so far."""
     problem: str | None
@@ -62,11 +69,14 @@ class Job:
         self._stream, self._jobs = stream, jobs
         self._changed = threading.Condition()
         self._state: State = "waiting"
-        self._stage = ""
+        self._stage, self._share = "", 0.0
         self._reports: list[Any] = []
         self._problem: str | None = None
         self._version = 0
         self._stop = threading.Event()
+        self._context = contextvars.copy_context()  # of whoever asked: a Space lends its GPU by visitor
+        self.failure: Problem | None = None
+        """Why it failed, if that is something the user can mend."""
 
     @property
     def active(self) -> bool:
@@ -78,17 +88,17 @@ class Job:
         """Whether somebody asked it to stop; a stream may look at this between reports."""
         return self._stop.is_set()
 
-    def say(self, text: str) -> None:
-        """Tell, in words for people, what is being done; the stream calls it."""
+    def say(self, text: str, share: float = 0.0) -> None:
+        """Tell, in words for people, what is being done and how much of it is; the stream calls it."""
         with self._changed:
-            self._stage = text
+            self._stage, self._share = text, share
             self._announce()
 
     def snapshot(self) -> Snapshot:
         """How it stands now."""
         ahead = self._jobs.ahead(self)
         with self._changed:
-            return Snapshot(self._state, ahead, self._stage, tuple(self._reports), self._problem)
+            return Snapshot(self._state, ahead, self._stage, self._share, tuple(self._reports), self._problem)
 
     def stop(self) -> None:
         """Ask it to end after the report it is working on (at once if it waits). Does not wait for that."""
@@ -128,7 +138,10 @@ class Job:
         self._set(state="preparing")
         try:
             finished = self._consume()
+        except StoppedError:
+            self._set(state="stopped")
         except Problem as problem:
+            self.failure = problem
             self._set(state="failed", problem=str(problem))
         except Exception:
             log.exception("job %s (%s) failed", self.id, self.kind)
@@ -158,7 +171,7 @@ class Job:
         with self._changed:
             if state == "preparing" and self._stop.is_set():
                 state = "stopping"
-            self._state, self._problem, self._stage = state, problem, ""
+            self._state, self._problem, self._stage, self._share = state, problem, "", 0.0
             self._announce()
 
     def _announce(self) -> None:
@@ -260,7 +273,7 @@ class Jobs:
         while True:
             with self._lock:
                 job = self._queues[device][0]
-            job._run()
+            job._context.run(job._run)
             with self._lock:
                 self._queues[device].popleft()
                 if not self._queues[device]:

@@ -6,11 +6,12 @@ Any Stable Diffusion 1.x or 2.x (predicting noise or velocity), from a diffusers
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ WEIGHT_NAMES = {
     "safety_checker": "model",
 }
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+Progress = Callable[[int, int | None], None]
+"""Called with (bytes here, bytes in all or None) while a model is downloaded. What it raises ends the download."""
 EXPECTED = "a Stable Diffusion 1.x or 2.x text-to-image model"
 
 
@@ -125,18 +128,20 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> ModelBundle:
     """Load a Stable Diffusion 1.x or 2.x.
 
     name: "mini" (the small model that comes with MagiCapture), a diffusers folder, a single .safetensors
     file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one.
     device, dtype: None chooses by hardware: CUDA in bfloat16, else Apple's GPU or the CPU in float32.
+    progress: is told how a download goes on, if there must be one.
     Raises MissingFiles where files are neither here nor to be had, Problem where they are of another kind.
     """
     device = torch.device(device) if device else best_device()
     dtype = dtype or best_dtype(device)
     name = str(name or (HUB_ID if device.type == "cuda" else "mini"))
-    path = _locate(name, dtype)
+    path = _locate(name, dtype, progress)
     with _no_progress_bars():
         try:
             pipeline = _open_file(path, dtype) if path.is_file() else _open_folder(path, dtype)
@@ -150,6 +155,11 @@ def load(
     bundle = _bundle(name, path, pipeline, device, dtype)
     bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
     return bundle
+
+
+def fetch(name: str, *, dtype: torch.dtype, progress: Progress | None = None) -> Path:
+    """The folder or file of a model, downloaded if it must be, but not loaded. Raises as `load` does."""
+    return _locate(name, dtype, progress)
 
 
 def best_device() -> torch.device:
@@ -236,7 +246,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def _locate(name: str, dtype: torch.dtype) -> Path:
+def _locate(name: str, dtype: torch.dtype, progress: Progress | None) -> Path:
     """The folder or file that `name` stands for; downloads it if it must."""
     if name == "mini":
         folder = ASSETS / "mini"
@@ -254,10 +264,10 @@ def _locate(name: str, dtype: torch.dtype) -> Path:
             f'There is no model at {name}. Expected "mini", a diffusers folder, a .safetensors file or a '
             f"hub id such as {HUB_ID}."
         )
-    return _from_hub(name, dtype)
+    return _from_hub(name, dtype, progress)
 
 
-def _from_hub(hub_id: str, dtype: torch.dtype) -> Path:
+def _from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path:
     """The hub id's snapshot folder: from the cache if it is complete there, else downloaded."""
     import huggingface_hub
     from huggingface_hub import constants
@@ -272,11 +282,19 @@ def _from_hub(hub_id: str, dtype: torch.dtype) -> Path:
         try:
             folder = Path(
                 huggingface_hub.snapshot_download(
-                    hub_id, allow_patterns=[*small, *weights], local_files_only=offline
+                    hub_id,
+                    allow_patterns=[*small, *weights],
+                    local_files_only=offline,
+                    tqdm_class=None if progress is None else _telling(progress),
                 )
             )
             _weight_variant(folder)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise Problem(
+                    f"There is no room on the disk for {hub_id} ({HUB_SIZE}); the hub's cache is "
+                    f"{constants.HF_HUB_CACHE}. Make room and try again: what has arrived is kept."
+                ) from error
             reason = error
         else:
             return folder
@@ -286,6 +304,30 @@ def _from_hub(hub_id: str, dtype: torch.dtype) -> Path:
         "copy the model's diffusers folder (or its .safetensors file) here and give its path as the model. The "
         f"cache is {constants.HF_HUB_CACHE}."
     )
+
+
+def _telling(progress: Progress) -> Any:
+    """A tqdm class for the hub's library that draws nothing, and tells `progress` the bytes.
+
+    Of several bars of bytes (one in all, or one a file: that changed between versions) the fullest is told.
+    """
+    from tqdm.auto import tqdm
+
+    most = 0
+
+    class Telling(tqdm):  # type: ignore[misc]
+        def display(self, *_: Any, **__: Any) -> None:
+            """Nothing is drawn."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal most
+            moved = super().update(n)
+            if self.unit == "B" and self.n > most:
+                most = int(self.n)
+                progress(most, int(self.total) if self.total else None)
+            return moved
+
+    return Telling
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,9 @@
 """Errors that a user can mend. Their text is shown to the user as it is."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class Problem(ValueError):
     """Something the user gave or lacks. `str(problem)` says what, expected, got and what to do."""
@@ -15,3 +19,12 @@ class MissingFiles(Problem):
 
 class RunProblem(Problem):
     """A run that cannot be started, resumed or read, or that broke down (NaN)."""
+
+
+class OutOfMemory(RunProblem):
+    """A run that did not fit into memory. `smaller`: settings with which it may go on, learning the same; may be
+    empty."""
+
+    def __init__(self, text: str, smaller: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.smaller = smaller

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -273,3 +276,98 @@ def test_plain_diffusers_loads_the_toy(toy_folder: Path, toy: models.ModelBundle
         load_file(toy_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
         == toy.unet.state_dict().keys()
     )
+
+
+@pytest.fixture
+def hub(toy_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub that holds the toy model as someone/toy, on this machine; the paths that were asked for."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    assert not hub_cache.exists()  # or nothing would be asked for
+    asked: list[str] = []
+    sha = "a" * 40
+    names = [str(path.relative_to(toy_folder)) for path in toy_folder.rglob("*") if path.is_file()]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            asked.append(self.path)
+            path = self.path.partition("?")[0]
+            if path.startswith("/api/models/someone/toy"):
+                files = [{"rfilename": name} for name in names]
+                if "/tree/" in path:
+                    entries = [{"type": "file", "path": name, "oid": "0", "size": 1} for name in names]
+                    self.send(json.dumps(entries).encode(), body=body)
+                else:
+                    self.send(
+                        json.dumps({"id": "someone/toy", "sha": sha, "siblings": files}).encode(), body=body
+                    )
+                return
+            file = toy_folder / path.partition(f"/resolve/{sha}/")[2]
+            self.send(file.read_bytes(), body=body, name=file.name)
+
+        def send(self, content: bytes, *, body: bool, name: str = "") -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{name}-{len(content)}"')
+            self.send_header("X-Repo-Commit", sha)
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", address)
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_tells_how_far_it_is(hub: list[str], toy_folder: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    bundle = models.load("someone/toy", device="cpu", progress=lambda here, total: told.append((here, total)))
+    assert bundle.resolution > 0
+    weights = sum(path.stat().st_size for path in toy_folder.rglob("*.safetensors"))
+    assert [here for here, _ in told] == sorted(here for here, _ in told)
+    assert told[-1][0] >= weights
+    assert told[-1][1] == told[-1][0]
+    hub.clear()
+    models.load("someone/toy", device="cpu")  # now it is here
+    assert hub == []
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_download_ends_when_the_one_who_is_told_wants_no_more() -> None:
+    class Enough(Exception):
+        """Stop."""
+
+    def stop(_here: int, _total: int | None) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        models.load("someone/toy", device="cpu", progress=stop)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_full_disk_is_said_while_downloading() -> None:
+    def full(_here: int, _total: int | None) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Problem, match="no room on the disk") as caught:
+        models.load("someone/toy", device="cpu", progress=full)
+    assert "2.1 GB" in str(caught.value)

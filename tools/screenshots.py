@@ -1,12 +1,20 @@
-"""Pictures of the wizard's steps for the README: python tools/screenshots.py ADDRESS --out assets/screenshots
+"""Pictures of every step of the wizard: python tools/screenshots.py
 
-Walks through a running wizard with a sample person and a preset, as a visitor would, in headless Chromium (Debian:
-apt-get install chromium; pip install playwright), and waits for the real training.
+Starts the wizard on an empty folder, walks through it in headless Chromium with a sample person and a preset, as a
+visitor would, waits for the real training, and takes every step at desktop and phone width, light and dark. Needs
+requirements-dev.txt and Chromium (Debian: apt-get install chromium).
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,69 +24,121 @@ from typing import Any
 import tyro
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parent.parent
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-HALF_AN_HOUR = 1_800_000  # a training, in milliseconds
+SIZES = {"": (1280, 900), "-phone": (390, 844)}
+THEMES = {"": False, "-dark": True}
+TRAINING = 7_200_000  # milliseconds: the mini model's quick schedule on one slow core, and more
+STARTING = 90.0  # seconds
 
 
 @dataclass
 class Options:
-    """Take pictures of every step."""
+    """Take pictures of every step: desktop and phone, light and dark."""
 
-    address: tyro.conf.Positional[str]
-    """Of a running wizard, for example http://127.0.0.1:7860/."""
-    out: Path
-    """Folder for step-N-name.webp."""
+    out: Path = ROOT / "assets" / "screenshots"
+    """Folder for step-name[-phone][-dark].webp."""
+    address: str | None = None
+    """Of a wizard that runs already, for example http://127.0.0.1:7860/. None: start one, on an empty folder."""
+    model: str | None = None
+    """Model of the wizard that is started; None: its own choice."""
     person: int = 0
     """Which sample person."""
     preset: str = "corporate"
     """Which style."""
-    phone: bool = False
-    """390 pixels wide."""
-    dark: bool = False
-    """With the dark theme."""
-    longest: int = 1700
+    steps: int | None = None
+    """Optimizer steps of each phase, for a rehearsal; None: the model's quick schedule."""
+    portraits: int = 8
+    """How many to make."""
+    longest: int = 1900
     """Pictures are cut at this height, in pixels of the page."""
     chromium: str = field(default_factory=lambda: shutil.which("chromium") or "chromium")
     """The browser."""
 
 
 @contextmanager
-def visitor(options: Options) -> Iterator[Any]:
+def wizard(options: Options) -> Iterator[str]:
+    """The address of a running wizard; one that is started here ends with the context, its folder, too."""
+    if options.address is not None:
+        yield options.address
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as runs:
+        command = [sys.executable, str(ROOT / "app.py"), "--runs", runs, "--port", str(port)]
+        server = subprocess.Popen(
+            [*command, *(["--model", options.model] if options.model else [])],
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+        try:
+            yield _answering(server, f"http://127.0.0.1:{port}/")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _answering(server: subprocess.Popen[bytes], address: str) -> str:
+    deadline = time.monotonic() + STARTING
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=STARTING).close()
+            return address
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"The wizard did not start within {STARTING:.0f} s.") from None
+            time.sleep(0.2)
+
+
+@contextmanager
+def visitor(options: Options, address: str) -> Iterator[Any]:
     """A page at the wizard's first step."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
-        size = {"width": 390, "height": 844} if options.phone else {"width": 1200, "height": 900}
-        context = browser.new_context(viewport=size, color_scheme="dark" if options.dark else "light")
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(options.address + ("?__theme=dark" if options.dark else "?__theme=light"))
+        page = browser.new_context(color_scheme="light").new_page()
+        page.set_default_timeout(180_000)
+        page.goto(address)
         page.wait_for_selector("#mc-people [data-act=person]")
         yield page
         browser.close()
 
 
 def take(page: Any, options: Options, name: str) -> None:
-    """One picture, as WebP, once all images are there and nothing moves any more."""
-    page.wait_for_function("[...document.images].every(image => image.complete)")
-    tags = ("-phone" if options.phone else "") + ("-dark" if options.dark else "")
-    path = options.out / f"{name}{tags}.webp"
-    shot = path.with_suffix(".png")
+    """One step in every size and theme."""
+    for size, (width, height) in SIZES.items():
+        page.set_viewport_size({"width": width, "height": height})
+        for theme, dark in THEMES.items():
+            page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+            _shoot(page, options, options.out / f"{name}{size}{theme}.webp")
+    page.evaluate("document.body.classList.remove('dark')")
+    page.set_viewport_size({"width": SIZES[""][0], "height": SIZES[""][1]})
+
+
+def _shoot(page: Any, options: Options, path: Path) -> None:
+    """A picture as WebP, once all images are there and the page has been laid out anew."""
     page.evaluate("document.activeElement && document.activeElement.blur()")
+    page.mouse.move(0, 0)
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    shot = path.with_suffix(".png")
     page.screenshot(path=str(shot), full_page=True, animations="disabled")
     with Image.open(shot) as image:
         picture = image.convert("RGB")
-    picture.crop((0, 0, picture.width, min(picture.height, options.longest))).save(path, quality=80, method=6)
+    picture.crop((0, 0, picture.width, min(picture.height, options.longest))).save(path, quality=78, method=6)
     shot.unlink()
-    print(path, f"{path.stat().st_size / 1000:.0f} kB")
+    print(path, f"{path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
 def walk(page: Any, options: Options) -> None:
     """From the first step to the last."""
+    page.locator("#mc-consent input").check()
+    page.wait_for_selector("#mc-files")
+    take(page, options, "0-begin")
     page.locator("#mc-people [data-act=person]").nth(options.person).click()
     page.wait_for_selector("#mc-photos .mc-photo:nth-child(6)")
     take(page, options, "1-photos")
@@ -89,27 +149,49 @@ def walk(page: Any, options: Options) -> None:
     page.locator("#mc-next-1").click()
     page.wait_for_selector("#mc-style-masks .mc-mask:nth-child(4)")
     take(page, options, "3-masks")
+    page.locator("#mc-subject-masks .mc-mask").first.click()
+    page.wait_for_selector(".mc-brush[data-ready]")
+    take(page, options, "3-brush")
+    page.locator("#mc-brush [data-act=cancel]").click()
     page.locator("#mc-next-2").click()
-    page.locator("#mc-start").click()
-    page.wait_for_selector("#mc-losses .mc-chart:nth-child(5)", timeout=HALF_AN_HOUR)
-    page.wait_for_selector("#mc-samples figure:nth-child(2)", timeout=HALF_AN_HOUR)
-    take(page, options, "4-train")
-    page.get_by_text("Training finished").wait_for(timeout=HALF_AN_HOUR)
-    take(page, options, "4-trained")
+    train(page, options)
     page.locator("#mc-next-3").click()
-    page.locator("#mc-count input[type=number]").fill("8")
+    page.locator("#mc-count input[type=number]").fill(str(options.portraits))
     page.locator("#mc-make").click()
-    page.wait_for_selector("#mc-gallery .mc-portrait:nth-child(8)", timeout=HALF_AN_HOUR)
+    page.wait_for_selector(f"#mc-gallery .mc-portrait:nth-child({options.portraits})", timeout=TRAINING)
+    page.wait_for_selector("#mc-archive:visible", timeout=TRAINING)
     page.locator("#mc-gallery .mc-portrait").first.click()
     page.wait_for_selector("#mc-detail img")
     take(page, options, "5-portraits")
+
+
+def train(page: Any, options: Options) -> None:
+    """Start, take a picture in phase 2, and wait for the end."""
+    page.wait_for_selector("#mc-start:visible")
+    if options.steps is not None:
+        page.get_by_role("button", name="Every setting").click()
+        wanted = {
+            "Ti steps": options.steps,
+            "Lora steps": options.steps,
+            "Attention every": 5,
+            "Sample every": 5,
+        }
+        for label, value in wanted.items():
+            page.get_by_label(label, exact=True).fill(str(value))
+            page.get_by_label(label, exact=True).blur()
+        page.get_by_role("button", name="Every setting").click()
+    page.locator("#mc-start").click()
+    page.wait_for_selector("#mc-losses .mc-chart:nth-child(5)", timeout=TRAINING)
+    page.wait_for_selector("#mc-samples figure:nth-child(2)", timeout=TRAINING)
+    take(page, options, "4-train")
+    page.get_by_text("Training finished").wait_for(timeout=TRAINING)
 
 
 def main() -> None:
     """Take them all."""
     options = tyro.cli(Options)
     options.out.mkdir(parents=True, exist_ok=True)
-    with visitor(options) as page:
+    with wizard(options) as address, visitor(options, address) as page:
         walk(page, options)
 
 

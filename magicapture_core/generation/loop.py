@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,13 +52,13 @@ class _StoppedError(Exception):
 
 
 def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None, None]:
-    batches = list(job.batches())
+    batches = deque(job.batches())
     done = 0
     total = len(batches) * job.config.steps
 
     def step_done() -> None:
         nonlocal done
-        done += 1
+        done = min(done + 1, total)
         if progress is not None and progress(done, total) is False:
             raise _StoppedError
 
@@ -66,16 +67,20 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
         stack.enter_context(_adapter(pipeline, job.adapter, job.config.adapter_scale))
         store = stack.enter_context(_listening(job))
         embeds = _encode(job)
-        for seeds in batches:
+        while batches:
+            seeds = batches.popleft()
             try:
                 yield from _denoise(job, pipeline, embeds, seeds, store, step_done)
             except _StoppedError:
                 return
-            except torch.cuda.OutOfMemoryError as error:
-                raise Problem(
-                    f"The GPU's memory does not hold {len(seeds)} picture(s) of {job.size[0]}×{job.size[1]} at "
-                    "once. Make fewer together (pictures_per_call), or smaller ones."
-                ) from error
+            except torch.OutOfMemoryError as error:
+                if len(seeds) == 1:
+                    raise Problem(
+                        f"The GPU's memory does not hold one picture of {job.size[0]}×{job.size[1]}. "
+                        "Make smaller ones, or close other programs that use the GPU."
+                    ) from error
+                # One at a time gives the same pictures.
+                batches.extendleft([seed] for seed in reversed(seeds))
 
 
 def _denoise(

@@ -16,7 +16,7 @@ from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.previews import AttentionView, Sample
 from magicapture_core.training.trainer import NotFiniteError, Trainer
@@ -64,7 +64,7 @@ def train(
     """
     _check(models, subject, style, config)
     accelerator = Accelerator(cpu=models.device.type == "cpu")
-    with ExitStack() as stack:
+    with _explained_out_of_memory(config), ExitStack() as stack:
         trainer = stack.enter_context(Trainer.opened(models, subject, style, config, accelerator, analyser))
         run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
         if resume:
@@ -81,24 +81,23 @@ def train(
 
 def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
     """One optimizer step and whatever is due after it."""
-    with _explained_out_of_memory(trainer.config):
-        started = time.monotonic()
-        losses, learning_rates = trainer.advance()
-        seconds = time.monotonic() - started
-        clock.tick(trainer.phase, seconds)
-        report = {
-            "step": trainer.step,
-            "phase": trainer.phase,
-            **losses,
-            **{f"lr_{name}": rate for name, rate in learning_rates.items()},
-            "seconds": round(seconds, 4),
-        }
-        attention, sample, checkpoint = [], None, None
-        if trainer.is_main:  # of several processes only one writes and shows
-            run.append_losses(report)
-            attention = trainer.attention(run) if trainer.due("attention_every") else []
-            sample = trainer.sample(run) if trainer.due("sample_every") else None
-            checkpoint = trainer.save(run) if trainer.due("checkpoint_every") else None
+    started = time.monotonic()
+    losses, learning_rates = trainer.advance()
+    seconds = time.monotonic() - started
+    clock.tick(trainer.phase, seconds)
+    report = {
+        "step": trainer.step,
+        "phase": trainer.phase,
+        **losses,
+        **{f"lr_{name}": rate for name, rate in learning_rates.items()},
+        "seconds": round(seconds, 4),
+    }
+    attention, sample, checkpoint = [], None, None
+    if trainer.is_main:  # of several processes only one writes and shows
+        run.append_losses(report)
+        attention = trainer.attention(run) if trainer.due("attention_every") else []
+        sample = trainer.sample(run) if trainer.due("sample_every") else None
+        checkpoint = trainer.save(run) if trainer.due("checkpoint_every") else None
     return StepReport(
         phase=trainer.phase,
         step=trainer.step,
@@ -148,6 +147,10 @@ def _open_run(folder: Path, facts: RunFacts, accelerator: Accelerator, *, resume
     return run
 
 
+CPU_MEMORY = "can't allocate memory"
+"""How torch's CPU allocator puts it, in a plain RuntimeError."""
+
+
 class _Clock:
     """Estimates the time left from the steps done, phase by phase."""
 
@@ -177,12 +180,21 @@ def _explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        smaller: dict[str, Any] = {"items_per_call": 1}
-        if config.items_per_call == 1:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and CPU_MEMORY not in str(error):
+            raise
+        smaller: dict[str, Any] = {}
+        if config.items_per_call != 1:
+            smaller["items_per_call"] = 1
+        elif not config.gradient_checkpointing:
             smaller["gradient_checkpointing"] = True
         advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
-        raise RunProblem(
+        raise OutOfMemory(
             f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
-            f"Resume with {advice}; it learns the same."
+            + (
+                f"Resume with {advice}; it learns the same."
+                if smaller
+                else "Close other programs and resume, or start anew at a lower resolution or with a smaller model."
+            ),
+            smaller,
         ) from error

@@ -184,7 +184,7 @@ def mount(studio: Studio) -> None:
         format = gr.Textbox("diffusers", label="format")
         answer, pictures, written = (
             gr.JSON(label="answer"),
-            gr.Gallery(label="pictures"),
+            gr.Files(label="pictures"),
             gr.Files(label="files"),
         )
         endpoints: list[tuple[Callable[..., Any], list[Any], list[Any]]] = [

@@ -8,13 +8,25 @@ from pathlib import Path
 
 from magicapture_core.ui.sessions import Role, StoredPhoto
 
+Example = tuple[str, Sequence[str]]
+"""A caption and the shown pictures above it."""
+
 CLICKS = """
+let focused = null;
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-act]');
   if (button) trigger('click', {act: button.dataset.act, id: button.dataset.id || ''});
 });
+element.addEventListener('focusin', event => { focused = event.target.closest('[data-act]'); });
+watch('value', () => {
+  if (!focused || focused.isConnected || document.activeElement !== document.body) return;
+  const buttons = [...element.querySelectorAll('[data-act]')], {act, id} = focused.dataset;
+  const same = buttons.filter(button => button.dataset.id === id);
+  const next = same.find(button => button.dataset.act === act) || same[0] || buttons[0];
+  if (next) next.focus({preventScroll: true});
+});
 """
-"""For gr.HTML: tells the server which of its buttons was pressed."""
+"""For gr.HTML: tells the server which of its buttons was pressed, and keeps the keyboard's place when it is redrawn."""
 
 INTO_VIEW = """
 let shown = '';
@@ -111,13 +123,12 @@ def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | 
     """Cards to choose from: (id, title, description, shown pictures)."""
     cards = []
     for item, title, description, pictures in items:
-        images = "".join(f'<img src="{address(path)}" alt="">' for path in pictures[:3])
         pressed = "true" if item == chosen else "false"
         about = f"<span>{escape(description)}</span>" if description else ""
         cards.append(
             f'<button type="button" class="mc-choice" data-act="{act}" data-id="{escape(item)}" '
-            f'aria-pressed="{pressed}"><span class="mc-strip">{images}</span><strong>{escape(title)}</strong>{about}'
-            "</button>"
+            f'aria-pressed="{pressed}"><span class="mc-strip">{_pictures(pictures)}</span>'
+            f"<strong>{escape(title)}</strong>{about}</button>"
         )
     return f'<div class="mc-choices">{"".join(cards)}</div>' if cards else ""
 
@@ -156,8 +167,8 @@ def progress(share: float, title: str, details: Sequence[str], kind: str = "info
     percent = round(100 * min(max(share, 0), 1))
     facts = "".join(f"<span>{escape(detail)}</span>" for detail in details if detail)
     return (
-        f'<div class="mc-progress mc-{kind}" role="status"><div class="mc-row"><strong>{escape(title)}</strong>'
-        f'<span class="mc-percent">{percent} %</span></div>'
+        f'<div class="mc-progress mc-{kind}" role="group"><div class="mc-row"><strong>{escape(title)}</strong>'
+        f'<span class="mc-percent">{percent}%</span></div>'
         f'<div class="mc-bar" role="progressbar" aria-label="{escape(title, quote=True)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
         f'<div class="mc-facts">{facts}</div></div>'
@@ -177,19 +188,26 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 86400)} days"
 
 
-GUIDANCE = """
-<div class="mc-guide"><h3>Photos that work well</h3>
-<ul class="mc-yes"><li>4 to 6 photos, the face clearly visible</li><li>Sharp, in good light</li>
-<li>Different days, backgrounds, angles and expressions</li></ul>
-<h3>Better leave out</h3>
-<ul class="mc-no"><li>Sunglasses, masks, hands before the face</li><li>Other people close by</li>
-<li>Filters, heavy make-up, very dark or blurred pictures</li></ul></div>
-"""
+def guidance(
+    title: str, good: Sequence[Example], other: str, bad: Sequence[Example], notes: Sequence[str]
+) -> str:
+    """What works and what does not, each with a small picture, and a few words more."""
+    lines = "".join(f"<li>{escape(line)}</li>" for line in notes)
+    return (
+        f'<div class="mc-guide"><h3>{escape(title)}</h3>{_examples(good, "yes")}<h3>{escape(other)}</h3>'
+        f"{_examples(bad, 'no')}<ul>{lines}</ul></div>"
+    )
 
-STYLE_GUIDANCE = """
-<div class="mc-guide"><h3>What makes a style</h3>
-<ul class="mc-yes"><li>4 to 6 photos that share light, colours, clothes or setting</li>
-<li>One person in each, seen as you want to be seen</li></ul>
-<h3>Good to know</h3><ul class="mc-no"><li>The faces in them are left out: only the style is learned</li>
-<li>Very different photos together blur the style</li></ul></div>
-"""
+
+def _examples(examples: Sequence[Example], kind: str) -> str:
+    mark = {"yes": "✓", "no": "✕"}[kind]
+    figures = "".join(
+        f'<figure><span class="mc-strip">{_pictures(pictures)}</span><figcaption><i aria-hidden="true">{mark}</i> '
+        f"{escape(caption)}</figcaption></figure>"
+        for caption, pictures in examples
+    )
+    return f'<div class="mc-examples mc-{kind} mc-of-{len(examples)}">{figures}</div>'
+
+
+def _pictures(paths: Sequence[str]) -> str:
+    return "".join(f'<img src="{address(path)}" alt="">' for path in paths[:3])

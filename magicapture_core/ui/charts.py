@@ -14,7 +14,13 @@ TERM_TITLES = {
     "identity": ("Face likeness", "Eq. 7: distance between the faces, 0 is the same person"),
     "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
 }
+LEGEND = "Faint: every step. Bold: the trend. Dashed: where part 2 begins."
 WIDTH, HEIGHT, POINTS = 300, 90, 160
+
+
+def right_end(latest: int, total: int) -> int:
+    """Where the steps' axis ends: a little past what there is, so that a long training's beginning can be read."""
+    return min(total, max(20, round(latest * 1.2)))
 
 
 def smoothed(values: Sequence[float], share: float = 0.06) -> np.ndarray:
@@ -77,7 +83,8 @@ def charts(title: str, figures: Sequence[str]) -> str:
     """Several curves beside each other."""
     found = [figure for figure in figures if figure]
     return (
-        f'<h3 class="mc-sub">{escape(title)}</h3><div class="mc-charts">{"".join(found)}</div>'
+        f'<h3 class="mc-sub">{escape(title)}</h3><p class="mc-quiet">{LEGEND}</p>'
+        f'<div class="mc-charts">{"".join(found)}</div>'
         if found
         else ""
     )

@@ -46,6 +46,10 @@ def theme() -> gr.themes.Base:
         block_label_background_fill_dark="transparent",
         block_label_border_width="0px",
         block_label_text_weight="500",
+        block_info_text_color="#66615a",
+        block_info_text_color_dark="#b3ada4",
+        block_title_text_color="#262420",
+        block_title_text_color_dark="#f2f0ec",
         checkbox_background_color_selected="#0b6e4f",
         checkbox_background_color_selected_dark="#12805d",
         checkbox_border_color_selected="#0b6e4f",
@@ -55,3 +59,12 @@ def theme() -> gr.themes.Base:
 
 
 CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+
+TO_TOP = """() => {
+  window.scrollTo({top: 0});
+  setTimeout(() => {
+    const title = [...document.querySelectorAll('.mc-heading h2')].find(title => title.offsetParent);
+    if (title) { title.tabIndex = -1; title.focus({preventScroll: true}); }
+  }, 150);
+}"""
+"""After a step: its beginning, also for those who listen or use the keyboard; gradio shows it a moment later."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import TrainConfig, from_dict
+from magicapture_core.jobs import StoppedError
 from magicapture_core.problems import Problem
+from magicapture_core.ui.lent_gpu import Told, lending
 from magicapture_core.weights import ASSETS
 
 if TYPE_CHECKING:
     from magicapture_core.models import ModelBundle
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-SCHEDULE_TITLES = {"quick": "Quick", "paper": "Paper", "custom": "Custom"}
+QUICK = {"ti_steps": 400, "lora_steps": 500, "gradient_accumulation": 2}
+"""For models that bring no quick schedule: a third of the paper's steps with half the items each."""
+SMALL = 500e6
+"""Bytes of weights up to which a model runs on any computer."""
 
 
 @dataclass(frozen=True)
@@ -91,32 +96,75 @@ class ModelWork:
                 settings = json.loads((folder / "magicapture.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        title = {
-            "mini": "Mini (comes with MagiCapture, works everywhere)",
-            SD15: "Stable Diffusion 1.5 (the paper's)",
-        }.get(name, Path(name).name)
-        needs = {
-            "mini": f"Small faces of {resolution}×{resolution} pixels, to try everything out. Nothing to download; "
-            "runs on any computer.",
-            SD15: "512×512 pixels. Downloads 2 to 4 GB once. Wants a GPU with 8 GB of memory; without one a "
-            "training takes days.",
-        }.get(name, f"{resolution}×{resolution} pixels.")
-        return ModelFacts(
-            name, title, needs, resolution, settings.get("schedules", {}), settings.get("generate", {})
+        title = {"mini": "Mini (built in)", SD15: "Stable Diffusion 1.5 (as in the paper)"}.get(
+            name, Path(name).name
         )
+        return ModelFacts(
+            name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {"quick": QUICK}),
+            settings.get("generate", {}),
+        )  # fmt: skip
 
-    def load(self, name: str) -> ModelBundle:
-        """The model, loaded if another one was. Raises Problem if it cannot be."""
+    def load(self, name: str, job: Told) -> ModelBundle:
+        """The model, loaded (and downloaded) if another one was. Raises Problem if it cannot be.
+
+        job: is told how it goes on; once it is to stop, a download ends with StoppedError.
+        """
         from magicapture_core.models import load
 
         with self._lock:
+            job.say("Loading the model")
             if self._loaded is None or self._loaded[0] != name:
                 self._loaded = None  # let go of the old one first: two may not fit into memory
-                self._loaded = (name, load(name))
+                self._loaded = (name, load(name, progress=_downloading(job)))
             return self._loaded[1]
+
+    def fetch(self, name: str, job: Told) -> None:
+        """Download the model if it is not here, for a lent GPU: its seconds are not for that."""
+        import torch
+
+        from magicapture_core.models import fetch
+
+        fetch(name, dtype=torch.bfloat16, progress=_downloading(job))
 
     def _usual(self) -> str:
         """The mini model without a GPU, else SD 1.5; torch is not asked before it is needed."""
         import shutil
 
-        return SD15 if shutil.which("nvidia-smi") else "mini"
+        return SD15 if shutil.which("nvidia-smi") or lending() else "mini"
+
+
+def _downloading(job: Told) -> Callable[[int, int | None], None]:
+    def progress(here: int, total: int | None) -> None:
+        if job.stopping:
+            raise StoppedError
+        of_all = f" of {_bytes(total)}" if total else ""
+        job.say(f"Downloading the model, once: {_bytes(here)}{of_all}", here / total if total else 0.0)
+
+    return progress
+
+
+def _needs(name: str, path: Path, resolution: int) -> str:
+    """Disk and memory, in words. The figures for large models were measured with Stable Diffusion 1.5."""
+    weights = _weights(path)
+    disk = f"{_bytes(weights)} on the disk" if weights else "Downloads 2 to 4 GB once, which stay on the disk"
+    if 0 < weights < SMALL:
+        purpose = "to try everything out. Built in: nothing to download" if name == "mini" else disk
+        return f"Faces of {resolution}×{resolution} pixels, {purpose}. Needs 2 GB of memory; runs on any computer."
+    return (
+        f"Faces of {resolution}×{resolution} pixels. {disk}. Wants a graphics card with 8 GB of memory; without one "
+        "it needs 11 GB of main memory, and days."
+    )
+
+
+def _weights(path: Path) -> int:
+    """Bytes of a model's weights on this computer; 0 where it is not here."""
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        return sum(file.stat().st_size for file in path.glob("*/*.safetensors"))
+    except OSError:
+        return 0
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"

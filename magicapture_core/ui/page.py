@@ -136,7 +136,7 @@ class Wizard:
         return TRAIN if session.runs else PHOTOS
 
     @told("Train")
-    def follow(self, key: str, seen: list[Any] | None) -> Updates:
+    def follow(self, key: str, seen: list[Any] | None, chosen: str | None) -> Updates:
         """What is new, every second while a job is under way."""
         try:
             session = self.studio.sessions.find(key)
@@ -145,7 +145,7 @@ class Wizard:
         before = seen or [None, None]
         busy = self.studio.jobs.active(session.id) is not None
         train, seen_train = self.steps[TRAIN].watch(session, before[0])
-        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1])
+        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen)
         updates: Updates = {**train, **portraits}
         if before != [seen_train, seen_portraits]:
             updates[self.seen] = [seen_train, seen_portraits]
@@ -154,10 +154,9 @@ class Wizard:
         return updates
 
     @told("Start")
-    def awake(self, key: str) -> Updates:
-        """Let the timer tick if there is something to follow."""
-        active = self.studio.jobs.active(self.studio.sessions.find(key).id) is not None
-        return {self.timer: gr.Timer(active=active)}
+    def awake(self) -> Updates:
+        """Let the timer tick, once at least: what was just begun may have failed already."""
+        return {self.timer: gr.Timer(active=True)}
 
     def go_back(self, number: int) -> Callable[[str], Any]:
         """A handler that goes from step `number` to the one before."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 import secrets
 import zipfile
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
+from magicapture_core.ui.lent_gpu import PORTRAITS_AT_ONCE, Loan, Told, lent, one_slice
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
 from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait, StoredRun
@@ -35,6 +38,7 @@ class PortraitWork:
 
     def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
+        self._lent = lent(self._slice)
 
     def ready(self, session: Session, run: StoredRun | None) -> str | None:
         """What is missing before portraits can be made with a run, or None."""
@@ -62,9 +66,7 @@ class PortraitWork:
 
         expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
         config = with_words(config)
-        return self.jobs.start(
-            session.id, PORTRAITS, lambda job: self._stream(job, key, session, run, config)
-        )
+        return self.jobs.start(session.id, PORTRAITS, lambda job: self._stream(job, key, run, config))
 
     def job(self, session: Session) -> Job | None:
         """The newest portrait job of this server's life."""
@@ -78,23 +80,47 @@ class PortraitWork:
             session.run = run_id
         return session
 
-    def _stream(self, job: Job, key: str, session: Session, run: StoredRun, config: GenerateConfig) -> Stream:
+    def _stream(self, job: Job, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
+        work = self._draw if self._lent is None else self._in_slices
+        try:
+            with closing(work(job, key, run, config)) as portraits:
+                for portrait in portraits:
+                    yield self._keep(key, run, portrait)
+        finally:
+            with suppress(Problem):  # the session was deleted meanwhile
+                self._pack(key, run)
+
+    def _draw(self, job: Told, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
         from magicapture_core.generation import generate
 
-        job.say("Loading the model")
-        models = self.models.load(run.model)
+        models = self.models.load(run.model, job)
         if job.stopping:
             return
         analyser = self.photos.analyser()[0] if run.settings.get("subject_kind") == "person" else None
 
         def progress(done: int, total: int) -> bool:
-            job.say(f"Drawing: {100 * done // max(total, 1)} %")
+            job.say("Drawing", done / max(total, 1))
             return not job.stopping
 
-        portraits = generate(models, session.run_folder(run), config, analyser=analyser, progress=progress)
-        for portrait in portraits:
-            yield self._keep(key, run, portrait)
-        self._pack(key, run)
+        folder = self.sessions.find(key).run_folder(run)
+        yield from generate(models, folder, config, analyser=analyser, progress=progress)
+
+    def _in_slices(self, job: Told, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
+        """As `_draw`, but a few portraits for each loan of the GPU."""
+        assert self._lent is not None
+        self.models.fetch(run.model, job)
+        flag = self.sessions.find(key).folder / "stop"
+        first = secrets.randbelow(2**32) if config.seed is None else config.seed
+        for done in range(0, config.count, PORTRAITS_AT_ONCE):
+            job.say("Drawing on the Space's GPU", done / config.count)
+            few = min(PORTRAITS_AT_ONCE, config.count - done)
+            part = dataclasses.replace(config, seed=first + done, count=few)
+            yield from one_slice(self._lent, flag, key, run.id, part)
+
+    def _slice(self, flag: str, key: str, run_id: str, config: GenerateConfig) -> Stream:
+        """In the lent process."""
+        run = next(run for run in self.sessions.find(key).runs if run.id == run_id)
+        yield from self._draw(Loan(flag), key, run, config)
 
     def _keep(self, key: str, run: StoredRun, portrait: Portrait) -> StoredPortrait:
         with self.sessions.changing(key) as session:
@@ -188,8 +214,6 @@ class PortraitWork:
 
 def with_words(config: GenerateConfig) -> GenerateConfig:
     """The config, listening to every word of its prompt that means something."""
-    import dataclasses
-
     found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", config.prompt)
     words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS]
     return dataclasses.replace(config, attention_words=tuple(words[:16]))

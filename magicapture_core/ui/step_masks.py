@@ -19,7 +19,7 @@ from magicapture_core.ui.studio import Studio
 
 HERE = Path(__file__).parent
 MOST_BYTES = 4_000_000
-VIEWS = [("Photo with the face marked", "overlay"), ("Mask alone", "mask"), ("Photo alone", "photo")]
+VIEWS = [("Photo with the mark", "overlay"), ("Mask alone", "mask"), ("Photo alone", "photo")]
 TITLES = {
     "person": {
         "subject": "Your photos: the marked face is what is learned",
@@ -41,7 +41,7 @@ class MasksStep(Step):
         super().__init__(studio)
         gr.HTML(cards.heading(
             "What is learned from each photo",
-            "The face is marked. If a mark is wrong, click the photo and paint over it. Most of the time all is well.",
+            "It is marked. If a mark is wrong, choose the photo and correct it with the brush.",
         ))  # fmt: skip
         self.view = gr.Radio(
             VIEWS, value="overlay", show_label=False, container=False, elem_id="mc-mask-view"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from magicapture_core.weights import ASSETS
 
 PRESETS = ASSETS.parent / "presets"
 CONSENT = "These are photos of me, or I have this person's permission to use them."
+EXAMPLES = ASSETS / "examples"
+GOOD = {"good-1": "Sharp", "good-2": "Even light", "good-3": "Face free", "good-4": "Any mood"}
+BAD = {"blurred": "Blurred", "dark": "Too dark", "covered": "Eyes hidden", "several_faces": "Two people"}
+NOTES = (
+    "4 to 6 photos of one person, taken on different days, from different sides.",
+    "Leave out filters, heavy make-up and hands before the face.",
+)
+STYLE_NOTES = (
+    "4 to 6 photos that share light, colours, clothes or setting; one person in each is best.",
+    "The faces in them are left out: only the style is learned.",
+)
 KINDS = [("A person", "person"), ("An object or a pet", "object")]
 
 
@@ -33,6 +45,26 @@ def small_picture(studio: Studio, source: Path) -> str:
         picture.thumbnail((200, 200))
         picture.save(path, quality=82)
     return str(path)
+
+
+def _photo_guidance(studio: Studio) -> str:
+    def examples(captions: dict[str, str]) -> list[cards.Example]:
+        return [
+            (caption, [small_picture(studio, EXAMPLES / f"{name}.webp")])
+            for name, caption in captions.items()
+        ]
+
+    return cards.guidance("Photos that work well", examples(GOOD), "Better leave out", examples(BAD), NOTES)
+
+
+def _style_guidance(studio: Studio) -> str:
+    def example(caption: str, names: Sequence[str]) -> list[cards.Example]:
+        paths = [PRESETS / f"{name}.jpg" for name in names]
+        return [(caption, [small_picture(studio, path) for path in paths if path.is_file()])]
+
+    one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
+    mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
+    return cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
 
 
 def added(work: PhotoWork, key: str, role: Role, files: list[str]) -> tuple[Session, str]:
@@ -78,7 +110,7 @@ class PhotosStep(Step):
                     )
                     self.camera_add = gr.Button("Use this photo")
             with gr.Column(scale=2, min_width=260):
-                gr.HTML(cards.GUIDANCE)
+                gr.HTML(_photo_guidance(studio))
         self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
         self.refused = gr.HTML()
         self.summary = gr.HTML()
@@ -171,7 +203,7 @@ class StyleStep(Step):
                         file_types=["image", *PHOTO_SUFFIXES], height=170, elem_id="mc-style-files",
                     )  # fmt: skip
             with gr.Column(scale=2, min_width=260):
-                gr.HTML(cards.STYLE_GUIDANCE)
+                gr.HTML(_style_guidance(studio))
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-photos")

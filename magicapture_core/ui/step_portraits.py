@@ -43,7 +43,7 @@ class PortraitsStep(Step):
         self.run = gr.Dropdown([], label="Made with", visible=False, elem_id="mc-run")
         self.prompt = gr.Textbox(COMPOSED_PROMPT, label="What to show", lines=2, elem_id="mc-prompt")
         self.chips = gr.HTML(_chips(()), js_on_load=cards.CLICKS, elem_id="mc-chips")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             self.count = gr.Slider(
                 1, 16, value=4, step=1, label="How many", min_width=200, elem_id="mc-count"
             )
@@ -74,12 +74,20 @@ class PortraitsStep(Step):
         with gr.Accordion("More control", open=False):
             self.negative = gr.Textbox("", label="What to avoid", placeholder="for example: blurry, hat")
             with gr.Row():
-                self.seed = gr.Number(
-                    None, label="Seed", precision=0, minimum=0, min_width=200,
-                    info="The same seed gives the same picture. Empty: a new one.",
+                # No gr.Number: in gradio 6.31 an empty one becomes 0 as soon as it is seen.
+                self.seed = gr.Textbox(
+                    "", label="Seed", min_width=200, elem_id="mc-seed", placeholder="a new one each time",
+                    info="The same seed gives the same picture.",
                 )  # fmt: skip
                 self.steps = gr.Slider(
-                    1, 100, value=default.steps, step=1, label="Steps", min_width=200, info=texts["steps"]
+                    1,
+                    100,
+                    value=default.steps,
+                    step=1,
+                    label="Steps",
+                    min_width=200,
+                    info=texts["steps"],
+                    elem_id="mc-steps-drawn",
                 )
             with gr.Row():
                 self.adapter = gr.Slider(
@@ -130,16 +138,18 @@ class PortraitsStep(Step):
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
             self.exported: "",
+            self.detail: "",
+            self.chosen: None,
             **self.watch(session, None)[0],
         }
 
-    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
-        """What is new since `seen`, and the new `seen`."""
+    def watch(self, session: Session, seen: Any, chosen: str | None = None) -> tuple[Updates, Any]:
+        """What is new since `seen`, and the new `seen`. chosen: the portrait that is shown large, which stays."""
         job = self.studio.portraits.job(session)
         snapshot = job.snapshot() if job else None
         run = session.chosen_run()
         found = best_first(of_run(session, run))
-        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage}" if snapshot else ""
+        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}" if snapshot else ""
         now = [job.id if job else "", state, [portrait.id for portrait in found], session.archive]
         if seen == now:
             return {}, seen
@@ -151,16 +161,14 @@ class PortraitsStep(Step):
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
         }
         if seen is None or seen[2:] != now[2:]:
-            updates |= self._gallery(session, found)
+            updates |= self._gallery(session, found, chosen)
         return updates, now
 
-    def _gallery(self, session: Session, found: list[StoredPortrait]) -> Updates:
+    def _gallery(self, session: Session, found: list[StoredPortrait], chosen: str | None) -> Updates:
         ready = self.studio.portraits.ready(session, session.chosen_run()) is None
         return {
-            self.gallery: portrait_cards(found, None),
+            self.gallery: portrait_cards(found, chosen),
             self.archive: gr.DownloadButton(value=session.archive, visible=bool(found and session.archive)),
-            self.detail: "",
-            self.chosen: None,
             self.exporting: gr.Accordion(visible=ready),
         }
 
@@ -171,7 +179,7 @@ class PortraitsStep(Step):
         snapshot = job.snapshot()
         if snapshot.state == "failed":
             return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
-        if snapshot.state == "waiting":
+        if snapshot.state == "waiting" and snapshot.ahead:
             return cards.progress(
                 0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
             )
@@ -180,31 +188,30 @@ class PortraitsStep(Step):
                 warning for portrait in snapshot.reports for warning in portrait.warnings
             )
             return cards.note("\n".join(warnings), "warn")
-        share = int(snapshot.stage.split()[1]) / 100 if snapshot.stage.startswith("Drawing: ") else 0.0
-        title = "Stopping" if snapshot.state == "stopping" else snapshot.stage.split(":")[0] or "Preparing"
-        return cards.progress(share, title, [])
+        title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
+        return cards.progress(snapshot.share, title, ["You may close this page."])
 
     @told(name)
     def generate(
-        self, key: str, prompt: str, negative: str, count: float, seed: float | None, steps: float, adapter: float,
-        guidance: float,
+        self, key: str, chosen: str | None, prompt: str, negative: str, count: float, seed: str, steps: float,
+        adapter: float, guidance: float,
     ) -> Updates:  # fmt: skip
         """Make portraits."""
         if not prompt.strip():
             raise Problem("Describe the picture first, for example: " + COMPOSED_PROMPT)
         config = generate_config({
-            "prompt": prompt, "negative_prompt": negative, "count": min(count, MOST_PORTRAITS), "seed": seed,
+            "prompt": prompt, "negative_prompt": negative, "count": min(count, MOST_PORTRAITS), "seed": _seed(seed),
             "steps": steps, "adapter_scale": adapter, "guidance_scale": guidance,
         })  # fmt: skip
         self.studio.portraits.start(key, config)
         time.sleep(0)  # let the job's thread begin, so that the first look already shows it at work
-        return self.watch(self.studio.sessions.find(key), None)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
 
     @told(name)
-    def halt(self, key: str) -> Updates:
+    def halt(self, key: str, chosen: str | None) -> Updates:
         """Stop making portraits; the finished ones stay."""
         self.studio.training.stop(key)
-        return self.watch(self.studio.sessions.find(key), None)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
 
     @told(name)
     def press_chip(self, prompt: str, event: gr.EventData) -> Updates:
@@ -226,7 +233,8 @@ class PortraitsStep(Step):
         if portrait is None:
             raise Problem("This portrait is no longer here. Choose another one.")
         words = self.studio.portraits.words(session, portrait.id)
-        word = str(event.id) if event.act == "word" else words[0] if words else None
+        first = "{subject}" if "{subject}" in words else next(iter(words), None)
+        word = str(event.id) if event.act == "word" else first
         heat = self.studio.portraits.heat(key, portrait.id, word) if word else None
         return {
             self.gallery: portrait_cards(found, portrait.id),
@@ -250,6 +258,15 @@ class PortraitsStep(Step):
         """Write the adapter for other programs."""
         paths = self.studio.portraits.export(key, format)
         return {self.exported: cards.downloads(paths)}
+
+
+def _seed(text: str) -> int | None:
+    text = text.strip()
+    if text and not text.isdecimal():
+        raise Problem(
+            f"The seed must be a whole number, 0 or more, got {text!r}. Leave it empty for a new one."
+        )
+    return int(text) if text else None
 
 
 def _run_title(run: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import gradio as gr
@@ -9,7 +10,7 @@ import gradio as gr
 from magicapture_core.config import TrainConfig
 from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards, settings
+from magicapture_core.ui import cards, lent_gpu, settings
 from magicapture_core.ui.model_work import ModelFacts
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
@@ -104,9 +105,10 @@ class TrainStep(Step):
         seconds = self.studio.training.pace(facts.name, config)
         steps = config.ti_steps + config.lora_steps
         time = f"About {cards.duration(seconds)}, as measured on this machine." if seconds else (
-            "How long it takes here is measured during the first steps."
+            "The first steps measure how long they take on this machine."
         )  # fmt: skip
-        return f"{facts.needs} {steps} steps. {time}"
+        word = f"\n{lent_gpu.WORD}" if lent_gpu.lending() else ""
+        return f"{facts.needs}\n{steps} steps. {time}{word}"
 
     def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
         """What is new since `seen`, and the new `seen`."""
@@ -141,7 +143,7 @@ class TrainStep(Step):
             return [job_id, "none", 0, 0, 0]
         samples = sum(report.sample is not None for report in snapshot.reports)
         listened = sum(bool(report.attention) for report in snapshot.reports)
-        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage}"
+        state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}"
         return [job_id, state, len(snapshot.reports), samples, listened]
 
     def _losses(self, session: Session, snapshot: Snapshot) -> str:
@@ -166,7 +168,9 @@ class TrainStep(Step):
         working = state in ("preparing", "running")
         busy = snapshot is not None and not snapshot.ended
         step = self.studio.training.saved_step(session, run) if run and not busy else 0
-        unfinished = run is not None and not busy and 0 < step < run.total and not self.studio.stale(session)
+        smaller = bool(self.studio.training.smaller(session)) and not busy
+        unfinished = run is not None and not busy and (0 < step < run.total or smaller)
+        unfinished = unfinished and not self.studio.stale(session)
         return {
             self.start: gr.Button(
                 "Start a new training" if session.runs else "Start training", visible=not busy,
@@ -175,7 +179,7 @@ class TrainStep(Step):
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
             self.leave: gr.Button(visible=state == "waiting"),
-            self.resume: gr.Button(visible=unfinished),
+            self.resume: gr.Button("Go on with less memory" if smaller else "Resume", visible=unfinished),
         }  # fmt: skip
 
     @told(name)
@@ -190,6 +194,17 @@ class TrainStep(Step):
         if schedule == "custom" or not schedule:
             return {}
         return self._settings(session, self.studio.facts(session), schedule)
+
+    @told(name)
+    def edit(self, key: str, model: str, *values: Any) -> Updates:
+        """A setting was changed by hand: what the training needs changes with it."""
+        updates: Updates = {self.schedule: "custom"}
+        session = self.studio.sessions.find(key)
+        facts = self.studio.models.facts(self.studio.models.checked(model))
+        own = settings.from_form(dict(zip(self.fields, values, strict=True)))
+        with contextlib.suppress(Problem):  # half typed; “Start” says what is wrong
+            updates[self.needs] = cards.note(self._needs(facts, facts.config("custom", session.preset, own)))
+        return updates
 
     @told(name)
     def begin(self, key: str, model: str, schedule: str, *values: Any) -> Updates:

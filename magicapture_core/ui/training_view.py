@@ -11,7 +11,7 @@ from PIL import Image
 
 from magicapture_core.jobs import Snapshot
 from magicapture_core.ui import cards
-from magicapture_core.ui.charts import TERM_TITLES, charts, curve
+from magicapture_core.ui.charts import TERM_TITLES, charts, curve, right_end
 from magicapture_core.ui.sessions import Session, StoredRun
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ PHASES = {
 PLACES = {
     "source": "in one of your photos",
     "reference": "in a style photo",
-    "composed": "in the two together",
+    "composed": "with both words, on a style photo",
 }
 WORDS = {"<subject>": "The person's word", "<style>": "The style's word"}
 """By the placeholder tokens of prompts.py."""
@@ -79,7 +79,7 @@ class TrainingView:
                 "Share of its attention outside its region; it should fall in part 2",
                 [report.step for report in listened],
                 [_outside(report.attention, token) for report in listened],
-                last_step=newest.total_steps,
+                last_step=right_end(reports[-1].step, newest.total_steps),
                 border=_border(reports),
                 percent=True,
             )
@@ -87,7 +87,8 @@ class TrainingView:
         ]
         return (
             f'<h3 class="mc-sub">Where the two words look (step {newest.step})</h3>'
-            '<p class="mc-quiet">From left to right: the photo, where the word looks, and where it should look.</p>'
+            '<p class="mc-quiet">From left to right: the photo, where the word looks (bright: most), where it should.'
+            "</p>"
             f'<div class="mc-attention">{figures}</div>{charts("Looking in the wrong place", curves)}'
         )
 
@@ -122,11 +123,12 @@ def rows_of(reports: tuple[StepReport, ...]) -> list[dict[str, Any]]:
 def loss_charts(rows: list[dict[str, Any]], total: int) -> str:
     """A curve per objective."""
     border = next((row["step"] for row in rows if row["phase"] == "lora"), None)
+    end = right_end(rows[-1]["step"], total) if rows else total
     figures = []
     for term, (title, hint) in TERM_TITLES.items():
         found = [(row["step"], row[term]) for row in rows if term in row]
         steps, values = [step for step, _ in found], [value for _, value in found]
-        figures.append(curve(title, hint, steps, values, last_step=total, border=border))
+        figures.append(curve(title, hint, steps, values, last_step=end, border=border))
     return charts("How well it learns (lower is better)", figures)
 
 
@@ -146,8 +148,9 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     share = report.step / report.total_steps if report else 0.0
     steps = f"Step {report.step} of {report.total_steps}" if report else ""
     if snapshot.state == "failed":
-        return cards.note(f"Step “Train”: {snapshot.problem}", "bad")
-    if snapshot.state == "waiting":
+        done = f", {report.step} of {report.total_steps} done" if report else ""
+        return cards.note(f"Step “Train”{done}: {snapshot.problem}", "bad")
+    if snapshot.state == "waiting" and snapshot.ahead:
         others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
         return cards.progress(
             0, "Waiting in the queue", [f"{others}; it starts by itself. You may close this page."]
@@ -164,9 +167,9 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
             "Paused and saved",
             [steps, "Resume, or go on to the portraits with what it has learned so far."],
         )
-    if report is None or snapshot.state == "preparing":
+    if report is None or snapshot.state in ("waiting", "preparing"):
         return cards.progress(
-            0, snapshot.stage or "Preparing", ["You may close this page; it goes on without it."]
+            snapshot.share, snapshot.stage or "Preparing", ["You may close this page; it goes on without it."]
         )
     left = (
         f"About {cards.duration(report.seconds_left)} left"

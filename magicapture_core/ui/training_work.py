@@ -9,13 +9,15 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.files import atomic_file
 from magicapture_core.jobs import Job, Jobs, Stream
-from magicapture_core.problems import Problem
+from magicapture_core.problems import OutOfMemory, Problem
+from magicapture_core.ui.lent_gpu import Loan, Told, lent, one_slice
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
 from magicapture_core.ui.sessions import Session, Sessions, StoredRun
@@ -35,6 +37,7 @@ class TrainingWork:
     def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
         self._pace_lock = threading.Lock()
+        self._lent = lent(self._slice)
 
     def missing(self, session: Session) -> str | None:
         """What must be done before training can start, or None."""
@@ -83,9 +86,20 @@ class TrainingWork:
                 "Photos, masks or style were changed since this training began, so it cannot go on. "
                 "Start a new training."
             )
+        smaller = self.smaller(session)
+        if smaller:
+            with self.sessions.changing(key) as session:
+                run = next(each for each in session.runs if each.id == run.id)
+                run.settings |= smaller
         begun = (session.run_folder(run) / "config.json").exists()
         self._launch(key, run, resume=begun)
         return run
+
+    def smaller(self, session: Session) -> dict[str, Any]:
+        """Settings with which the chosen run may fit into memory, if it just failed to; else nothing."""
+        job = self.job(session)
+        failure = job.failure if job is not None and job.about == session.run else None
+        return failure.smaller if isinstance(failure, OutOfMemory) else {}
 
     def stop(self, key: str) -> None:
         """Stop after the current step and save; leave the queue if it has not begun."""
@@ -157,12 +171,29 @@ class TrainingWork:
         self.jobs.start(owner, TRAINING, stream, about=run.id)
 
     def _stream(self, job: Job, key: str, run: StoredRun, resume: bool) -> Stream:
+        work = self._learn if self._lent is None else self._in_slices
+        items = from_dict(TrainConfig, run.settings).items_per_step
+        last: StepReport | None = None
+        paces: dict[str, list[float]] = {}
+        reports = work(job, key, run, resume)
+        try:
+            for report in reports:
+                last = report
+                paces.setdefault(report.phase, []).append(report.seconds / items)
+                job.say("")
+                yield report
+        finally:
+            reports.close()
+            if last is not None:
+                self._note(key, run, last.step)
+                self._remember(run.model, run.settings["resolution"], paces)
+
+    def _learn(self, job: Told, key: str, run: StoredRun, resume: bool) -> Stream:
         from magicapture_core.training import train
 
         session = self.sessions.find(key)
         config = from_dict(TrainConfig, run.settings)
-        job.say("Loading the model")
-        models = self.models.load(run.model)
+        models = self.models.load(run.model, job)
         job.say("Preparing the photos")
         concepts = {
             role: self.photos.concept(session, role, config.resolution)  # type: ignore[arg-type]
@@ -171,24 +202,36 @@ class TrainingWork:
         if job.stopping:
             return
         job.say("Looking at the photos for the first time")
-        last: StepReport | None = None
         analyser = self.photos.analyser()[0] if session.kind == "person" else None
-        reports = train(
+        yield from train(
             models, concepts["subject"], concepts["style"], config, session.run_folder(run),
             analyser=analyser, resume=resume,
         )  # fmt: skip
-        paces: dict[str, list[float]] = {}
-        try:
-            for report in reports:
+
+    def _in_slices(self, job: Told, key: str, run: StoredRun, resume: bool) -> Stream:
+        """As `_learn`, but one loan of the GPU after the other; each goes on where the one before saved."""
+        assert self._lent is not None
+        self.models.fetch(run.model, job)
+        flag = self.sessions.find(key).folder / "stop"
+        while True:
+            job.say("Waiting for the Space's GPU")
+            last: StepReport | None = None
+            for report in one_slice(self._lent, flag, key, run.id, resume):
                 last = report
-                paces.setdefault(report.phase, []).append(report.seconds / config.items_per_step)
-                job.say("")
                 yield report
-        finally:
-            reports.close()
-            if last is not None:
-                self._note(key, run, last.step)
-                self._remember(run.model, config.resolution, paces)
+            if last is None or last.step >= last.total_steps:
+                return
+            resume = True
+
+    def _slice(self, flag: str, key: str, run_id: str, resume: bool) -> Stream:
+        """Learn until the loan ends. In the lent process."""
+        loan = Loan(flag)
+        run = next(run for run in self.sessions.find(key).runs if run.id == run_id)
+        with closing(self._learn(loan, key, run, resume)) as reports:
+            for report in reports:
+                yield report
+                if loan.stopping or loan.over:
+                    return
 
     def _note(self, key: str, run: StoredRun, step: int) -> None:
         try:

@@ -104,7 +104,7 @@ class visitor:
 
     def __enter__(self) -> tuple[Any, list[str]]:
         self.context = self.browser.new_context(viewport={"width": self.width, "height": 900})
-        self.context.set_default_timeout(45_000)
+        self.context.set_default_timeout(90_000)
         page, faults = self.context.new_page(), []
         home = self.server.url
         page.on(

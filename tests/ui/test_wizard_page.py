@@ -15,7 +15,7 @@ def expect(thing: Any) -> Any:
     """Playwright's assertions, which wait; imported late, so that the module loads without playwright."""
     from playwright.sync_api import expect as waiting
 
-    waiting.set_options(timeout=45_000)
+    waiting.set_options(timeout=90_000)
     return waiting(thing)
 
 

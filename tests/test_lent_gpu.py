@@ -1,0 +1,157 @@
+"""Work on a lent GPU (ZeroGPU), with a stand-in of the package `spaces` that keeps its contract: a decorated generator
+function takes and yields only what can be pickled, for it runs in another process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import save_toy
+
+from magicapture_core.config import GenerateConfig
+from magicapture_core.problems import OutOfMemory
+from magicapture_core.ui import lent_gpu
+from magicapture_core.ui.photo_work import sample_people
+from magicapture_core.ui.studio import Studio
+
+PATIENCE = 120.0
+SPACES = """
+import functools, pickle
+import gradio
+
+DURATIONS, MOST = [], 1000
+
+def GPU(task=None, *, duration=60):
+    def decorate(task):
+        @functools.wraps(task)
+        def called(*values):
+            if len(DURATIONS) >= MOST:
+                raise gradio.Error("You have exceeded your GPU quota")
+            DURATIONS.append(duration)
+            try:
+                for report in task(*pickle.loads(pickle.dumps(values))):
+                    yield pickle.loads(pickle.dumps(report))
+            except Exception as error:
+                raise gradio.Error(type(error).__name__)
+        return called
+    return decorate if task is None else decorate(task)
+"""
+SHORT = {
+    "ti_steps": 3, "lora_steps": 3, "attention_resolution": 8, "gradient_accumulation": 1, "sample_every": 4,
+    "sample_steps": 2, "attention_every": 4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The stand-in, importable as `spaces`, as in a Space that lends its GPU."""
+    (tmp_path / "packages" / "spaces").mkdir(parents=True)
+    (tmp_path / "packages" / "spaces" / "__init__.py").write_text(SPACES, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setattr(lent_gpu, "WORKING", 0.0)  # one step a loan
+    sys.modules.pop("spaces", None)
+    import spaces
+
+    yield spaces
+    sys.modules.pop("spaces", None)
+
+
+@pytest.fixture
+def studio(spaces: Any, tmp_path: Path) -> Iterator[tuple[Studio, str]]:
+    """A server's inside on the toy model, and the key of a session with photos."""
+    assert lent_gpu.lending(), spaces
+    made = Studio(tmp_path / "runs", model=str(save_toy(tmp_path / "toy")))
+    key, _ = made.sessions.create()
+    made.photos.consent(key, True)
+    for role, person in zip(("subject", "style"), sample_people(), strict=False):
+        made.photos.add(key, role, [(path, path.name) for path in person.photos[:2]])  # type: ignore[arg-type]
+    yield made, key
+    made.close()
+
+
+def trained(studio: Studio, key: str) -> Any:
+    """The job of a short training, ended."""
+    studio.training.start(key, None, "custom", SHORT)
+    job = studio.training.job(studio.sessions.find(key))
+    assert job is not None
+    assert job.wait(PATIENCE)
+    return job
+
+
+def test_elsewhere_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    assert lent_gpu.lent(lambda: iter(())) is None
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")  # the variable alone is no Space
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert lent_gpu.lent(lambda: iter(())) is None
+
+
+def test_training_and_portraits_go_from_loan_to_loan(studio: tuple[Studio, str], spaces: Any) -> None:
+    work, key = studio
+    snapshot = trained(work, key).snapshot()
+    assert (snapshot.state, snapshot.problem) == ("done", None)
+    assert [report.step for report in snapshot.reports] == [1, 2, 3, 4, 5, 6]
+    assert list(spaces.DURATIONS) == [lent_gpu.SECONDS] * 6
+    session = work.sessions.find(key)
+    run = session.chosen_run()
+    assert run is not None
+    assert [row["step"] for row in work.training.losses(session, run)] == [1, 2, 3, 4, 5, 6]
+
+    spaces.DURATIONS.clear()
+    job = work.portraits.start(key, GenerateConfig(count=lent_gpu.PORTRAITS_AT_ONCE + 1, steps=2, seed=7))
+    assert job.wait(PATIENCE)
+    assert job.snapshot().problem is None
+    seeds = [portrait.seed for portrait in work.sessions.find(key).portraits]
+    assert seeds == list(range(7, 8 + lent_gpu.PORTRAITS_AT_ONCE))
+    assert len(spaces.DURATIONS) == 2
+
+
+def test_a_used_up_quota_is_said_and_what_was_learned_stays(studio: tuple[Studio, str], spaces: Any) -> None:
+    work, key = studio
+    spaces.MOST = 2
+    job = trained(work, key)
+    assert job.snapshot().state == "failed"
+    for words in ("exceeded your GPU quota", "kept", "go on later"):
+        assert words in str(job.snapshot().problem)
+    spaces.MOST = 1000
+    work.training.resume(key)
+    resumed = work.training.job(work.sessions.find(key))
+    assert resumed is not None
+    assert resumed.wait(PATIENCE)
+    assert [report.step for report in resumed.snapshot().reports] == [3, 4, 5, 6]
+
+
+def test_stopping_reaches_the_lent_process(
+    studio: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, key = studio
+    monkeypatch.setattr(lent_gpu, "WORKING", 1.0)
+    work.training.start(key, None, "custom", {**SHORT, "ti_steps": 100_000})
+    job = work.training.job(work.sessions.find(key))
+    assert job is not None
+    next(snapshot for snapshot in job.follow(0.05) if snapshot.reports)
+    job.stop()
+    assert job.wait(PATIENCE)
+    session = work.sessions.find(key)
+    run = session.chosen_run()
+    assert run is not None
+    assert job.snapshot().state == "stopped"
+    assert work.training.saved_step(session, run) >= job.snapshot().reports[-1].step
+    assert not (session.folder / "stop").exists()
+
+
+def test_what_fails_in_the_lent_process_is_told_in_its_own_words(
+    studio: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core import training
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OutOfMemory("The device ran out of memory.", {"items_per_call": 1})
+        yield
+
+    monkeypatch.setattr(training, "train", full)
+    assert trained(*studio).snapshot().problem == "The device ran out of memory."
