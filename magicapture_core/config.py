@@ -158,6 +158,9 @@ class GenerateConfig:
     """Width in pixels. None: the size the run was trained at."""
     height: int | None = None
     """Height in pixels. None: the size the run was trained at."""
+    enlarge: float | None = None
+    """How many times as wide and high each portrait is made by super-resolution. None: what suits the model; pictures
+    of full-size models stay as they are."""
     pictures_per_call: int | None = None
     """Pictures denoised together. None: 4 on a GPU and for small models, else 1."""
     attention_words: tuple[str, ...] = ()
@@ -174,6 +177,7 @@ class GenerateConfig:
             value = getattr(self, name)
             _require(value is None or (64 <= value <= 4096 and value % 8 == 0), name,
                      "None or a multiple of 8 from 64 to 4096", value)  # fmt: skip
+        _require(self.enlarge is None or 1 <= self.enlarge <= 8, "enlarge", "None or 1 to 8", self.enlarge)
         per_call = self.pictures_per_call
         _require(per_call is None or per_call >= 1, "pictures_per_call", "None or 1 or more", per_call)
 

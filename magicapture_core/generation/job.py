@@ -111,6 +111,11 @@ class Job:
         )
 
     @property
+    def enlarge(self) -> float:
+        """How many times as wide and high the pictures become after denoising."""
+        return self.config.enlarge or float(self.models.generate_defaults.get("enlarge", 1.0))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What is written into the pictures. A model's folder is named without the way to it."""
         config = to_dict(self.config)
@@ -120,6 +125,7 @@ class Job:
             **{key: config[key] for key in kept},
             "width": self.size[0],
             "height": self.size[1],
+            "enlarge": self.enlarge,
             "model": Path(name).name if Path(name).exists() else name,
         }
 

@@ -114,7 +114,7 @@ def _denoise(
     )
     flags = output.nsfw_content_detected or [False] * count
     for number, (image, seed, nsfw) in enumerate(zip(output.images, seeds, flags, strict=True)):
-        picture = image.convert("RGB")
+        picture = _enlarged(job, image.convert("RGB"))
         warnings = job.warnings
         if nsfw:
             warnings += ("The model's safety checker blacked this picture out. Try another seed or prompt.",)
@@ -128,6 +128,17 @@ def _denoise(
             warnings=warnings,
             nsfw=bool(nsfw),
         )
+
+
+def _enlarged(job: Job, picture: Image.Image) -> Image.Image:
+    """The picture after super-resolution, where the model or the user wants it."""
+    if job.enlarge == 1:
+        return picture
+    from magicapture_core.config import PostprocessConfig
+    from magicapture_core.postprocess import finish
+
+    config = PostprocessConfig(upscale=job.enlarge, restore="none")
+    return Image.fromarray(finish(np.asarray(picture), config, device=job.models.device).pixels)
 
 
 class _Heat:
