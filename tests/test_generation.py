@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from portraits import QUICK, Snapshot, pixels, plain_diffusers, portraits
 from safetensors.torch import load_file, save_file
 from toy import RESOLUTION, ToyAnalyser, save_toy, toy_run
@@ -79,6 +81,20 @@ def test_width_and_height(toy: ModelBundle, run: Path) -> None:
     portrait = portraits(toy, run, count=1, width=96, height=64)[0]
     assert portrait.image.size == (96, 64)
     assert (portrait.settings["width"], portrait.settings["height"]) == (96, 64)
+
+
+def test_portraits_are_enlarged_where_wanted_or_where_it_suits_the_model(toy: ModelBundle, run: Path) -> None:
+    plain, large = portraits(toy, run, count=1)[0], portraits(toy, run, count=1, enlarge=2)[0]
+    assert plain.image.size == (RESOLUTION, RESOLUTION)
+    assert large.image.size == (2 * RESOLUTION, 2 * RESOLUTION)
+    assert (plain.settings["enlarge"], large.settings["enlarge"]) == (1, 2)
+    shrunk = np.asarray(large.image.resize(plain.image.size, Image.Resampling.BOX), np.float32)
+    assert np.abs(shrunk - pixels(plain)).mean() < 12  # the same picture
+    suited = dataclasses.replace(toy, generate_defaults={"enlarge": 3})
+    assert portraits(suited, run, count=1)[0].image.size == (3 * RESOLUTION, 3 * RESOLUTION)
+    assert portraits(suited, run, count=1, enlarge=1)[0].image.size == (RESOLUTION, RESOLUTION)
+    with pytest.raises(Problem, match=r"enlarge must be None or 1 to 8, got 0\.5"):
+        GenerateConfig(enlarge=0.5)
 
 
 def test_velocity_models_generate(tmp_path: Path) -> None:
