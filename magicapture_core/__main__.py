@@ -1,4 +1,4 @@
-"""Command line: python -m magicapture_core masks | train | generate | export.
+"""Command line: python -m magicapture_core masks | train | generate | evaluate | export.
 
 Exit codes: 0 done, 1 bad input, 2 wrong use, 130 interrupted (training: and saved).
 """
@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.console import console, polite_interrupt, show_progress
+from magicapture_core.evaluation.command import Evaluate
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
@@ -242,7 +243,9 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-COMMANDS: dict[str, type] = {"masks": Masks, "train": Train, "generate": Generate, "export": Export}
+COMMANDS: dict[str, type] = {
+    "masks": Masks, "train": Train, "generate": Generate, "evaluate": Evaluate, "export": Export,
+}  # fmt: skip
 PROGRAM = "python -m magicapture_core"
 
 
@@ -250,7 +253,7 @@ def _parse(arguments: list[str]) -> Any:
     chosen = COMMANDS.get(arguments[0]) if arguments else None
     if chosen is not None:  # parsed on its own, so that messages name its settings and nothing else
         return tyro.cli(chosen, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}")
-    every: Any = Masks | Train | Generate | Export
+    every: Any = Masks | Train | Generate | Evaluate | Export
     description = "Portraits of a person in a style, from a few photos of each."
     return tyro.cli(every, args=arguments, prog=PROGRAM, description=description)
 
