@@ -21,7 +21,7 @@ from magicapture_core.generation import generate
 from magicapture_core.models import load
 from magicapture_core.problems import Problem, RunProblem
 
-QUICK = {"ti_steps": 2, "lora_steps": 2, "batch_size": 1, "gradient_accumulation": 1, "attention_resolution": 8,
+QUICK = {"ti_steps": 2, "lora_steps": 2, "batch_size": 1, "prior_pictures": 3, "gradient_accumulation": 1, "attention_resolution": 8,
          "ti_learning_rate": 1e-2, "lora_learning_rate": 1e-2, "embedding_learning_rate": 1e-3}  # fmt: skip
 ROWS = {"embeddings"}
 
@@ -30,6 +30,7 @@ ROWS = {"embeddings"}
 def quick(toy: Any) -> Any:
     """The toy model with a quick schedule of four steps."""
     toy.schedules = {"quick": QUICK}
+    toy.generate_defaults = {"steps": 2}
     return toy
 
 
@@ -143,6 +144,7 @@ def test_unknown_methods_are_named(quick: Any) -> None:
 
 @pytest.mark.parametrize("trained", ["unet", "cross_kv"])
 def test_the_models_come_back_and_the_run_resumes_exactly(toy: Any, tmp_path: Path, trained: Any) -> None:
+    toy.generate_defaults = {"steps": 2}
     config = short(trained=trained, prior_weight=1.0, prior_pictures=3)
     before = weights(toy)
     list(start(toy, config, tmp_path / "whole"))

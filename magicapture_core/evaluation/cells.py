@@ -105,7 +105,7 @@ def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> 
     """Train, draw and judge what is still missing of the cell. Raises Problem where it cannot be done."""
     if is_done(task, setup, out):
         return
-    folder, method, models = task.folder(out), METHODS[task.method], _models(setup.model)
+    folder, method, models = task.folder(out), METHODS[task.method], models_for(setup.model)
     prompts = _prompts(setup)
     if any(not path.exists() for path in _pictures(folder, prompts)):
         _train(task, setup, models, folder, say)
@@ -322,7 +322,8 @@ def folder_of(benchmark: Benchmark, which: Literal["identities", "styles"], name
 
 
 @lru_cache(maxsize=1)
-def _models(name: str) -> ModelBundle:
+def models_for(name: str) -> ModelBundle:
+    """Loaded once a process."""
     return load(name)
 
 
@@ -339,7 +340,7 @@ def _seen(benchmark: str, which: Literal["identities", "styles"], name: str, jud
 
 
 def _concept(setup: Setup, role: Literal["subject", "style"], name: str) -> Concept:
-    return _prepared(setup.benchmark, role, name, _models(setup.model).resolution, setup.faces)
+    return _prepared(setup.benchmark, role, name, models_for(setup.model).resolution, setup.faces)
 
 
 @lru_cache(maxsize=64)

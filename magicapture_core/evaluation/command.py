@@ -118,18 +118,20 @@ class Evaluate:
         return 1 if failed else 0
 
     def _setup(self) -> Setup:
-        from magicapture_core.evaluation.cells import Setup
-        from magicapture_core.models import load
+        from magicapture_core.evaluation.cells import Setup, models_for
+        from magicapture_core.models import HUB_ID, best_device
 
-        models = load(self.model)
+        name = self.model or (HUB_ID if best_device().type == "cuda" else "mini")
+        # By its whole path: other machines have other working folders.
+        name = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
+        models = models_for(name)
         assert self.benchmark is not None
         benchmark = (
             self.benchmark if self.benchmark == "mini" else str(Path(self.benchmark).expanduser().resolve())
         )
-        model = str(Path(models.name).resolve()) if Path(models.name).exists() else models.name
         return Setup(
             benchmark=benchmark,
-            model=model,
+            model=name,
             schedule=self.schedule or ("quick" if "quick" in models.schedules else "paper"),
             pictures=self.pictures,
             edited_pictures=self.edited_pictures,
@@ -209,11 +211,10 @@ def _facts(setup: Setup, results: Results, chosen: list[Method]) -> dict[str, st
     import torch
 
     from magicapture_core import __version__
-    from magicapture_core.evaluation.cells import portrait_settings
+    from magicapture_core.evaluation.cells import models_for, portrait_settings
     from magicapture_core.evaluation.methods import METHODS, differing
-    from magicapture_core.models import load
 
-    models = load(setup.model)
+    models = models_for(setup.model)
     made = portrait_settings(models, setup)
     base = METHODS["magicapture"].config(setup.schedule, models, setup.seed)
     people, styles = len(results.benchmark.identities), len(results.benchmark.styles)

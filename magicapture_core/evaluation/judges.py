@@ -82,7 +82,7 @@ def choose_face_judge(loss_network: str) -> FaceJudge:
     """
     path, runtime = find_weight(ARCFACE), importlib.util.find_spec("onnxruntime")
     if path is not None and runtime is not None:
-        return FaceJudge("ArcFace w600k_mbf", f"{path.name}, which no loss uses.", _onnx_arcface(str(path)))
+        return arcface_judge(path)
     lacking = (
         "onnxruntime is not installed" if path is not None else f"{weight(ARCFACE).filename} is not here"
     )
@@ -97,6 +97,11 @@ def choose_face_judge(loss_network: str) -> FaceJudge:
         "so that their CSIM cannot be compared with the others'. " + how_to_get(ARCFACE)
     )
     return FaceJudge(f"{embedder.name} (the loss's own)", note, _torch_embedding(embedder))
+
+
+def arcface_judge(path: Path) -> FaceJudge:
+    """ArcFace w600k_mbf from its .onnx file."""
+    return FaceJudge("ArcFace w600k_mbf", f"{path.name}, which no loss uses.", _onnx_arcface(str(path)))
 
 
 def how_to_get(name: str) -> str:

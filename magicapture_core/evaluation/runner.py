@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.evaluation.benchmark import Benchmark
-from magicapture_core.evaluation.cells import Setup, Task, is_done, run_cell
+from magicapture_core.evaluation.cells import Setup, Task, is_done, models_for, run_cell
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.files import atomic_file
-from magicapture_core.models import load
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.training.trainer import fingerprint
 
@@ -54,7 +53,7 @@ def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
 
 def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequence[Method]) -> None:
     """Start an evaluation in `out`, or check that the one there is the same. Raises Problem that names what differs."""
-    models = load(setup.model)
+    models = models_for(setup.model)
     settings = {
         **{name: value for name, value in asdict(setup).items() if name not in FREE},
         "model_fingerprint": fingerprint(models),
@@ -109,22 +108,37 @@ def _read(path: Path) -> dict[str, Any]:
     return settings
 
 
+Outcome = tuple[Task, float, str | None]
+"""A task, its seconds, and what went wrong (None where nothing did)."""
+
+
+def attempt(task: Task, setup: Setup, out: Path, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Do one cell. What the user can mend comes back as a sentence; anything else is a mistake and is raised."""
+    started = time.monotonic()
+    try:
+        run_cell(task, setup, out, say)
+    except Problem as problem:
+        return task, time.monotonic() - started, str(problem)
+    return task, time.monotonic() - started, None
+
+
 def run(
     tasks: Sequence[Task],
     setup: Setup,
     out: Path,
     *,
     ray: str | None = None,
+    work: Callable[[Task, Setup, Path], Outcome] = attempt,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Done]:
     """Do every cell that is not done yet, and report each. A cell that fails is reported and the others go on.
 
     ray: None for this process; "local" for as many workers as this machine has cores; else a cluster's address, all
-    of whose machines see `out` under the same path (and the model and weights, too).
+    of whose machines see `out` under the same path (and the model and weights, too). work: what a Ray worker does.
     """
     missing = [task for task in tasks if not is_done(task, setup, out)]
     failed: dict[str, str] = {}
-    one_by_one = _here(missing, setup, out, say) if ray is None else _on_ray(missing, setup, out, ray)
+    one_by_one = _here(missing, setup, out, say) if ray is None else _on_ray(missing, setup, out, ray, work)
     for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
         if problem is not None:
             failed[str(task)] = problem
@@ -141,25 +155,14 @@ def _write_failures(out: Path, failed: dict[str, str]) -> None:
         temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
 
 
-Outcome = tuple[Task, float, str | None]
-
-
-def attempt(task: Task, setup: Setup, out: Path, say: Callable[[str], None] = lambda _: None) -> Outcome:
-    """Do one cell. What the user can mend comes back as a sentence; anything else is a mistake and is raised."""
-    started = time.monotonic()
-    try:
-        run_cell(task, setup, out, say)
-    except Problem as problem:
-        return task, time.monotonic() - started, str(problem)
-    return task, time.monotonic() - started, None
-
-
 def _here(tasks: Sequence[Task], setup: Setup, out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
     for task in tasks:
         yield attempt(task, setup, out, lambda text, task=task: say(f"{task}: {text}"))  # type: ignore[misc]
 
 
-def _on_ray(tasks: Sequence[Task], setup: Setup, out: Path, address: str) -> Iterator[Outcome]:
+def _on_ray(
+    tasks: Sequence[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
+) -> Iterator[Outcome]:
     """Ray gives a task to another worker if its own dies; the cell then goes on from its last file."""
     if importlib.util.find_spec("ray") is None:
         raise MissingFiles(
@@ -174,17 +177,18 @@ def _on_ray(tasks: Sequence[Task], setup: Setup, out: Path, address: str) -> Ite
     kept = {
         name: os.environ[name] for name in ("MAGICAPTURE_WEIGHTS", "HF_HUB_OFFLINE") if name in os.environ
     }
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers about every start
     started = not ray.is_initialized()
     if started:
         ray.init(
             address=None if address == "local" else address,
             runtime_env={"env_vars": {**kept, "PYTHONPATH": path}},
             log_to_driver=False,
-            include_dashboard=False,
+            **({"include_dashboard": False} if address == "local" else {}),
         )
     try:
         gpus = 1 if torch.cuda.is_available() else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(attempt)
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
         waiting = {remote.remote(task, setup, out.resolve()): task for task in tasks}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)

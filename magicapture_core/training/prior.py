@@ -26,8 +26,9 @@ def prior_pictures(run: Run, objective: Objective, accelerator: Accelerator) -> 
     """
     path = run.folder / PRIOR_FILE
     if accelerator.is_main_process and not path.exists():
+        drawn = _draw(objective)
         with atomic_file(path) as temporary:
-            save_file({"latents": _draw(objective)}, temporary)
+            save_file({"latents": drawn}, temporary)
     accelerator.wait_for_everyone()
     latents = load_file(path)["latents"].to(objective.models.device)
     nowhere = torch.zeros(len(latents), 1, *latents.shape[-2:], device=latents.device)
@@ -48,7 +49,7 @@ def _draw(objective: Objective) -> Tensor:
             objective.texts.tokenize([prompts[n % len(prompts)] for n in numbers])
         )
         nothing = objective.texts.encode(objective.texts.tokenize([""] * len(numbers)))
-        drawn = pipeline(
+        output = pipeline(
             prompt_embeds=embeds.to(models.dtype),
             negative_prompt_embeds=nothing.to(models.dtype),
             num_inference_steps=settings.steps,
@@ -58,5 +59,5 @@ def _draw(objective: Objective) -> Tensor:
             generator=[torch.Generator().manual_seed(config.seed + n) for n in numbers],
             output_type="latent",
         )
-        latents.append(drawn.images.float().cpu())
+        latents.append(output.images.float().cpu())
     return torch.cat(latents)

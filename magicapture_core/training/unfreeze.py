@@ -20,23 +20,21 @@ Originals = dict[str, Tensor]
 """What the weights were, by their names in the UNet, in their own precision, on the CPU."""
 
 
-def unfreeze(
-    unet: nn.Module, trained: Literal["cross_kv", "unet"]
-) -> tuple[dict[str, nn.Parameter], Originals]:
+def unfreeze(unet: Any, trained: Literal["cross_kv", "unet"]) -> tuple[dict[str, nn.Parameter], Originals]:
     """Make the weights trainable, in fp32. Returns them by name and what they were."""
     weights: dict[str, nn.Parameter] = {}
     originals: Originals = {}
     for name, parameter in unet.named_parameters():
         if TRAINED[trained].fullmatch(name):
             originals[name] = parameter.detach().to("cpu", copy=True)
-            parameter.data = parameter.detach().float()
+            parameter.data = parameter.data.float()
             weights[PREFIX + name] = parameter.requires_grad_(True)
     return weights, originals
 
 
-def freeze_again(unet: nn.Module, originals: Originals) -> None:
+def freeze_again(unet: Any, originals: Originals) -> None:
     """Leave the UNet as it was before `unfreeze`."""
-    parameters: dict[str, Any] = dict(unet.named_parameters())
+    parameters = dict(unet.named_parameters())
     for name, original in originals.items():
         parameters[name].data = original.to(parameters[name].device)
         parameters[name].grad = None
