@@ -16,6 +16,7 @@ from PIL import Image
 from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
+from magicapture_core import faces
 from magicapture_core.evaluation import cells, command, judges, metrics, runner
 from magicapture_core.evaluation.benchmark import load_benchmark
 from magicapture_core.evaluation.cells import Setup, Task, read_cell, run_cell
@@ -221,7 +222,7 @@ def toy_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     toy_judge = toy_judges()
     monkeypatch.setattr(cells, "load", load_toy)
     monkeypatch.setattr(models_module, "load", load_toy)
-    for module in (cells, judges):
+    for module in (cells, judges, faces):
         monkeypatch.setattr(module, "choose_analyser", lambda *_: (ToyAnalyser(), "a toy"))
     monkeypatch.setattr(cells, "judges_for", lambda *_: toy_judge)
     for cached in (cells.models_for, cells._seen, cells._prepared):
@@ -242,7 +243,8 @@ def toy_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def setup_of(folder: Path, toy_folder: Path, **changes: Any) -> Setup:
     values = {
         "benchmark": str(folder), "model": str(toy_folder), "schedule": "quick", "pictures": 3, "edited_pictures": 1,
-        "steps": None, "faces": "auto", "encoder": "auto", "seed": 0, "keep_runs": False,
+        "steps": None, "faces": "auto", "encoder": "auto", "judged_by": ("toy judge", "colour"), "seed": 0,
+        "keep_runs": False,
     }  # fmt: skip
     return Setup(**{**values, **changes})
 

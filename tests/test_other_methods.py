@@ -21,9 +21,10 @@ from magicapture_core.generation import generate
 from magicapture_core.models import load
 from magicapture_core.problems import Problem, RunProblem
 
-QUICK = {"ti_steps": 2, "lora_steps": 2, "batch_size": 1, "prior_pictures": 3, "gradient_accumulation": 1, "attention_resolution": 8,
-         "ti_learning_rate": 1e-2, "lora_learning_rate": 1e-2, "embedding_learning_rate": 1e-3}  # fmt: skip
-ROWS = {"embeddings"}
+QUICK: dict[str, Any] = {
+    "ti_steps": 2, "lora_steps": 2, "batch_size": 1, "gradient_accumulation": 1, "attention_resolution": 8,
+    "ti_learning_rate": 1e-2, "lora_learning_rate": 1e-2, "embedding_learning_rate": 1e-3, "prior_pictures": 3,
+}  # fmt: skip
 
 
 @pytest.fixture

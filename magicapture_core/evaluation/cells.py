@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +63,9 @@ class Setup:
     faces: FaceVariant
     """Which networks find and recognise faces in training."""
     encoder: EncoderName
-    """Who judges style."""
+    """Who is asked to judge style."""
+    judged_by: tuple[str, ...]
+    """Names of the judges (`Judges.names`). Cells that others judged are judged again, from their pictures."""
     seed: int
     keep_runs: bool
     """Keep checkpoints and whole UNets of finished cells."""
@@ -112,10 +114,10 @@ def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> 
         for kind, (prompt, count) in prompts.items():
             _draw(kind, prompt, count, setup, method, models, folder)
     cell = _judge(task, setup, folder, prompts)
-    with atomic_file(folder / "cell.json") as path:
-        path.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
     if not setup.keep_runs:
         _tidy(folder)
+    with atomic_file(folder / "cell.json") as path:
+        path.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
 
 
 # --- train ----------------------------------------------------------------------------------------
@@ -214,7 +216,9 @@ def portrait_settings(models: ModelBundle, setup: Setup) -> GenerateConfig:
 
 def _wanted(setup: Setup) -> dict[str, Any]:
     return {
-        name: asdict(setup)[name] for name in ("pictures", "edited_pictures", "encoder", "steps", "schedule")
+        "pictures": setup.pictures,
+        "edited_pictures": setup.edited_pictures,
+        "judged_by": list(setup.judged_by),
     }
 
 
@@ -222,6 +226,11 @@ def _judge(task: Task, setup: Setup, folder: Path, prompts: Mapping[str, tuple[s
     """What cell.json holds."""
     facts = _trained(folder)
     judges = judges_for(facts["likeness"], setup.encoder)
+    if judges.names != setup.judged_by:
+        raise Problem(
+            f"The judges here are {', '.join(judges.names)}, expected {', '.join(setup.judged_by)}: not every machine "
+            "has the same weight files. Give all of them the same."
+        )
     person = _seen(setup.benchmark, "identities", task.identity, judges)
     style = _seen(setup.benchmark, "styles", task.style, judges)
     rows, plain = [], []

@@ -118,13 +118,17 @@ class Evaluate:
         return 1 if failed else 0
 
     def _setup(self) -> Setup:
-        from magicapture_core.evaluation.cells import Setup, models_for
+        from magicapture_core.evaluation.cells import Setup, judges_for, models_for
+        from magicapture_core.faces import choose_analyser
         from magicapture_core.models import HUB_ID, best_device
 
         name = self.model or (HUB_ID if best_device().type == "cuda" else "mini")
         # By its whole path: other machines have other working folders.
         name = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
         models = models_for(name)
+        judges = judges_for(choose_analyser(self.faces)[0].embedder().name, self.encoder)
+        for what, who in judges.notes().items():
+            console.print(f"[dim]{what}: {escape(who)}[/]")
         assert self.benchmark is not None
         benchmark = (
             self.benchmark if self.benchmark == "mini" else str(Path(self.benchmark).expanduser().resolve())
@@ -138,6 +142,7 @@ class Evaluate:
             steps=self.steps,
             faces=self.faces,
             encoder=self.encoder,
+            judged_by=judges.names,
             seed=self.seed,
             keep_runs=self.keep_runs,
         )

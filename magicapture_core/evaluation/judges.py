@@ -239,11 +239,10 @@ class ClipEncoder:
     @torch.no_grad()
     def embed(self, pixels: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
         """See ImageEncoder."""
+        if keep is not None:  # before it is made smaller, or the face's edge would show
+            pixels = np.where(keep[..., None], pixels, np.round(255 * np.array(self.MEAN)).astype(np.uint8))
         image = torch.from_numpy(self._square(pixels)).permute(2, 0, 1).float() / 255
         image = (image - torch.tensor(self.MEAN).view(3, 1, 1)) / torch.tensor(self.SPREAD).view(3, 1, 1)
-        if keep is not None:
-            visible = self._square(keep.astype(np.uint8) * 255)[..., 0] >= 128
-            image = image * torch.from_numpy(visible)
         vector: np.ndarray = self.vision(image[None].to(self.device)).image_embeds[0].cpu().numpy()
         return vector
 
@@ -255,7 +254,7 @@ class ClipEncoder:
         return vector
 
     def _square(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w[, 3]) uint8 → (side, side, 3): the shorter side scaled, the middle kept, as CLIP was trained."""
+        """(h, w, 3) uint8 → (side, side, 3): the shorter side scaled, the middle kept, as CLIP was trained."""
         from PIL import Image
 
         image = Image.fromarray(pixels).convert("RGB")
@@ -320,6 +319,11 @@ class Judges:
         """See `choose_face_judge`, `choose_image_encoder` and `choose_aesthetic`."""
         images = choose_image_encoder(encoder)
         return cls(choose_face_judge(loss_network), images, choose_aesthetic(images))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Who they are: numbers by other judges must not stand in one table."""
+        return (self.faces.name, self.images.name, *((AESTHETIC,) if self.aesthetic is not None else ()))
 
     def notes(self) -> dict[str, str]:
         """Column → who judges it and how, for the foot of every table."""

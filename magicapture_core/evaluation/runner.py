@@ -25,7 +25,7 @@ from magicapture_core.training.trainer import fingerprint
 
 RETRIES = 3
 """How often a task is given to another worker when its own died."""
-FREE = ("pictures", "edited_pictures", "keep_runs")
+FREE = ("pictures", "edited_pictures", "keep_runs", "encoder", "judged_by")
 """Settings that may change when an evaluation goes on: they ask for more, not for something else."""
 
 

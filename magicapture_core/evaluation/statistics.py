@@ -67,6 +67,8 @@ class StyleStatistics:
     def _measure(self, pixels: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, ...]:
         import cv2
 
+        if keep is not None and keep.any():  # before it is made smaller, or the face's edge would show
+            pixels = np.where(keep[..., None], pixels, pixels[keep].mean(0).astype(np.uint8))
         small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         inside = np.ones((SIDE, SIDE), bool)
         if keep is not None:
