@@ -19,10 +19,11 @@ from magicapture_core import __main__ as command_line
 from magicapture_core import faces
 from magicapture_core.evaluation import cells, command, judges, metrics, runner
 from magicapture_core.evaluation.benchmark import load_benchmark
-from magicapture_core.evaluation.cells import Setup, Task, read_cell, run_cell
+from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
 from magicapture_core.evaluation.judges import FaceJudge, Judges, Seen, choose_face_judge
 from magicapture_core.evaluation.metrics import estimate
+from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.faces import Face
 from magicapture_core.problems import MissingFiles, Problem
 

@@ -28,8 +28,9 @@ from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
-from magicapture_core.evaluation.judges import EncoderName, Judges, Seen
-from magicapture_core.evaluation.methods import METHODS, Method, Schedule
+from magicapture_core.evaluation.judges import Judges, Seen
+from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Setup, Task
 from magicapture_core.faces import choose_analyser
 from magicapture_core.files import atomic_file
 from magicapture_core.generation import generate
@@ -43,48 +44,7 @@ FIRST_SEED = 1000
 """Of the pictures; the same for every cell, so that methods are compared on the same noise."""
 SMOKE_STEPS = 2
 
-FaceVariant = Literal["auto", "bundled", "facexlib"]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What makes cells comparable; plain values, which travel to other processes."""
-
-    benchmark: str
-    model: str
-    schedule: Schedule
-    pictures: int
-    """Of the composed prompt, per cell."""
-    edited_pictures: int
-    """Of each edited prompt, per cell; 0: none."""
-    steps: int | None
-    """Denoising steps; None: as the model suggests."""
-    faces: FaceVariant
-    """Which networks find and recognise faces in training."""
-    encoder: EncoderName
-    """Who is asked to judge style."""
-    judged_by: tuple[str, ...]
-    """Names of the judges (`Judges.names`). Cells that others judged are judged again, from their pictures."""
-    seed: int
-    keep_runs: bool
-    """Keep checkpoints and whole UNets of finished cells."""
-
-
-@dataclass(frozen=True, order=True)
-class Task:
-    """Which cell."""
-
-    identity: str
-    style: str
-    method: str
-
-    def folder(self, out: Path) -> Path:
-        """Where its files lie."""
-        return out / "cells" / self.identity / self.style / self.method
-
-    def __str__(self) -> str:
-        return f"{self.identity} × {self.style} × {self.method}"
 
 
 def is_done(task: Task, setup: Setup, out: Path) -> bool:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.markup import escape
 
 from magicapture_core.config import TrainConfig
 from magicapture_core.console import console, duration
+from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Schedule
 from magicapture_core.files import atomic_file
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
     from magicapture_core.evaluation.benchmark import Benchmark
-    from magicapture_core.evaluation.cells import Setup, Task
     from magicapture_core.evaluation.methods import Method
     from magicapture_core.evaluation.table import Results
+    from magicapture_core.evaluation.tasks import Setup, Task
     from magicapture_core.photos import Photo
 
 DEFAULT_METHODS = (
@@ -43,7 +44,7 @@ class Evaluate:
     """Comma-separated, or "all"."""
     model: str | None = None
     """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
-    schedule: Literal["smoke", "quick", "paper"] | None = None
+    schedule: Schedule | None = None
     """smoke: two steps, to try the way; quick: as the model suggests; paper: each paper's own. Default: quick where
     the model brings it, else paper."""
     identities: int | None = None
@@ -56,9 +57,9 @@ class Evaluate:
     """Pictures of each edited prompt per cell. 0: none."""
     steps: int | None = None
     """Denoising steps. Default: as the model suggests."""
-    faces: Literal["auto", "bundled", "facexlib"] = "auto"
+    faces: FaceVariant = "auto"
     """Which face networks training uses. The judge of likeness is another one where it can be had."""
-    encoder: Literal["auto", "clip", "statistics"] = "auto"
+    encoder: EncoderName = "auto"
     """Who judges style: CLIP ViT-L/14 where its files are here, else statistics that come with MagiCapture."""
     ray: str | None = None
     """Spread the cells over a Ray cluster: its address, or "local" for workers on this machine."""
@@ -118,7 +119,8 @@ class Evaluate:
         return 1 if failed else 0
 
     def _setup(self) -> Setup:
-        from magicapture_core.evaluation.cells import Setup, judges_for, models_for
+        from magicapture_core.evaluation.cells import judges_for, models_for
+        from magicapture_core.evaluation.tasks import Setup
         from magicapture_core.faces import choose_analyser
         from magicapture_core.models import HUB_ID, best_device
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from magicapture_core.evaluation.tasks import EncoderName
 from magicapture_core.faces import Face, align, choose_analyser
 from magicapture_core.models import best_device
 from magicapture_core.problems import MissingFiles, Problem
@@ -26,8 +27,6 @@ CLIP_ID = "openai/clip-vit-large-patch14"
 CLIP_FOLDER = "clip-vit-large-patch14"
 SMALLEST = 256
 """Smaller pictures are enlarged before faces are looked for: detectors are made for larger ones."""
-
-EncoderName = Literal["auto", "clip", "statistics"]
 
 
 # --- faces ----------------------------------------------------------------------------------------

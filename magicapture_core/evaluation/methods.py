@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
+from magicapture_core.evaluation.tasks import Schedule
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem
-
-Schedule = Literal["smoke", "quick", "paper"]
 
 QUICK_PRIOR = 40
 """Pictures of any person in the quick schedule: a fifth of the papers' 200, for some tenth of their steps."""

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.evaluation.benchmark import Benchmark
-from magicapture_core.evaluation.cells import Setup, Task, is_done, models_for, run_cell
+from magicapture_core.evaluation.cells import is_done, models_for, run_cell
 from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.training.trainer import fingerprint

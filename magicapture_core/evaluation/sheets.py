@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from magicapture_core.evaluation.cells import FIRST_SEED, Task
+from magicapture_core.evaluation.cells import FIRST_SEED
 from magicapture_core.evaluation.edits import COMPOSED
 from magicapture_core.evaluation.table import Results, number
+from magicapture_core.evaluation.tasks import Task
 from magicapture_core.files import atomic_file
 
 TILE, LINE, GAP = 128, 20, 4

@@ -13,11 +13,12 @@ import numpy as np
 
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark
-from magicapture_core.evaluation.cells import People, Task, read_cell, see_photos
+from magicapture_core.evaluation.cells import People, read_cell, see_photos
 from magicapture_core.evaluation.edits import COMPOSED, EDITS
 from magicapture_core.evaluation.judges import Judges
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.evaluation.metrics import Cell, Estimate
+from magicapture_core.evaluation.tasks import Task
 from magicapture_core.files import atomic_file
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import MissingFiles
@@ -328,7 +329,7 @@ def markdown(results: Results, facts: Sequence[str], *, paper: bool) -> str:
         "Means over cells [95 % of resampled identities and styles]. "
         + " · ".join(f"**{column.title}**: {column.about}" for column in columns),
         "",
-        *(f"- **{what}** by {who}" for what, who in results.judges.items()),
+        *(f"- **{what}**: {who}" for what, who in results.judges.items()),
     ]
     if "magicapture" in results.values and len(results.methods) > 1:
         others = [method for method in results.methods if method.name != "magicapture"]
