@@ -447,8 +447,11 @@ def test_the_recommendation() -> None:
 # --- Ray ------------------------------------------------------------------------------------------
 
 
-def test_a_dead_worker_s_task_is_run_again(toy_world: Path, toy_folder: Path, tmp_path: Path) -> None:
+def test_a_dead_worker_s_task_is_run_again(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two real workers; one is killed in the middle of its task."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve where anything else runs
     pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
     setup, out = setup_of(toy_world, toy_folder), tmp_path / "out"
     out.mkdir()
