@@ -48,13 +48,18 @@ Say = Callable[[str], None]
 
 
 def is_done(task: Task, setup: Setup, out: Path) -> bool:
-    """Whether the cell is finished, with at least the pictures that are wanted, judged as is wanted."""
+    """Whether the cell is finished."""
+    return finished_cell(task, setup, out) is not None
+
+
+def finished_cell(task: Task, setup: Setup, out: Path) -> dict[str, Any] | None:
+    """What cell.json holds, if it has the pictures that are wanted, judged by those who are wanted; else None."""
     cell = read_cell(task, out)
-    return cell is not None and cell["wanted"] == _wanted(setup)
+    return cell if cell is not None and cell["wanted"] == _wanted(setup) else None
 
 
 def read_cell(task: Task, out: Path) -> dict[str, Any] | None:
-    """A finished cell's cell.json; None where it is not finished."""
+    """A cell's cell.json, whatever was wanted then; None where there is none."""
     path = task.folder(out) / "cell.json"
     try:
         cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -152,11 +152,13 @@ class Evaluate:
     def _report(self, setup: Setup, found: Benchmark, chosen: list[Method], tasks: list[Task]) -> None:
         from magicapture_core.evaluation import cells, page, sheets, table
 
-        finished = [cell for task in tasks if (cell := cells.read_cell(task, self.out)) is not None]
+        finished = [
+            cell for task in tasks if (cell := cells.finished_cell(task, setup, self.out)) is not None
+        ]
         if not finished:
             raise Problem(f"No cell could be finished; {self.out / 'failed.json'} says why.")
         judges = cells.judges_for(finished[0]["likeness"], setup.encoder)
-        results = table.collect(tasks, found, self.out, judges)
+        results = table.collect(tasks, setup, found, self.out, judges)
         facts = _facts(setup, results, chosen)
         paper = "stable-diffusion-v1-5" in setup.model
         table.write_parquet(results, self.out / "results.parquet")

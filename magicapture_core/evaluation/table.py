@@ -13,12 +13,12 @@ import numpy as np
 
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark
-from magicapture_core.evaluation.cells import People, read_cell, see_photos
+from magicapture_core.evaluation.cells import People, finished_cell, see_photos
 from magicapture_core.evaluation.edits import COMPOSED, EDITS
 from magicapture_core.evaluation.judges import Judges
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.evaluation.metrics import Cell, Estimate
-from magicapture_core.evaluation.tasks import Task
+from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import MissingFiles
@@ -157,13 +157,13 @@ class Results:
         return table
 
 
-def collect(tasks: Sequence[Task], benchmark: Benchmark, out: Path, judges: Judges) -> Results:
+def collect(tasks: Sequence[Task], setup: Setup, benchmark: Benchmark, out: Path, judges: Judges) -> Results:
     """Read every finished cell of `tasks`."""
     values: dict[str, dict[Cell, dict[str, float]]] = {}
     rows: list[dict[str, Any]] = []
     missing, notes = 0, judges.notes()
     for task in tasks:
-        cell = read_cell(task, out)
+        cell = finished_cell(task, setup, out)
         if cell is None:
             missing += 1
             continue
