@@ -66,7 +66,7 @@ class FaceJudge:
             keep &= self._analyser.face_mask(pixels, face) < 0.5
         if not faces:
             return Seen(pixels, None, None, keep)
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
         crop = align(image, torch.from_numpy(faces[0].landmarks)[None])
         vector = np.asarray(self._embed(crop), np.float32).ravel()
         return Seen(pixels, faces[0], vector / np.linalg.norm(vector), keep)
