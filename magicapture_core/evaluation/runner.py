@@ -181,12 +181,20 @@ def _on_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers about every start
     started = not ray.is_initialized()
     if started:
-        ray.init(
-            address=None if address == "local" else address,
-            runtime_env={"env_vars": {**kept, "PYTHONPATH": path}},
-            log_to_driver=False,
-            **({"include_dashboard": False} if address == "local" else {}),
-        )
+        local = address == "local"
+        try:
+            ray.init(
+                address=None if local else address,
+                runtime_env={"env_vars": {**kept, "PYTHONPATH": path}},
+                log_to_driver=False,
+                **({"include_dashboard": False} if local else {}),
+            )
+        except Exception as error:  # Ray raises the bare class where a part of it does not start in time
+            where = "started on this machine" if local else f"reached at {address}"
+            raise Problem(
+                f"Ray could not be {where} ({error}). Correct the address, wait until the machine is less busy, or "
+                "leave --ray out: then everything runs in this process."
+            ) from error
     try:
         gpus = 1 if torch.cuda.is_available() else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
