@@ -1,4 +1,4 @@
-"""Command line: python -m magicapture_core masks | train | generate | export | finish | sheet | weights.
+"""Command line: python -m magicapture_core masks | train | generate | evaluate | export | finish | sheet | weights.
 
 Exit codes: 0 done, 1 bad input, 2 wrong use, 130 interrupted (training: and saved).
 """
@@ -21,6 +21,7 @@ from magicapture_core.commands.sheet import Sheet
 from magicapture_core.commands.weights import Weights
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.console import BAD_INPUT, DONE, INTERRUPTED, console, polite_interrupt, show_progress
+from magicapture_core.evaluation.command import Evaluate
 from magicapture_core.files import unused
 from magicapture_core.problems import Problem
 
@@ -246,8 +247,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 COMMANDS: dict[str, type] = {
-    "masks": Masks, "train": Train, "generate": Generate, "export": Export, "finish": Finish, "sheet": Sheet,
-    "weights": Weights,
+    "masks": Masks, "train": Train, "generate": Generate, "evaluate": Evaluate, "export": Export, "finish": Finish,
+    "sheet": Sheet, "weights": Weights,
 }  # fmt: skip
 PROGRAM = "python -m magicapture_core"
 
@@ -256,7 +257,7 @@ def _parse(arguments: list[str]) -> Any:
     chosen = COMMANDS.get(arguments[0]) if arguments else None
     if chosen is not None:  # parsed on its own, so that messages name its settings and nothing else
         return tyro.cli(chosen, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}")
-    every: Any = Masks | Train | Generate | Export | Finish | Sheet | Weights
+    every: Any = Masks | Train | Generate | Evaluate | Export | Finish | Sheet | Weights
     description = "Portraits of a person in a style, from a few photos of each."
     return tyro.cli(every, args=arguments, prog=PROGRAM, description=description)
 

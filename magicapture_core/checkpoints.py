@@ -2,6 +2,7 @@
 
 RUN/config.json            settings, model, photos' digests
 RUN/losses.jsonl           a row per optimizer step
+RUN/attention.jsonl        how much of each token's attention falls outside its region
 RUN/identity.safetensors   embeddings of the subject's face ("mean", "photos")
 RUN/attention/, samples/   pictures made along the way
 RUN/checkpoint-NNNNNN/     everything needed to go on, bit for bit
@@ -40,7 +41,9 @@ FREE_ON_RESUME = {
 """Settings that may differ when a run goes on: they change what is shown, kept or held in memory, and what is
 learned at most by rounding."""
 EMBEDDING_FILES = {SUBJECT_TOKEN: "subject.safetensors", STYLE_TOKEN: "style.safetensors"}
-ADAPTER_FILES = ("pytorch_lora_weights.safetensors", *EMBEDDING_FILES.values())
+UNET_FILE = "unet.safetensors"
+"""Weights of the UNet itself, by their names in it: what other methods than the paper's train."""
+ADAPTER_FILES = ("pytorch_lora_weights.safetensors", *EMBEDDING_FILES.values(), UNET_FILE)
 
 
 @dataclass(frozen=True)
@@ -165,22 +168,43 @@ class Run:
                 "Resume with the same settings and photos, or start a new run in another folder."
             )
 
-    # --- losses -----------------------------------------------------------------------------------
+    # --- what was measured on the way -------------------------------------------------------------
 
     def append_losses(self, row: Mapping[str, Any]) -> None:
         """Add one row to losses.jsonl. Raises RunProblem if the disk is full."""
-        try:
-            with (self.folder / "losses.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise RunProblem(
-                f"Could not write {self.folder / 'losses.jsonl'}: {error.strerror}. The last checkpoint is "
-                "whole. Free some disk space, then resume."
-            ) from error
+        self._append("losses.jsonl", row)
+
+    def append_attention(self, row: Mapping[str, Any]) -> None:
+        """Add one row to attention.jsonl: step, task, token and the share of its attention outside its region."""
+        self._append("attention.jsonl", row)
 
     def losses(self) -> list[dict[str, Any]]:
         """The rows so far; a line that a killed program left unfinished is dropped."""
-        path = self.folder / "losses.jsonl"
+        return self._rows("losses.jsonl")
+
+    def attention(self) -> list[dict[str, Any]]:
+        """The rows of attention.jsonl so far."""
+        return self._rows("attention.jsonl")
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`: a resumed run computes them again."""
+        for name in ("losses.jsonl", "attention.jsonl"):
+            kept = [row for row in self._rows(name) if row["step"] <= step]
+            with atomic_file(self.folder / name) as path:
+                path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunProblem(
+                f"Could not write {self.folder / name}: {error.strerror}. The last checkpoint is "
+                "whole. Free some disk space, then resume."
+            ) from error
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
         rows = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
@@ -188,12 +212,6 @@ class Run:
             except ValueError:
                 break
         return rows
-
-    def rewind_losses(self, step: int) -> None:
-        """Drop the rows after `step`: a resumed run computes them again."""
-        kept = [row for row in self.losses() if row["step"] <= step]
-        with atomic_file(self.folder / "losses.jsonl") as path:
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     # --- checkpoints ------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from magicapture_core.problems import Problem
 
 SubjectKind = Literal["person", "object"]
 LoraTarget = Literal["cross", "self", "feed_forward", "text_encoder"]
+Trained = Literal["lora", "cross_kv", "unet"]
 Scheduler = Literal["euler_ancestral", "dpm++", "unipc", "ddim"]
 Upscaler = Literal["auto", "realesrgan", "mini", "lanczos"]
 Restorer = Literal["auto", "gfpgan", "codeformer", "none"]
@@ -53,6 +54,9 @@ class TrainConfig:
     """Weight decay of the LoRA weights (AdamW). Embeddings are never decayed."""
     max_grad_norm: float | None = None
     """Clip the gradient to this norm. Unlike the paper, if set."""
+    trained: Trained = "lora"
+    """What phase 2 trains beside the embeddings. Unlike the paper, if not "lora": "cross_kv" trains the keys' and
+    values' projections of cross-attention themselves (Custom Diffusion), "unet" the whole UNet (DreamBooth)."""
     lora_rank: int = 4
     """Rank of U and V in Eq. 3."""
     lora_alpha: float | None = None
@@ -65,6 +69,14 @@ class TrainConfig:
     """Weight of Attention Refocusing, Eq. 8 (phase 2). 0 turns it off."""
     composed_weight: float = 1.0
     """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
+    masked: bool = True
+    """Take Eqs. 4 to 6 over their regions. Unlike the paper, if not: over the whole picture, as methods do that know
+    no masks."""
+    prior_weight: float = 0.0
+    """Weight of DreamBooth's prior preservation (phase 2). Unlike the paper, if above 0: pictures that the untrained
+    model makes of any person must stay as they are."""
+    prior_pictures: int = 200
+    """How many of them are made before training."""
     identity_time_limit: float = 0.8
     """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
     identity_decode: Literal["face", "full"] = "face"
@@ -100,12 +112,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("resolution", "batch_size", "gradient_accumulation", "lora_rank", "sample_steps",
-                    "checkpoint_every", "keep_checkpoints")  # fmt: skip
+                    "checkpoint_every", "keep_checkpoints", "prior_pictures")  # fmt: skip
         for name in positive:
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
                         "embedding_learning_rate", "lora_weight_decay", "lambda_id", "lambda_attn",
-                        "composed_weight", "style_weight", "style_init_std", "sample_every",
+                        "composed_weight", "prior_weight", "style_weight", "style_init_std", "sample_every",
                         "attention_every", "seed")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)

@@ -75,6 +75,12 @@ def export_run(run: Path | str, format: Format, out: Path | str) -> list[Path]:
     if format not in get_args(Format):
         raise Problem(f"format must be one of {', '.join(get_args(Format))}, got {format!r}.")
     found, out = Run.open(run), Path(out)
+    trained = found.facts().config.trained
+    if trained != "lora":
+        raise RunProblem(
+            f"{found.folder} trained weights of the UNet itself (trained = {trained!r}), as the methods do that "
+            "MagiCapture is compared with; expected LoRA, which other programs load. Export another run."
+        )
     if out.exists() and not out.is_dir():
         raise Problem(f"{out} is a file; expected a folder to write into. Choose another name.")
     missing = [name for name in EMBEDDING_FILES.values() if not (found.adapter / name).exists()]

@@ -15,10 +15,11 @@ TERMS = {
     "source": "Eq. 4",
     "reference": "Eq. 5",
     "composed": "Eq. 6",
+    "prior": "DreamBooth",
     "identity": "Eq. 7",
     "attention": "Eq. 8",
 }
-"""Names of the loss terms in reports and losses.jsonl, and the equation each belongs to."""
+"""Names of the loss terms in reports and losses.jsonl, and the equation (or method) each belongs to."""
 
 FLAT = 1e-3
 """Attention maps whose spread is below this share of their maximum say nothing about where a token looks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from magicapture_core.checkpoints import ADAPTER_FILES, Run
+from magicapture_core.checkpoints import ADAPTER_FILES, UNET_FILE, Run
 from magicapture_core.config import TrainConfig, to_dict
 from magicapture_core.files import atomic_file
 from magicapture_core.losses import TERMS
@@ -72,6 +72,8 @@ def write_model_card(run: Run) -> None:
     defaults = to_dict(TrainConfig())
     changed = {name: value for name, value in to_dict(config).items() if value != defaults[name]}
     has_lora = (run.adapter / ADAPTER_FILES[0]).exists()
+    has_unet = (run.adapter / UNET_FILE).exists()  # diffusers has no loader for those: MagiCapture alone does
+    weights = " and LoRA weights" if has_lora else " and weights of the UNet" if has_unet else ""
     last = ", ".join(f"{name} {rows[-1][name]:.3f}" for name in rows[-1] if name in TERMS) if rows else ""
     text = CARD.format(
         subject_count=len(facts.subject),
@@ -79,7 +81,7 @@ def write_model_card(run: Run) -> None:
         kind=config.subject_kind,
         model=Path(facts.model).name if Path(facts.model).exists() else facts.model,
         load_model=_load_model(facts.model),
-        lora_sentence=" and LoRA weights" if has_lora else "",
+        lora_sentence=weights,
         load_lora='pipe.load_lora_weights("adapter")\n' if has_lora else "",
         step=rows[-1]["step"] if rows else 0,
         total=config.ti_steps + config.lora_steps,

@@ -35,15 +35,17 @@ OPENINGS = (
     "an image of a",
 )
 ENDINGS = {
+    "prior": "{noun}",
     "source": f"{SUBJECT_TOKEN} {{noun}}",
     "reference": f"{{noun}} in the {STYLE_TOKEN} style",
     "composed": f"{SUBJECT_TOKEN} {{noun}} in the {STYLE_TOKEN} style",
 }
-Task = Literal["source", "reference", "composed"]
+Task = Literal["prior", "source", "reference", "composed"]
+"""What an item teaches: any person (DreamBooth's prior preservation only), the subject, the style, both together."""
 
 
 def templates(task: Task, noun: str = "person") -> list[str]:
-    """The predefined prompts of a task: c_s, c_r or c_c of the paper."""
+    """The predefined prompts of a task: c_s, c_r or c_c of the paper, or its class alone."""
     return [f"{opening} {ENDINGS[task].format(noun=noun)}" for opening in OPENINGS]
 
 

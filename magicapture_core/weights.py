@@ -137,6 +137,25 @@ WEIGHTS: dict[str, Weight] = {
             "CodeFormer: face restoration with a fidelity setting, the paper's",
             ("codeformer-v0.1.0.pth",),
         ),
+        Weight(
+            "w600k_mbf",
+            "w600k_mbf.onnx",
+            13_616_099,
+            "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f",
+            "InsightFace's models: non-commercial research only",
+            "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_s.zip",
+            "ArcFace MobileFaceNet: judges likeness in evaluations, and is in no loss",
+        ),
+        Weight(
+            "aesthetic_sac_logos_ava1_l14",
+            "sac+logos+ava1-l14-linearMSE.pth",
+            3_714_759,
+            "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+            "Apache-2.0 (LAION, improved-aesthetic-predictor)",
+            "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
+            "sac%2Blogos%2Bava1-l14-linearMSE.pth",
+            "LAION's aesthetic predictor over CLIP ViT-L/14, as in the paper",
+        ),
     )
 }
 

@@ -184,7 +184,7 @@ def gradients(models: Any, config: Any, **options: Any) -> dict[str, torch.Tenso
         trainer._start_phase("lora")
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
-            for parameter in trainer.lora.values():
+            for parameter in trainer.weights.values():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
         draw = draw_step(trainer.generator, trainer.sizes, "lora", config)
         trainer.objective.step(draw, "lora", 2.0, options.get("per_call", config.items_per_step))

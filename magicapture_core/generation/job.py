@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from magicapture_core.attention import cross_attention_sides
-from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run
+from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, UNET_FILE, Run
 from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.models import ModelBundle
@@ -96,7 +96,7 @@ class Job:
         return cls(
             models=models,
             config=config,
-            adapter=found.adapter if found and (found.adapter / LORA_FILE).exists() else None,
+            adapter=found.adapter if found and _has_weights(found.adapter) else None,
             tokenizer=tokenizer,
             token_ids=token_ids,
             rows=rows,
@@ -134,6 +134,11 @@ class Job:
         per_call = self.config.pictures_per_call or _fitting_pictures(self.models)
         for start in range(0, len(self.seeds), per_call):
             yield self.seeds[start : start + per_call]
+
+
+def _has_weights(adapter: Path) -> bool:
+    """A run stopped in its first phase has none yet."""
+    return any((adapter / name).exists() for name in (LORA_FILE, UNET_FILE))
 
 
 def _learned_rows(run: Run, models: ModelBundle) -> Tensor:

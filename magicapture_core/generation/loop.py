@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from magicapture_core.attention import AttentionStore, listen, mean_map
+from magicapture_core.checkpoints import UNET_FILE
 from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.generation.job import LORA_FILE, Job
@@ -176,6 +178,10 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
     if folder is None:
         yield
         return
+    if (folder / UNET_FILE).exists():
+        with _unet_weights(pipeline.unet, folder / UNET_FILE, scale):
+            yield
+        return
     try:
         try:
             # Loading draws first values for the layers; the caller's random numbers are not its own.
@@ -191,6 +197,30 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
         yield
     finally:
         pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _unet_weights(unet: Any, file: Path, scale: float) -> Iterator[None]:
+    """Weights of the UNet itself: W + scale · (W' - W), so that `scale` means what it does for LoRA."""
+    parameters = dict(unet.named_parameters())
+    try:
+        trained = load_file(file)
+        if any(parameters[name].shape != weight.shape for name, weight in trained.items()):
+            raise ValueError("other shapes")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunProblem(
+            f"{file} does not fit this model or is damaged ({error}). Use the model that the run was trained on."
+        ) from error
+    before = {name: parameters[name].data for name in trained}
+    try:
+        for name, weight in trained.items():
+            parameters[name].data = torch.lerp(
+                before[name].float(), weight.to(before[name].device).float(), scale
+            ).to(before[name].dtype)
+        yield
+    finally:
+        for name, weight in before.items():
+            parameters[name].data = weight
 
 
 @contextmanager

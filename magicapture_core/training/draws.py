@@ -76,14 +76,18 @@ class Sizes:
     """(c, h, w)."""
     timesteps: int
     """T."""
+    prior: int = 0
+    """Pictures of any person, where there is prior preservation."""
 
 
 def tasks_of(phase: Phase, config: TrainConfig) -> tuple[Task, ...]:
-    """Phase 1 learns (4) and (5); phase 2 adds the composed prompt, (6)."""
-    composes = config.composed_weight > 0 or config.lambda_id > 0
-    if phase == "textual_inversion" or not composes:
+    """Phase 1 learns (4) and (5); phase 2 adds the composed prompt, (6), and prior preservation if wanted."""
+    if phase == "textual_inversion":
         return ("source", "reference")
-    return ("source", "reference", "composed")
+    prior: tuple[Task, ...] = ("prior",) if config.prior_weight > 0 else ()
+    composes = config.composed_weight > 0 or config.lambda_id > 0
+    composed: tuple[Task, ...] = ("composed",) if composes else ()
+    return (*prior, "source", "reference", *composed)
 
 
 def draw_step(
@@ -113,7 +117,7 @@ def draw_step(
 
 
 def _draw_task(generator: torch.Generator, task: Task, sizes: Sizes, count: int, latest: int) -> TaskDraw:
-    photos = sizes.subject if task == "source" else sizes.style
+    photos = {"prior": sizes.prior, "source": sizes.subject}.get(task, sizes.style)
     return TaskDraw(
         task=task,
         items=torch.randint(photos, (count,), generator=generator),

@@ -67,9 +67,9 @@ def train(
     with _explained_out_of_memory(config), ExitStack() as stack:
         trainer = stack.enter_context(Trainer.opened(models, subject, style, config, accelerator, analyser))
         run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
+        trainer.begin(run)
         if resume:
             trainer.restore(run)
-        trainer.begin(run)
         clock = _Clock(config)
         try:
             while trainer.step < trainer.total_steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Texts:
         tokenizer, self.token_ids = with_placeholders(self.models.tokenizer)
         self.tokenizer = tokenizer
         self.ids: dict[Task, Tensor] = {}
-        for task in ("source", "reference", "composed"):
+        for task in get_args(Task):
             self.ids[task] = self.tokenize(templates(task, self.noun))
 
     def tokenize(self, prompts: list[str]) -> Tensor:
@@ -76,6 +77,7 @@ class Objective:
         # Eq. 7 needs a face in the style photo whose pose x0 keeps; an object is compared as a whole.
         self.comparable = self.style.has_face if person else torch.ones(len(self.style), dtype=torch.bool)
         self.landmarks = self.style.landmarks.nan_to_num()
+        self.prior: Encoded | None = None
 
     def step(self, draw: StepDraw, phase: Phase, style_weight: float, per_call: int) -> dict[str, Tensor]:
         """Back-propagate one optimizer step. Returns the mean of each unweighted term, 0-d, on the device.
@@ -115,6 +117,7 @@ class Objective:
         """Weigh per-item terms as METHOD's total does, back-propagate, and add up their means."""
         config = self.config
         weights = {
+            "prior": config.prior_weight,
             "source": 1.0,
             "reference": style_weight,
             "composed": style_weight * config.composed_weight,
@@ -145,10 +148,10 @@ class Objective:
         target = losses.target_of(latents, noise, self.alphas[timesteps], self.models.prediction_type)
 
         sizes = [len(task.items) for task in draw.tasks]
-        source = torch.tensor([task.task == "source" for task in draw.tasks], device=device)
-        is_source = source.repeat_interleave(torch.tensor(sizes, device=device)).view(-1, 1, 1, 1)
-        region = torch.where(is_source, face, 1 - face)
-        per_item = losses.masked_reconstruction(target, output, region)
+        regions = [
+            self._region(task.task, part) for task, part in zip(draw.tasks, face.split(sizes), strict=True)
+        ]
+        per_item = losses.masked_reconstruction(target, output, torch.cat(regions))
         terms: dict[str, Tensor] = {
             task.task: loss for task, loss in zip(draw.tasks, per_item.split(sizes), strict=True)
         }
@@ -192,7 +195,16 @@ class Objective:
         return {"identity": loss * self.comparable[task.items].to(device)}
 
     def _data(self, task: TaskDraw) -> Encoded:
+        if task.task == "prior":
+            assert self.prior is not None
+            return self.prior
         return self.subject if task.task == "source" else self.style
+
+    def _region(self, task: Task, face: Tensor) -> Tensor:
+        """Where a task's reconstruction counts, from the faces (b,1,h,w) of its items."""
+        if task == "prior" or not self.config.masked:
+            return torch.ones_like(face)
+        return face if task == "source" else 1 - face
 
     def _decode(self, latents: Tensor) -> Tensor:
         """D: scaled latents → pictures (b, 3, h, w) in [-1,1]; the gradient goes through."""

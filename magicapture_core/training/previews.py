@@ -124,7 +124,8 @@ def sample_picture(
         pixels = np.asarray(image)
         faces = analyser.detect(pixels)
         if faces:
-            vector = embed_face(analyser, pixels, faces[0])
+            with torch.autocast("cpu", enabled=False):  # embeddings are compared in fp32, and made on the CPU
+                vector = embed_face(analyser, pixels, faces[0])
             mean = objective.likenesses.mean(0).cpu().numpy()
             identity = float(vector @ mean / np.linalg.norm(mean))
     return Sample(image, prompt, seed, identity)

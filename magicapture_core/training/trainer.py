@@ -32,6 +32,8 @@ from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Li
 from magicapture_core.training.lora import add_lora, remove_lora, save_lora
 from magicapture_core.training.memory import fitting_items_per_call
 from magicapture_core.training.objective import Objective, Texts
+from magicapture_core.training.prior import prior_pictures
+from magicapture_core.training.unfreeze import Originals, freeze_again, save_unet, unfreeze
 
 PHASES: tuple[Phase, ...] = ("textual_inversion", "lora")
 
@@ -58,7 +60,10 @@ class Trainer:
     analyser: FaceAnalyser | None
     items_per_call: int
     step: int = 0
-    lora: dict[str, nn.Parameter] = field(default_factory=dict)
+    weights: dict[str, nn.Parameter] = field(default_factory=dict)
+    """What phase 2 trains beside the rows, by name: LoRA, or weights of the UNet itself."""
+    originals: Originals = field(default_factory=dict)
+    """What the latter were before."""
     optimizer: torch.optim.Optimizer | None = None
     schedule: Any = None
     saved_step: int = -1
@@ -176,7 +181,7 @@ class Trainer:
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
         )
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._mixed():
             terms = self.objective.step(
                 draw, phase, self.config.style_weight if early else 1.0, self.items_per_call
             )
@@ -198,20 +203,20 @@ class Trainer:
         return losses, rates
 
     def _start_phase(self, phase: Phase) -> None:
-        """Phase 1 trains the two embeddings; phase 2 adds LoRA. Each has an optimizer of its own."""
+        """Phase 1 trains the two embeddings; phase 2 adds LoRA or what else is trained. Each has its own optimizer."""
         from diffusers.optimization import get_scheduler
 
         config = self.config
         rows = {"name": "embeddings", "params": [self.rows], "weight_decay": 0.0}
         groups: list[dict[str, Any]] = [{**rows, "lr": config.ti_learning_rate}]
         if phase == PHASES[1]:
-            if not self.lora:
-                self.lora = add_lora(self.models, config)
+            if not self.weights:
+                self._add_weights()
             groups = [
                 {**rows, "lr": config.embedding_learning_rate},
                 {
                     "name": "lora",
-                    "params": list(self.lora.values()),
+                    "params": list(self.weights.values()),
                     "weight_decay": config.lora_weight_decay,
                     "lr": config.lora_learning_rate,
                 },
@@ -227,8 +232,20 @@ class Trainer:
             num_training_steps=self.phase_steps(phase),
         )
 
+    def _add_weights(self) -> None:
+        if self.config.trained == "lora":
+            self.weights = add_lora(self.models, self.config)
+        else:
+            self.weights, self.originals = unfreeze(self.models.unet, self.config.trained)
+
+    def _mixed(self) -> torch.autocast:
+        """The UNet's own weights are trained in fp32, however it was loaded; its layers still compute as loaded."""
+        models = self.models
+        needed = self.config.trained != "lora" and models.dtype != torch.float32
+        return torch.autocast(models.device.type, dtype=models.dtype if needed else None, enabled=needed)
+
     def _trained(self) -> list[nn.Parameter]:
-        return [self.rows, *self.lora.values()]
+        return [self.rows, *self.weights.values()]
 
     def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Average gradients and losses over the processes; one transfer to the host."""
@@ -261,7 +278,9 @@ class Trainer:
     # --- keeping and showing ----------------------------------------------------------------------
 
     def begin(self, run: Run) -> None:
-        """Write what a run folder holds from the start."""
+        """Write what a run folder holds from the start, and make what training needs of the untrained model."""
+        if self.config.prior_weight > 0:
+            self.objective.prior = prior_pictures(run, self.objective, self.accelerator)
         if self.is_main and self.analyser is not None and len(self.objective.likenesses):
             run.save_identity(self.objective.likenesses, self.objective.likeness.name)
 
@@ -289,7 +308,7 @@ class Trainer:
         checkpoint = run.load_checkpoint()
         self.saved_step = checkpoint.step if checkpoint else -1
         if self.is_main:
-            run.rewind_losses(checkpoint.step if checkpoint else 0)
+            run.rewind(checkpoint.step if checkpoint else 0)
         if checkpoint is None:
             return
         self.step = checkpoint.step
@@ -314,28 +333,41 @@ class Trainer:
 
     def attention(self, run: Run) -> list[previews.AttentionView]:
         """Where the tokens look, also written as a strip per token."""
-        views = previews.attention_views(self.objective, self.pictures)
+        with self._mixed():
+            views = previews.attention_views(self.objective, self.pictures)
+        for view in views:
+            row = {
+                "step": self.step,
+                "task": view.task,
+                "token": view.token,
+                "outside": round(view.outside, 5),
+            }
+            run.append_attention(row)
         previews.write_strips(views, run.folder / "attention", self.step)
         return views
 
     def sample(self, run: Run) -> previews.Sample:
         """A picture of the composed prompt, also written to samples/."""
-        sample = previews.sample_picture(
-            self.objective, self.analyser, seed=self.config.seed, steps=self.config.sample_steps
-        )
+        with self._mixed():
+            sample = previews.sample_picture(
+                self.objective, self.analyser, seed=self.config.seed, steps=self.config.sample_steps
+            )
         previews.write_sample(sample, run.folder / "samples" / f"step-{self.step:06d}.png")
         return sample
 
     def _named(self) -> dict[str, Tensor]:
-        return {"embeddings": self.rows, **self.lora}
+        return {"embeddings": self.rows, **self.weights}
 
     def _write_adapter(self, folder: Path) -> None:
         save_embeddings(self.rows, folder)
-        if self.lora:
+        if self.originals:
+            save_unet(self.weights, folder, self.models.dtype)
+        elif self.weights:
             save_lora(self.models, folder)
 
     def _release(self) -> None:
         remove_lora(self.models)
+        freeze_again(self.models.unet, self.originals)
         if self.config.gradient_checkpointing:
             self.models.unet.disable_gradient_checkpointing()
             self.models.unet.eval()
@@ -367,6 +399,7 @@ def _sizes(objective: Objective) -> Sizes:
     return Sizes(
         subject=len(objective.subject),
         style=len(objective.style),
+        prior=objective.config.prior_pictures,
         likenesses=len(objective.likenesses),
         latent=(channels, height, width),
         timesteps=len(objective.alphas),

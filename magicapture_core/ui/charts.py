@@ -11,6 +11,7 @@ TERM_TITLES = {
     "source": ("Your photos", "Eq. 4: how well photos of the person are redrawn"),
     "reference": ("Style", "Eq. 5: how well style photos are redrawn"),
     "composed": ("Both together", "Eq. 6: how well the person in the style is drawn"),
+    "prior": ("Any person", "DreamBooth's prior preservation: how well the model keeps drawing others"),
     "identity": ("Face likeness", "Eq. 7: distance between the faces, 0 is the same person"),
     "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
 }

@@ -17,8 +17,8 @@ from gradio.components import Component
 from magicapture_core import config as config_module
 from magicapture_core.config import TrainConfig, to_dict
 
-ELSEWHERE = {"subject_kind"}
-"""Settings that another step asks for."""
+ELSEWHERE = {"subject_kind", "trained", "masked", "prior_weight", "prior_pictures"}
+"""Settings that another step asks for, or that only the evaluation's other methods change."""
 GROUPS = {
     "Length": ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),
     "Speed of learning": (

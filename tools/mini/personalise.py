@@ -3,7 +3,8 @@
 python -m tools.mini.personalise --work .training/mini/runs --judge w600k_mbf.onnx --out assets/mini
 
 Each training is one run of the command line in a process of its own, so that its time and memory are a user's. The
-judge of likeness is not the loss's network (SFace): it is ArcFace w600k_mbf, from the package named in README.md.
+judge of likeness is not the loss's network (SFace): it is ArcFace w600k_mbf, from the package named in README.md. For
+a comparison of methods use `python -m magicapture_core evaluate`; this one is for the mini model's card.
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from magicapture_core import GenerateConfig, choose_analyser, generate, list_photos, load, read_photo
-from magicapture_core.faces import align
+from magicapture_core import GenerateConfig, generate, list_photos, load, read_photo
+from magicapture_core.evaluation.judges import FaceJudge, arcface_judge
 from magicapture_core.heat import heat_overlay
-from tools.mini.evaluate import enlarged
 
 PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
 METHODS: dict[str, tuple[str, ...]] = {
@@ -49,28 +48,6 @@ EDITS = (
     "a photo of a {subject}, blue background",
 )
 TILE = 192
-
-
-class Judge:
-    """ArcFace w600k_mbf: pictures -> embeddings; not used by any loss."""
-
-    def __init__(self, path: str) -> None:
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.analyser, _ = choose_analyser("bundled")
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray | None:
-        """(h, w, 3) uint8 -> (512,) of unit length, of the largest face; None without one."""
-        pixels = enlarged(pixels) if len(pixels) < 256 else pixels
-        faces = self.analyser.detect(pixels)
-        if not faces:
-            return None
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-        crop = align(picture, torch.from_numpy(faces[0].landmarks)[None])
-        values = {self.session.get_inputs()[0].name: ((crop - 127.5) / 127.5).numpy()}
-        vector = self.session.run(None, values)[0][0]
-        return vector / np.linalg.norm(vector)
 
 
 @dataclass
@@ -111,8 +88,8 @@ def run_training(pair: Pair, settings: tuple[str, ...], out: Path) -> dict[str, 
     return measured
 
 
-def scores(judge: Judge, pictures: list[np.ndarray], subject: np.ndarray) -> list[float | None]:
-    return [None if (vector := judge(p)) is None else float(vector @ subject) for p in pictures]
+def scores(judge: FaceJudge, pictures: list[np.ndarray], subject: np.ndarray) -> list[float | None]:
+    return [None if (vector := judge.look(p).vector) is None else float(vector @ subject) for p in pictures]
 
 
 def summary(values: list[float | None]) -> dict[str, float]:
@@ -155,10 +132,10 @@ def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray], steps: 
     return np.vstack(rows)
 
 
-def between_people(judge: Judge) -> float:
+def between_people(judge: FaceJudge) -> float:
     """Mean cosine between photos of different sample people."""
     vectors = [
-        [vector for p in photos_of(folder) if (vector := judge(p)) is not None]
+        [vector for p in photos_of(folder) if (vector := judge.look(p).vector) is not None]
         for folder in sorted(Path("assets/people").iterdir())
         if folder.is_dir()
     ]
@@ -182,7 +159,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
-    work, out, judge = Path(args.work), Path(args.out), Judge(args.judge)
+    work, out, judge = Path(args.work), Path(args.out), arcface_judge(Path(args.judge))
     work.mkdir(parents=True, exist_ok=True)
     models = load("mini")
     steps = int(models.generate_defaults["steps"])
@@ -193,7 +170,8 @@ def main() -> None:
         "pairs": {},
     }
     for pair in (Pair(person, preset) for person in args.people for preset in args.presets):
-        vectors = [v for p in photos_of(Path("assets/people") / pair.person) if (v := judge(p)) is not None]
+        photos = photos_of(Path("assets/people") / pair.person)
+        vectors = [v for p in photos if (v := judge.look(p).vector) is not None]
         subject = np.mean(vectors, axis=0)
         subject /= np.linalg.norm(subject)
         found: dict[str, Any] = {"photos": round(float(np.mean(np.stack(vectors) @ subject)), 3)}

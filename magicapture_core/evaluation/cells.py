@@ -1,0 +1,328 @@
+"""One cell of the table: a method learns a person and a style, makes pictures, and they are judged.
+
+OUT/cells/IDENTITY/STYLE/METHOD/
+    run/             the training's run folder
+    trained.json     when training is over: how long it took
+    pictures/        COMPOSED-SEED.png and EDIT-SEED.png
+    cell.json        when everything is over: a row per picture, and what is known of the cell as a whole
+
+Each step leaves a file when it is done, so that a cell that was killed anywhere goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from magicapture_core.checkpoints import UNET_FILE, Run
+from magicapture_core.concepts import Concept, prepare_concept
+from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.evaluation import metrics
+from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
+from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
+from magicapture_core.evaluation.judges import Judges, Seen
+from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Setup, Task
+from magicapture_core.faces import choose_analyser
+from magicapture_core.files import atomic_file
+from magicapture_core.generation import generate
+from magicapture_core.models import ModelBundle, load
+from magicapture_core.photos import read_photo
+from magicapture_core.problems import Problem
+from magicapture_core.prompts import COMPOSED_PROMPT
+from magicapture_core.training import train
+
+FIRST_SEED = 1000
+"""Of the pictures; the same for every cell, so that methods are compared on the same noise."""
+SMOKE_STEPS = 2
+
+Say = Callable[[str], None]
+
+
+def is_done(task: Task, setup: Setup, out: Path) -> bool:
+    """Whether the cell is finished."""
+    return finished_cell(task, setup, out) is not None
+
+
+def finished_cell(task: Task, setup: Setup, out: Path) -> dict[str, Any] | None:
+    """What cell.json holds, if it has the pictures that are wanted, judged by those who are wanted; else None."""
+    cell = read_cell(task, out)
+    return cell if cell is not None and cell["wanted"] == _wanted(setup) else None
+
+
+def read_cell(task: Task, out: Path) -> dict[str, Any] | None:
+    """A cell's cell.json, whatever was wanted then; None where there is none."""
+    path = task.folder(out) / "cell.json"
+    try:
+        cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return cell
+
+
+def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> None:
+    """Train, draw and judge what is still missing of the cell. Raises Problem where it cannot be done."""
+    if is_done(task, setup, out):
+        return
+    folder, method, models = task.folder(out), METHODS[task.method], models_for(setup.model)
+    prompts = _prompts(setup)
+    if any(not path.exists() for path in _pictures(folder, prompts)):
+        _train(task, setup, models, folder, say)
+        for kind, (prompt, count) in prompts.items():
+            _draw(kind, prompt, count, setup, method, models, folder)
+    cell = _judge(task, setup, folder, prompts)
+    if not setup.keep_runs:
+        _tidy(folder)
+    with atomic_file(folder / "cell.json") as path:
+        path.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say) -> None:
+    marker, run_folder = folder / "trained.json", folder / "run"
+    if marker.exists() and all(
+        (run_folder / "adapter" / name).exists() for name in _trained(folder)["files"]
+    ):
+        return
+    config = METHODS[task.method].config(setup.schedule, models, setup.seed)
+    resume = (run_folder / "config.json").exists()
+    reports = train(
+        models,
+        _concept(setup, "subject", task.identity),
+        _concept(setup, "style", task.style),
+        config,
+        run_folder,
+        analyser=choose_analyser(setup.faces)[0],
+        resume=resume,
+    )
+    with closing(reports):
+        for report in reports:
+            if report.step % 50 == 0:
+                say(f"step {report.step} of {report.total_steps}")
+    run = Run.open(run_folder)
+    rows = run.losses()
+    facts = {
+        "seconds": round(sum(row["seconds"] for row in rows), 2),
+        "steps": len(rows),
+        "attention": [row for row in run.attention() if row["step"] == rows[-1]["step"]],
+        "likeness": run.facts().likeness,
+        "files": sorted(path.name for path in run.adapter.glob("*.safetensors")),
+    }
+    with atomic_file(marker) as path:
+        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def _tidy(folder: Path) -> None:
+    """Checkpoints and whole UNets are gigabytes over a table; a LoRA is kept, so that more pictures can be made."""
+    for checkpoint in Run(folder / "run").checkpoints():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    (folder / "run" / "adapter" / UNET_FILE).unlink(missing_ok=True)
+
+
+# --- draw -----------------------------------------------------------------------------------------
+
+
+def _prompts(setup: Setup) -> dict[str, tuple[str, int]]:
+    """Kind → prompt and how many pictures of it."""
+    prompts = {COMPOSED: (COMPOSED_PROMPT, setup.pictures)}
+    if setup.edited_pictures:
+        prompts |= {name: (edit.prompt, setup.edited_pictures) for name, edit in EDITS.items()}
+    return prompts
+
+
+def _picture(folder: Path, kind: str, seed: int) -> Path:
+    return folder / "pictures" / f"{kind.replace(' ', '-')}-{seed}.png"
+
+
+def _pictures(folder: Path, prompts: Mapping[str, tuple[str, int]]) -> Iterator[Path]:
+    for kind, (_, count) in prompts.items():
+        for number in range(count):
+            yield _picture(folder, kind, FIRST_SEED + number)
+
+
+def _draw(
+    kind: str, prompt: str, count: int, setup: Setup, method: Method, models: ModelBundle, folder: Path
+) -> None:
+    """Make the pictures of one prompt that are not there yet."""
+    done = 0
+    while done < count and _picture(folder, kind, FIRST_SEED + done).exists():
+        done += 1
+    if done == count:
+        return
+    config = replace(
+        portrait_settings(models, setup), prompt=prompt, count=count - done, seed=FIRST_SEED + done
+    )
+    if method.adapter_scale is not None:
+        config = replace(config, adapter_scale=method.adapter_scale)
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    for portrait in generate(models, folder / "run", config, analyser=choose_analyser(setup.faces)[0]):
+        portrait.save(_picture(folder, kind, portrait.seed))
+
+
+def portrait_settings(models: ModelBundle, setup: Setup) -> GenerateConfig:
+    """How every method's pictures are made, but for the adapter's scale."""
+    config = from_dict(GenerateConfig, dict(models.generate_defaults))
+    steps = setup.steps or (SMOKE_STEPS if setup.schedule == "smoke" else config.steps)
+    return replace(config, steps=steps)
+
+
+# --- judge ----------------------------------------------------------------------------------------
+
+
+def _wanted(setup: Setup) -> dict[str, Any]:
+    return {
+        "pictures": setup.pictures,
+        "edited_pictures": setup.edited_pictures,
+        "judged_by": list(setup.judged_by),
+    }
+
+
+def _judge(task: Task, setup: Setup, folder: Path, prompts: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    """What cell.json holds."""
+    facts = _trained(folder)
+    judges = judges_for(facts["likeness"], setup.encoder)
+    if judges.names != setup.judged_by:
+        raise Problem(
+            f"The judges here are {', '.join(judges.names)}, expected {', '.join(setup.judged_by)}: not every machine "
+            "has the same weight files. Give all of them the same."
+        )
+    person = _seen(setup.benchmark, "identities", task.identity, judges)
+    style = _seen(setup.benchmark, "styles", task.style, judges)
+    rows, plain = [], []
+    for kind, (prompt, count) in prompts.items():
+        for number in range(count):
+            path = _picture(folder, kind, FIRST_SEED + number)
+            seen = judges.faces.look(read_photo(path).pixels)
+            rows.append(
+                {
+                    "identity": task.identity, "style": task.style, "method": task.method, "kind": kind,
+                    "prompt": prompt, "seed": FIRST_SEED + number,
+                    "file": path.relative_to(folder.parents[3]).as_posix(),
+                    **score_picture(seen, person, style, judges), **_edit_scores(kind, seen, judges),
+                }
+            )  # fmt: skip
+            if kind == COMPOSED:
+                plain.append(judges.images.embed(seen.pixels))
+    return {
+        "wanted": _wanted(setup),
+        "seconds": facts["seconds"],
+        "steps": facts["steps"],
+        "likeness": facts["likeness"],
+        "diversity": metrics.diversity(np.stack(plain)),
+        **_attention(facts["attention"]),
+        "judges": judges.notes(),
+        "pictures": rows,
+    }  # fmt: skip
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
+    return facts
+
+
+def score_picture(seen: Seen, person: People, style: People, judges: Judges) -> dict[str, Any]:
+    """The scores of one picture. CSIM is None where no face was found."""
+    vector = seen.vector if len(person.vectors) else None
+    return {
+        "face": seen.face is not None,
+        "csim_mean": None if vector is None else metrics.csim_mean(vector, person.vectors),
+        "csim_best": None if vector is None else metrics.csim_best(vector, person.vectors),
+        "style_score": metrics.style_similarity(
+            judges.images.embed(seen.pixels, seen.keep), style.embeddings
+        ),
+        "copying": metrics.copying(seen.pixels, [*person.photos, *style.photos]),
+        "aesthetic": judges.aesthetic.score(seen.pixels) if judges.aesthetic is not None else None,
+    }
+
+
+def _edit_scores(kind: str, seen: Seen, judges: Judges) -> dict[str, Any]:
+    """Whether each edit shows: in its own pictures, and unasked in the plain ones."""
+    if kind == COMPOSED:
+        return {"shows": {name: edit.shows(seen) for name, edit in EDITS.items()}}
+    edit = EDITS[kind]
+    scores: dict[str, Any] = {"shows": {kind: edit.shows(seen)}}
+    text = text_similarity(judges.images, seen.pixels, edit.words)
+    return scores if text is None else {**scores, "text": text}
+
+
+def _attention(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of each token's attention outside its region, on the composed prompt, at the end of training."""
+    return {
+        f"attention_{row['token'].strip('<>')}": row["outside"] for row in rows if row["task"] == "composed"
+    }
+
+
+# --- what every cell of a process shares ----------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """A folder of photos as the judges see it."""
+
+    photos: tuple[np.ndarray, ...]
+    vectors: np.ndarray
+    """(m, dim) of the faces that were found."""
+    embeddings: np.ndarray
+    """(n, dim) of every photo without its faces."""
+
+
+def see_photos(photos: Iterable[np.ndarray], judges: Judges) -> People:
+    """Look at photos ((h, w, 3) uint8 RGB each)."""
+    seen = [judges.faces.look(photo) for photo in photos]
+    vectors = [one.vector for one in seen if one.vector is not None]
+    return People(
+        tuple(one.pixels for one in seen),
+        np.stack(vectors) if vectors else np.zeros((0, 1), np.float32),
+        np.stack([judges.images.embed(one.pixels, one.keep) for one in seen]),
+    )
+
+
+def folder_of(benchmark: Benchmark, which: Literal["identities", "styles"], name: str) -> tuple[Path, ...]:
+    """The photos of one identity or style. Raises Problem where the benchmark has none of that name."""
+    found: Mapping[str, tuple[Path, ...]] = getattr(benchmark, which)
+    if name not in found:
+        raise Problem(f"{benchmark.folder / which} has no {name}; it has {', '.join(found)}.")
+    return found[name]
+
+
+@lru_cache(maxsize=1)
+def models_for(name: str) -> ModelBundle:
+    """Loaded once a process."""
+    return load(name)
+
+
+@lru_cache(maxsize=4)
+def judges_for(likeness: str, encoder: EncoderName) -> Judges:
+    """Chosen once a process."""
+    return Judges.chosen(likeness, encoder)
+
+
+@lru_cache(maxsize=256)
+def _seen(benchmark: str, which: Literal["identities", "styles"], name: str, judges: Judges) -> People:
+    paths = folder_of(load_benchmark(benchmark), which, name)
+    return see_photos((read_photo(path).pixels for path in paths), judges)
+
+
+def _concept(setup: Setup, role: Literal["subject", "style"], name: str) -> Concept:
+    return _prepared(setup.benchmark, role, name, models_for(setup.model).resolution, setup.faces)
+
+
+@lru_cache(maxsize=64)
+def _prepared(
+    benchmark: str, role: Literal["subject", "style"], name: str, resolution: int, faces: FaceVariant
+) -> Concept:
+    paths = folder_of(load_benchmark(benchmark), "identities" if role == "subject" else "styles", name)
+    analyser = choose_analyser(faces)[0]
+    return prepare_concept(
+        [read_photo(path) for path in paths], role, resolution=resolution, analyser=analyser
+    )

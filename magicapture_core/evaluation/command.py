@@ -1,0 +1,256 @@
+"""python -m magicapture_core evaluate: the table of methods, or the best checkpoint and scale of one run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.markup import escape
+
+from magicapture_core.config import TrainConfig
+from magicapture_core.console import console, duration
+from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Schedule
+from magicapture_core.files import atomic_file
+from magicapture_core.problems import Problem
+
+if TYPE_CHECKING:
+    from magicapture_core.evaluation.benchmark import Benchmark
+    from magicapture_core.evaluation.methods import Method
+    from magicapture_core.evaluation.table import Results
+    from magicapture_core.evaluation.tasks import Setup, Task
+    from magicapture_core.photos import Photo
+
+DEFAULT_METHODS = (
+    "magicapture,no_ar,no_composed,no_ar_no_composed,no_identity,one_phase,dreambooth,textual_inversion,"
+    "custom_diffusion"
+)
+
+
+@dataclass
+class Evaluate:
+    """Compare methods on a benchmark (--benchmark), or score the checkpoints of one training (--run).
+
+    A benchmark goes on where it was stopped: give the same command again.
+    """
+
+    out: Path
+    """Folder for the results."""
+    benchmark: str | None = None
+    """"mini", which comes with MagiCapture, or a folder with identities/NAME/ and styles/NAME/."""
+    methods: str = DEFAULT_METHODS
+    """Comma-separated, or "all"."""
+    model: str | None = None
+    """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
+    schedule: Schedule | None = None
+    """smoke: two steps, to try the way; quick: as the model suggests; paper: each paper's own. Default: quick where
+    the model brings it, else paper."""
+    identities: int | None = None
+    """How many people, the first of the benchmark. Default: all."""
+    styles: int | None = None
+    """How many styles, the first of the benchmark. Default: all."""
+    pictures: int = 8
+    """Pictures of the composed prompt per cell (or per checkpoint and scale, with --run)."""
+    edited_pictures: int = 0
+    """Pictures of each edited prompt per cell. 0: none."""
+    steps: int | None = None
+    """Denoising steps. Default: as the model suggests."""
+    faces: FaceVariant = "auto"
+    """Which face networks training uses. The judge of likeness is another one where it can be had."""
+    encoder: EncoderName = "auto"
+    """Who judges style: CLIP ViT-L/14 where its files are here, else statistics that come with MagiCapture."""
+    ray: str | None = None
+    """Spread the cells over a Ray cluster: its address, or "local" for workers on this machine."""
+    keep_runs: bool = False
+    """Keep checkpoints and whole UNets of finished cells."""
+    seed: int = 0
+    """Seed of every training."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Instead of a benchmark: a run whose checkpoints and adapter scales are scored (--run)."""
+    subject: Path | None = None
+    """With --run: folder of the subject photos it was trained on."""
+    style: Path | None = None
+    """With --run: folder of the style photos it was trained on."""
+    scales: tuple[float, ...] = (0.6, 0.8, 1.0)
+    """With --run: the adapter scales to try."""
+
+    def run(self) -> int:
+        """Exits 1 where a cell could not be done."""
+        if (self.run_folder is None) == (self.benchmark is None):
+            raise Problem("Give either --benchmark mini|FOLDER or --run RUN, one of the two.")
+        if self.pictures < 1 or self.edited_pictures < 0:
+            raise Problem(
+                "--pictures must be 1 or more and --edited-pictures 0 or more, "
+                f"got {self.pictures} and {self.edited_pictures}."
+            )
+        return self._choose() if self.run_folder is not None else self._compare()
+
+    # --- a table of methods -----------------------------------------------------------------------
+
+    def _compare(self) -> int:
+        from magicapture_core.evaluation import benchmark, methods, runner, table
+
+        table.check_parquet()
+        assert self.benchmark is not None
+        found = benchmark.load_benchmark(self.benchmark).part(self.identities, self.styles)
+        chosen = methods.choose_methods(self.methods)
+        setup = self._setup()
+        runner.open_evaluation(self.out, setup, found, chosen)
+        tasks = runner.plan(found, chosen)
+        failed = 0
+        console.print(
+            f"{len(found.identities)} people × {len(found.styles)} styles × {len(chosen)} methods: {len(tasks)} cells"
+        )
+        started, done_before = time.monotonic(), 0
+        for done in runner.run(
+            tasks, setup, self.out, ray=self.ray, say=lambda text: console.print(f"[dim]{escape(text)}[/]")
+        ):
+            done_before = done_before or done.number - 1
+            each = (time.monotonic() - started) / (done.number - done_before)
+            left = duration(each * (done.total - done.number))
+            what = "done" if done.problem is None else f"[red]failed[/]: {escape(done.problem)}"
+            failed += done.problem is not None
+            console.print(
+                f"{done.number}/{done.total} {done.task}: {what} in {duration(done.seconds)}, {left} left"
+            )
+        self._report(setup, found, chosen, tasks)
+        return 1 if failed else 0
+
+    def _setup(self) -> Setup:
+        from magicapture_core.evaluation.cells import judges_for, models_for
+        from magicapture_core.evaluation.tasks import Setup
+        from magicapture_core.faces import choose_analyser
+        from magicapture_core.models import HUB_ID, best_device
+
+        name = self.model or (HUB_ID if best_device().type == "cuda" else "mini")
+        # By its whole path: other machines have other working folders.
+        name = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
+        models = models_for(name)
+        judges = judges_for(choose_analyser(self.faces)[0].embedder().name, self.encoder)
+        for what, who in judges.notes().items():
+            console.print(f"[dim]{what}: {escape(who)}[/]")
+        assert self.benchmark is not None
+        benchmark = (
+            self.benchmark if self.benchmark == "mini" else str(Path(self.benchmark).expanduser().resolve())
+        )
+        return Setup(
+            benchmark=benchmark,
+            model=name,
+            schedule=self.schedule or ("quick" if "quick" in models.schedules else "paper"),
+            pictures=self.pictures,
+            edited_pictures=self.edited_pictures,
+            steps=self.steps,
+            faces=self.faces,
+            encoder=self.encoder,
+            judged_by=judges.names,
+            seed=self.seed,
+            keep_runs=self.keep_runs,
+        )
+
+    def _report(self, setup: Setup, found: Benchmark, chosen: list[Method], tasks: list[Task]) -> None:
+        from magicapture_core.evaluation import cells, page, sheets, table
+
+        finished = [
+            cell for task in tasks if (cell := cells.finished_cell(task, setup, self.out)) is not None
+        ]
+        if not finished:
+            raise Problem(f"No cell could be finished; {self.out / 'failed.json'} says why.")
+        judges = cells.judges_for(finished[0]["likeness"], setup.encoder)
+        results = table.collect(tasks, setup, found, self.out, judges)
+        facts = _facts(setup, results, chosen)
+        paper = "stable-diffusion-v1-5" in setup.model
+        table.write_parquet(results, self.out / "results.parquet")
+        table.write_csv(results, self.out / "table.csv")
+        text = table.markdown(results, [facts["in short"]], paper=paper)
+        with atomic_file(self.out / "table.md") as path:
+            path.write_text(text, encoding="utf-8")
+        written = sheets.write_sheets(results, self.out)
+        report = page.write_page(results, facts, written, self.out, paper=paper)
+        console.print(f"Report: {escape(str(report))}", soft_wrap=True)
+
+    # --- one run ----------------------------------------------------------------------------------
+
+    def _choose(self) -> int:
+        from magicapture_core.checkpoints import Run
+        from magicapture_core.evaluation.choose import score_run, write_evidence
+        from magicapture_core.evaluation.judges import Judges
+        from magicapture_core.models import load
+
+        assert self.run_folder is not None
+        if self.subject is None or self.style is None:
+            raise Problem("--run needs --subject and --style: the folders of photos the run was trained on.")
+        facts = Run.open(self.run_folder).facts()
+        judges = Judges.chosen(facts.likeness, self.encoder)
+        for what, who in judges.notes().items():
+            console.print(f"[dim]{what}: {escape(who)}[/]")
+        choices = []
+        for choice in score_run(
+            load(self.model or facts.model),
+            self.run_folder,
+            _photos(self.subject),
+            _photos(self.style),
+            scales=self.scales,
+            pictures=self.pictures,
+            judges=judges,
+        ):
+            choices.append(choice)
+            console.print(escape(choice.text))
+        self.out.mkdir(parents=True, exist_ok=True)
+        best = write_evidence(choices, self.out, judges)
+        console.print(
+            f"Recommended: {best.checkpoint} with --adapter-scale {best.scale:g}. "
+            f"Pictures: {escape(str(self.out / 'choices.jpg'))}",
+            soft_wrap=True,
+        )
+        return 0
+
+
+def _photos(folder: Path) -> list[Photo]:
+    from magicapture_core.photos import list_photos, read_photo
+
+    return [read_photo(path) for path in list_photos(folder)]
+
+
+def _facts(setup: Setup, results: Results, chosen: list[Method]) -> dict[str, str]:
+    """What was run, for people."""
+    import platform
+
+    import torch
+
+    from magicapture_core import __version__
+    from magicapture_core.evaluation.cells import models_for, portrait_settings
+    from magicapture_core.evaluation.methods import METHODS, differing
+
+    models = models_for(setup.model)
+    made = portrait_settings(models, setup)
+    base = METHODS["magicapture"].config(setup.schedule, models, setup.seed)
+    people, styles = len(results.benchmark.identities), len(results.benchmark.styles)
+    model = Path(setup.model).name
+    seconds = sum(row["seconds"] for cells in results.values.values() for row in cells.values())
+    facts = {
+        "in short": f"Benchmark {results.benchmark.name}: {people} people × {styles} styles × {len(results.methods)} "
+        f"methods, {setup.pictures} pictures each. Model {model}, {setup.schedule} schedule, "
+        f"{duration(seconds)} of training in all.",
+        "model": model,
+        "device": torch.cuda.get_device_name()
+        if models.device.type == "cuda"
+        else f"{models.device}, {platform.machine()}",
+        "schedule": setup.schedule,
+        "pictures": f"{made.steps} steps of {made.scheduler}, guidance {made.guidance_scale:g}, adapter scale "
+        f"{made.adapter_scale:g} where a method says nothing else; prompt “{made.prompt}”; "
+        "the same seeds for every method",
+        "versions": f"MagiCapture {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        "MagiCapture": _listed(differing(base, TrainConfig())) + " (over the paper's)",
+    }
+    for method in chosen:
+        if method.name != "magicapture":
+            config = method.config(setup.schedule, models, setup.seed)
+            scale = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}
+            facts[method.title] = _listed({**differing(config, base), **scale}) + " (over MagiCapture's)"
+    return facts
+
+
+def _listed(settings: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())

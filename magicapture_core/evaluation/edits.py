@@ -1,0 +1,103 @@
+"""Edited composed prompts ("…, wearing sunglasses"), and whether a picture shows what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicapture_core.evaluation.judges import ClipEncoder, ImageEncoder, Seen
+from magicapture_core.evaluation.metrics import cosine
+from magicapture_core.faces import Face
+
+COMPOSED = "composed"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of the composed prompt."""
+
+    name: str
+    prompt: str
+    words: str
+    """The prompt without learned words: what CLIP compares the picture with."""
+    shows: Callable[[Seen], bool]
+    """A simple measurement of the picture. Coarse, but without a network, and the same for every method."""
+
+
+def _grey(seen: Seen) -> bool:
+    """Hardly any colour: mean range of the channels below 12 of 255."""
+    values = seen.pixels.astype(np.float32)
+    return bool((values.max(-1) - values.min(-1)).mean() < 12)
+
+
+def _blue_behind(seen: Seen) -> bool:
+    """The upper corners are bluer than red and green."""
+    side = len(seen.pixels) // 7
+    corners = np.concatenate([seen.pixels[:side, :side], seen.pixels[:side, -side:]]).reshape(-1, 3)
+    red, green, blue = np.median(corners.astype(np.float32), axis=0)
+    return bool(blue > red + 25 and blue > green + 8)
+
+
+def _smiles(seen: Seen) -> bool:
+    """MediaPipe's two smile blendshapes sum to more than .8."""
+    return seen.face is not None and (
+        seen.face.expressions.get("mouthSmileLeft", 0) + seen.face.expressions.get("mouthSmileRight", 0) > 0.8
+    )
+
+
+def _dark_eyes(seen: Seen) -> bool:
+    """The band around both eyes is dark in the middle: median grey below 70 of 255."""
+    return seen.face is not None and float(np.median(_eye_band(seen.pixels, seen.face))) < 70
+
+
+def _eye_band(pixels: np.ndarray, face: Face) -> np.ndarray:
+    left, right = face.landmarks[0], face.landmarks[1]
+    apart = float(np.linalg.norm(right - left))
+    grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    bands = []
+    for x, y in (left, right):
+        rows = slice(max(0, int(y - 0.16 * apart)), max(1, int(y + 0.2 * apart) + 1))
+        columns = slice(max(0, int(x - 0.22 * apart)), max(1, int(x + 0.22 * apart) + 1))
+        bands.append(grey[rows, columns].ravel())
+    return np.concatenate([*bands, grey[:1, :1].ravel()])
+
+
+EDITS: dict[str, Edit] = {
+    edit.name: edit
+    for edit in (
+        Edit(
+            "sunglasses",
+            "a photo of a {subject} in the {style}, wearing sunglasses",
+            "a photo of a person wearing sunglasses",
+            _dark_eyes,
+        ),
+        Edit(
+            "smiling",
+            "a photo of a {subject} in the {style}, smiling",
+            "a photo of a person smiling",
+            _smiles,
+        ),
+        Edit(
+            "black-and-white",
+            "a black-and-white photo of a {subject} in the {style}",
+            "a black-and-white photo of a person",
+            _grey,
+        ),
+        Edit(
+            "blue background",
+            "a photo of a {subject} in the {style}, blue background",
+            "a photo of a person in front of a blue background",
+            _blue_behind,
+        ),
+    )
+}
+"""By name. A style may show some of it unasked; the composed prompt's pictures are measured, too, and shown beside."""
+
+
+def text_similarity(encoder: ImageEncoder, pixels: np.ndarray, words: str) -> float | None:
+    """CLIP's cosine of a picture and a description; None without CLIP."""
+    if not isinstance(encoder, ClipEncoder):
+        return None
+    return cosine(encoder.embed(pixels), encoder.embed_text(words))

@@ -1,0 +1,179 @@
+"""The methods that are compared, each a configuration of the same training loop.
+
+A method changes what it is about and nothing else: photos, prompts, seeds and the number of optimizer steps are the
+same for all. Its own paper's learning rates and steps make the "paper" schedule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from magicapture_core.config import TrainConfig, from_dict, to_dict
+from magicapture_core.evaluation.tasks import Schedule
+from magicapture_core.models import ModelBundle
+from magicapture_core.problems import Problem
+
+QUICK_PRIOR = 40
+"""Pictures of any person in the quick schedule: a fifth of the papers' 200, for some tenth of their steps."""
+
+# What the ways of learning have in common that know neither masks nor two phases nor a composed prompt.
+_PLAIN: dict[str, Any] = {
+    "masked": False, "lambda_id": 0.0, "lambda_attn": 0.0, "composed_weight": 0.0, "style_weight": 1.0,
+    "learning_rate_decay": "constant",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    name: str
+    """On the command line."""
+    title: str
+    """In the table."""
+    about: str
+    """What is different, in a sentence."""
+    changes: Mapping[str, Any]
+    """TrainConfig settings that make the method, in every schedule."""
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    """Steps and rates of its own paper, over MagiCapture's."""
+    steps: Literal["as given", "first phase", "second phase"] = "as given"
+    """Where the steps of both phases go in the smoke and quick schedules."""
+    rate: float | None = None
+    """Its learning rate of phase 2 over LoRA's, in the quick schedule. None: the same."""
+    words: Literal["as given", "phase 1", "as weights"] = "as given"
+    """At which rate the words learn in phase 2 of the quick schedule."""
+    adapter_scale: float | None = None
+    """Strength at which its pictures are made; None: as for portraits. 1 is what was trained."""
+    paper_row: tuple[float, float, float] | None = None
+    """CSIM, Style and Aesthetic in MagiCapture's Table 1 (SD 1.5; 10 identities × 10 styles × 100 pictures)."""
+
+    def config(self, schedule: Schedule, models: ModelBundle, seed: int = 0) -> TrainConfig:
+        """Its settings for a model. Raises Problem for "quick" where the model brings no such schedule."""
+        base = _base(schedule, models)
+        values = {**to_dict(base), **self.changes, "seed": seed}
+        if schedule == "paper":
+            values |= self.paper
+        else:
+            values |= self._moved_steps(base)
+            values["lora_learning_rate"] = rate = base.lora_learning_rate * (self.rate or 1)
+            if self.words != "as given":
+                values["embedding_learning_rate"] = base.ti_learning_rate if self.words == "phase 1" else rate
+        # The table shows each method's attention at the end of its training, and nothing on the way.
+        quiet = {"sample_every": 0, "attention_every": max(1, base.ti_steps + base.lora_steps)}
+        return from_dict(TrainConfig, values | quiet)
+
+    def _moved_steps(self, base: TrainConfig) -> dict[str, Any]:
+        total = base.ti_steps + base.lora_steps
+        if self.steps == "first phase":
+            return {"ti_steps": total, "lora_steps": 0}
+        if self.steps == "second phase":
+            return {"ti_steps": 0, "lora_steps": total}
+        return {}
+
+
+def _base(schedule: Schedule, models: ModelBundle) -> TrainConfig:
+    """MagiCapture's own settings in a schedule."""
+    if schedule not in get_args(Schedule):
+        raise Problem(f"--schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}.")
+    start = {"resolution": models.resolution}
+    if schedule == "paper":
+        return from_dict(TrainConfig, start)
+    if schedule == "smoke":
+        few = {
+            "ti_steps": 2,
+            "lora_steps": 2,
+            "batch_size": 1,
+            "gradient_accumulation": 1,
+            "prior_pictures": 2,
+        }
+        side = models.schedules.get("quick", {}).get("attention_resolution")
+        return from_dict(TrainConfig, {**start, **few, "attention_resolution": side})
+    if "quick" not in models.schedules:
+        raise Problem(
+            f"{models.name} brings no quick schedule (magicapture.json beside its weights). Use --schedule paper."
+        )
+    return from_dict(TrainConfig, {**start, "prior_pictures": QUICK_PRIOR, **models.schedules["quick"]})
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "magicapture", "MagiCapture", "As in the paper: both phases, all objectives.", {},
+            paper_row=(0.566, 0.730, 6.218),
+        ),
+        Method("no_ar", "without AR", "Without Attention Refocusing (Eq. 8).", {"lambda_attn": 0.0}),
+        Method(
+            "no_composed", "without composed prompt",
+            "Without composed-prompt learning (Eq. 6); the identity loss (Eq. 7) is taken on the composed prompt, so "
+            "it goes, too.",
+            {"composed_weight": 0.0, "lambda_id": 0.0},
+        ),
+        Method(
+            "no_ar_no_composed", "without both", "Masked reconstruction alone (Eqs. 4 and 5).",
+            {"lambda_attn": 0.0, "composed_weight": 0.0, "lambda_id": 0.0},
+            paper_row=(0.429, 0.726, 6.178),
+        ),
+        Method("no_identity", "without identity loss", "Without Eq. 7.", {"lambda_id": 0.0}),
+        Method(
+            "one_phase", "one phase only",
+            "Words and LoRA together from the first step, for as many steps as both phases; the words learn at phase "
+            "1's rate.",
+            {}, {"ti_steps": 0, "lora_steps": 2700, "embedding_learning_rate": 5e-4}, steps="second phase",
+            words="phase 1",
+        ),
+        Method(
+            "dreambooth", "DreamBooth",
+            "Ruiz et al. 2023: the whole UNet, without masks; the two words stay as they start, as rare words do.",
+            {**_PLAIN, "trained": "unet", "embedding_learning_rate": 0.0, "subject_init_word": "sks",
+             "lora_weight_decay": 0.01},
+            {"ti_steps": 0, "lora_steps": 1000, "lora_learning_rate": 5e-6},
+            steps="second phase", rate=0.05, adapter_scale=1.0, paper_row=(0.102, 0.720, 5.770),
+        ),
+        Method(
+            "dreambooth_prior", "DreamBooth with prior preservation",
+            "DreamBooth, and 200 pictures of any person must stay as the model draws them (weight 1).",
+            {**_PLAIN, "trained": "unet", "embedding_learning_rate": 0.0, "subject_init_word": "sks",
+             "lora_weight_decay": 0.01, "prior_weight": 1.0},
+            {"ti_steps": 0, "lora_steps": 1000, "lora_learning_rate": 5e-6},
+            steps="second phase", rate=0.05, adapter_scale=1.0,
+        ),
+        Method(
+            "textual_inversion", "Textual Inversion",
+            "Gal et al. 2023: the two words alone, without masks.",
+            _PLAIN, {"ti_steps": 5000, "lora_steps": 0, "ti_learning_rate": 5e-3},
+            steps="first phase", paper_row=(0.224, 0.623, 5.670),
+        ),
+        Method(
+            "custom_diffusion", "Custom Diffusion",
+            "Kumari et al. 2023: keys and values of cross-attention and the two words, jointly on both sets of "
+            "photos, without masks. Without its random resizing and its regularisation pictures.",
+            {**_PLAIN, "trained": "cross_kv", "lora_weight_decay": 0.01},
+            {"ti_steps": 0, "lora_steps": 500, "lora_learning_rate": 8e-5, "embedding_learning_rate": 8e-5},
+            steps="second phase", rate=0.8, words="as weights", adapter_scale=1.0, paper_row=(0.436, 0.606, 5.263),
+        ),
+    )
+}  # fmt: skip
+"""By name. Where another paper's schedule was made for another model (DreamBooth's for Imagen has 1e-5), the one that
+its authors give for Stable Diffusion is taken; Textual Inversion's is for LDM, at its base rate."""
+
+
+def choose_methods(names: str) -> list[Method]:
+    """Methods of a comma-separated list, or "all". Raises Problem for an unknown name."""
+    wanted = list(METHODS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in wanted if name not in METHODS]
+    if unknown:
+        raise Problem(
+            f"There is no method {', '.join(map(repr, unknown))}. Known: {', '.join(METHODS)}, all."
+        )
+    return [METHODS[name] for name in dict.fromkeys(wanted)]
+
+
+def differing(config: TrainConfig, base: TrainConfig) -> dict[str, Any]:
+    """The settings in which a method differs from another, for tables and pages."""
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(base)
+    return {name: value for name, value in ours.items() if value != theirs[name]}

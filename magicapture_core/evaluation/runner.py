@@ -1,0 +1,211 @@
+"""Identities × styles × methods, each cell a task: in this process, or spread over a Ray cluster.
+
+OUT/settings.json   what must be the same when an evaluation goes on
+OUT/cells/          see cells.py
+OUT/failed.json     cells that could not be done, and why; they are tried again when the evaluation is run again
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from magicapture_core.evaluation.benchmark import Benchmark
+from magicapture_core.evaluation.cells import is_done, models_for, run_cell
+from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.tasks import Setup, Task
+from magicapture_core.files import atomic_file
+from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.training.trainer import fingerprint
+
+RETRIES = 3
+"""How often a task is given to another worker when its own died."""
+FREE = ("pictures", "edited_pictures", "keep_runs", "encoder", "judged_by")
+"""Settings that may change when an evaluation goes on: they ask for more, not for something else."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """One cell is over."""
+
+    task: Task
+    number: int
+    total: int
+    seconds: float
+    problem: str | None
+    """What went wrong, in a sentence; None where nothing did."""
+
+
+def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
+    """Every cell, so that early stops leave whole methods of the first pairs, and not one method of all pairs."""
+    return [
+        Task(identity, style, method.name)
+        for identity in benchmark.identities
+        for style in benchmark.styles
+        for method in methods
+    ]
+
+
+def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequence[Method]) -> None:
+    """Start an evaluation in `out`, or check that the one there is the same. Raises Problem that names what differs."""
+    models = models_for(setup.model)
+    settings = {
+        **{name: value for name, value in asdict(setup).items() if name not in FREE},
+        "model_fingerprint": fingerprint(models),
+        "methods": {
+            method.name: method.config(setup.schedule, models, setup.seed).__dict__
+            for method in METHODS.values()
+            if method in methods
+        },
+    }
+    settings = json.loads(json.dumps(settings))
+    path = out / "settings.json"
+    if path.exists():
+        _check_same(path, settings)
+        settings["methods"] = {**_read(path)["methods"], **settings["methods"]}
+    elif out.exists() and any(out.iterdir()):
+        raise Problem(f"{out} is not empty and holds no evaluation. Choose another folder for --out.")
+    settings["benchmark_photos"] = {
+        what: {name: len(photos) for name, photos in getattr(benchmark, what).items()}
+        for what in ("identities", "styles")
+    }
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    before = _read(path)
+    differing = [
+        f"{name} was {before.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if name != "methods" and before.get(name) != value
+    ]
+    for name, config in settings["methods"].items():
+        old = before["methods"].get(name, config)
+        differing += [
+            f"{name}'s {key} was {old.get(key)!r}, now {config[key]!r}"
+            for key in config
+            if old.get(key) != config[key]
+        ]
+    if differing:
+        raise Problem(
+            f"{path.parent} holds another evaluation: {'; '.join(differing)}. Go on with the same settings, or "
+            "choose another folder for --out."
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings["methods"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Problem(f"{path} cannot be read ({error}). Choose another folder for --out.") from error
+    return settings
+
+
+Outcome = tuple[Task, float, str | None]
+"""A task, its seconds, and what went wrong (None where nothing did)."""
+
+
+def attempt(task: Task, setup: Setup, out: Path, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Do one cell. What the user can mend comes back as a sentence; anything else is a mistake and is raised."""
+    started = time.monotonic()
+    try:
+        run_cell(task, setup, out, say)
+    except Problem as problem:
+        return task, time.monotonic() - started, str(problem)
+    return task, time.monotonic() - started, None
+
+
+def run(
+    tasks: Sequence[Task],
+    setup: Setup,
+    out: Path,
+    *,
+    ray: str | None = None,
+    work: Callable[[Task, Setup, Path], Outcome] = attempt,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Done]:
+    """Do every cell that is not done yet, and report each. A cell that fails is reported and the others go on.
+
+    ray: None for this process; "local" for as many workers as this machine has cores; else a cluster's address, all
+    of whose machines see `out` under the same path (and the model and weights, too). work: what a Ray worker does.
+    """
+    missing = [task for task in tasks if not is_done(task, setup, out)]
+    failed: dict[str, str] = {}
+    one_by_one = _here(missing, setup, out, say) if ray is None else _on_ray(missing, setup, out, ray, work)
+    for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
+        if problem is not None:
+            failed[str(task)] = problem
+        yield Done(task, number, len(tasks), seconds, problem)
+    _write_failures(out, failed)
+
+
+def _write_failures(out: Path, failed: dict[str, str]) -> None:
+    path = out / "failed.json"
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
+
+
+def _here(tasks: Sequence[Task], setup: Setup, out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
+    for task in tasks:
+        yield attempt(task, setup, out, lambda text, task=task: say(f"{task}: {text}"))  # type: ignore[misc]
+
+
+def _on_ray(
+    tasks: Sequence[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
+) -> Iterator[Outcome]:
+    """Ray gives a task to another worker if its own dies; the cell then goes on from its last file."""
+    if importlib.util.find_spec("ray") is None:
+        raise MissingFiles(
+            "--ray needs Ray, which is not installed. Install it (pip install -r requirements-ray.txt), or leave "
+            "--ray out: then everything runs in this process."
+        )
+    import ray
+    import torch
+
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    kept = {
+        name: os.environ[name] for name in ("MAGICAPTURE_WEIGHTS", "HF_HUB_OFFLINE") if name in os.environ
+    }
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers about every start
+    started = not ray.is_initialized()
+    if started:
+        local = address == "local"
+        try:
+            ray.init(
+                address=None if local else address,
+                runtime_env={"env_vars": {**kept, "PYTHONPATH": path}},
+                log_to_driver=False,
+                **({"include_dashboard": False} if local else {}),
+            )
+        except Exception as error:  # Ray raises the bare class where a part of it does not start in time
+            where = "started on this machine" if local else f"reached at {address}"
+            raise Problem(
+                f"Ray could not be {where} ({error}). Correct the address, wait until the machine is less busy, or "
+                "leave --ray out: then everything runs in this process."
+            ) from error
+    try:
+        gpus = 1 if torch.cuda.is_available() else 0
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
+        waiting = {remote.remote(task, setup, out.resolve()): task for task in tasks}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            task = waiting.pop(ready[0])
+            try:
+                yield ray.get(ready[0])
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                yield task, 0.0, f"its worker died {RETRIES + 1} times ({type(error).__name__})."
+    finally:
+        if started:
+            ray.shutdown()

@@ -1,0 +1,367 @@
+"""From finished cells to numbers: per cell, per method with intervals, per group of people; as files."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicapture_core.evaluation import metrics
+from magicapture_core.evaluation.benchmark import Benchmark
+from magicapture_core.evaluation.cells import People, finished_cell, see_photos
+from magicapture_core.evaluation.edits import COMPOSED, EDITS
+from magicapture_core.evaluation.judges import Judges
+from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.metrics import Cell, Estimate
+from magicapture_core.evaluation.tasks import Setup, Task
+from magicapture_core.files import atomic_file
+from magicapture_core.photos import read_photo
+from magicapture_core.problems import MissingFiles
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the table."""
+
+    name: str
+    title: str
+    about: str
+    digits: int = 3
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column(
+        "csim",
+        "CSIM ↑",
+        "cosine of the face with the mean of the source photos' faces; pictures with a face only",
+    ),
+    Column("csim_zero", "CSIM, no face 0 ↑", "the same with 0 for pictures without a face"),
+    Column(
+        "csim_best", "CSIM, best photo ↑", "cosine with the nearest source photo; pictures with a face only"
+    ),
+    Column("faces", "with a face ↑", "share of pictures in which a face was detected", 2),
+    Column("style", "Style ↑", "mean cosine with the style's references, faces masked out"),
+    Column("aesthetic", "Aesthetic ↑", "LAION's predictor, about 1 to 10", 2),
+    Column(
+        "edits",
+        "edits shown ↑",
+        "share of edited prompts' pictures that show the edit, by a simple measurement",
+        2,
+    ),
+    Column("diversity", "Diversity ↑", "mean pairwise distance of a cell's pictures, whole picture"),
+    Column(
+        "copying",
+        "Copying ↓",
+        "correlation of 32-pixel grey pictures with the nearest training photo; 1 is a copy",
+    ),
+    Column(
+        "attention_subject",
+        "[V1] outside ↓",
+        "share of [V1]'s attention outside the face, composed prompt",
+        2,
+    ),
+    Column(
+        "attention_style", "[V2] outside ↓", "share of [V2]'s attention inside the face, composed prompt", 2
+    ),
+    Column("seconds", "training s", "seconds of training per cell, on this machine", 0),
+)
+PAIRED = ("csim", "csim_zero", "style")
+"""Columns whose difference to MagiCapture is shown, with the interval of paired cells."""
+
+
+def cell_values(cell: Mapping[str, Any]) -> dict[str, float]:
+    """Column → mean over the cell's pictures; NaN where it was not measured."""
+    plain = [row for row in cell["pictures"] if row["kind"] == COMPOSED]
+    edited = [row for row in cell["pictures"] if row["kind"] != COMPOSED]
+    csim = [row["csim_mean"] for row in plain]
+    return {
+        "csim": metrics.mean_of(csim),
+        "csim_zero": metrics.mean_of([value or 0.0 for value in csim]),
+        "csim_best": metrics.mean_of([row["csim_best"] for row in plain]),
+        "faces": metrics.mean_of([float(row["face"]) for row in plain]),
+        "style": metrics.mean_of([row["style_score"] for row in plain]),
+        "aesthetic": metrics.mean_of([row["aesthetic"] for row in plain]),
+        "edits": metrics.mean_of([float(row["shows"][row["kind"]]) for row in edited]),
+        "diversity": cell["diversity"],
+        "copying": metrics.mean_of([row["copying"] for row in plain]),
+        "attention_subject": cell.get("attention_subject", float("nan")),
+        "attention_style": cell.get("attention_style", float("nan")),
+        "seconds": cell["seconds"],
+    }
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables, sheets and pages show."""
+
+    benchmark: Benchmark
+    methods: tuple[Method, ...]
+    values: Mapping[str, Mapping[Cell, Mapping[str, float]]]
+    """Method → cell → column → value."""
+    rows: tuple[Mapping[str, Any], ...]
+    """A row per picture, as in results.parquet."""
+    unasked: Mapping[str, float]
+    """Edit → share of all composed pictures that show it although nobody asked."""
+    edits: Mapping[str, Mapping[str, float]]
+    """Method → edit → share of its pictures that show it."""
+    bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What photos themselves reach: title → column → value."""
+    judges: Mapping[str, str] = field(default_factory=dict)
+    missing: int = 0
+    """Cells that are not finished."""
+
+    def estimate(self, method: str, column: str) -> Estimate:
+        """Mean and interval over all cells of a method."""
+        return metrics.estimate({cell: row[column] for cell, row in self.values[method].items()})
+
+    def behind(self, method: str, column: str) -> Estimate:
+        """MagiCapture minus the method, over the cells of both."""
+        ours = {cell: row[column] for cell, row in self.values.get("magicapture", {}).items()}
+        return metrics.difference(ours, {cell: row[column] for cell, row in self.values[method].items()})
+
+    def columns(self) -> list[Column]:
+        """The columns that have a value somewhere."""
+        return [
+            column
+            for column in COLUMNS
+            if any(np.isfinite(row[column.name]) for cells in self.values.values() for row in cells.values())
+        ]
+
+    def by_group(self, column: str) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """Kind of group → group → method → mean over its people's cells."""
+        table: dict[str, dict[str, dict[str, Estimate]]] = {}
+        kinds = {kind for facts in self.benchmark.groups.values() for kind in facts}
+        for kind in sorted(kinds):
+            groups = {
+                self.benchmark.groups[name][kind]
+                for name in self.benchmark.identities
+                if kind in self.benchmark.groups.get(name, {})
+            }
+            for group in sorted(groups):
+                people = {
+                    name
+                    for name in self.benchmark.identities
+                    if self.benchmark.groups.get(name, {}).get(kind) == group
+                }
+                table.setdefault(kind, {})[group] = {
+                    method: metrics.estimate(
+                        {cell: row[column] for cell, row in cells.items() if cell[0] in people}
+                    )
+                    for method, cells in self.values.items()
+                }
+        return table
+
+
+def collect(tasks: Sequence[Task], setup: Setup, benchmark: Benchmark, out: Path, judges: Judges) -> Results:
+    """Read every finished cell of `tasks`."""
+    values: dict[str, dict[Cell, dict[str, float]]] = {}
+    rows: list[dict[str, Any]] = []
+    missing, notes = 0, judges.notes()
+    for task in tasks:
+        cell = finished_cell(task, setup, out)
+        if cell is None:
+            missing += 1
+            continue
+        notes = cell["judges"]
+        values.setdefault(task.method, {})[task.identity, task.style] = cell_values(cell)
+        rows += [
+            {**row, **_cell_facts(cell), **benchmark.groups.get(task.identity, {})}
+            for row in cell["pictures"]
+        ]
+    plain = [row for row in rows if row["kind"] == COMPOSED]
+    asked = [name for name in EDITS if any(row["kind"] == name for row in rows)]
+    return Results(
+        benchmark=benchmark,
+        methods=tuple(method for name, method in METHODS.items() if name in values),
+        values=values,
+        rows=tuple(rows),
+        unasked={name: metrics.mean_of([float(row["shows"][name]) for row in plain]) for name in asked},
+        edits={
+            method: {
+                name: metrics.mean_of(
+                    [
+                        float(row["shows"][name])
+                        for row in rows
+                        if row["method"] == method and row["kind"] == name
+                    ]
+                )
+                for name in asked
+            }
+            for method in values
+        },
+        bounds=bounds(benchmark, judges),
+        judges=notes,
+        missing=missing,
+    )
+
+
+def _cell_facts(cell: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("seconds", "steps", "likeness", "diversity", "attention_subject", "attention_style")
+    return {f"cell_{name}": cell.get(name) for name in names}
+
+
+def bounds(benchmark: Benchmark, judges: Judges) -> dict[str, dict[str, float]]:
+    """What to hold the numbers against: each photo with the others of its folder, and with other folders' photos."""
+
+    def look(folders: Mapping[str, tuple[Path, ...]]) -> list[People]:
+        return [see_photos((read_photo(path).pixels for path in paths), judges) for paths in folders.values()]
+
+    people, styles = look(benchmark.identities), look(benchmark.styles)
+    own = {
+        "csim": _left_out([one.vectors for one in people], metrics.csim_mean),
+        "csim_best": _left_out([one.vectors for one in people], metrics.csim_best),
+        "style": _left_out([one.embeddings for one in styles], metrics.style_similarity),
+        "copying": metrics.mean_of(
+            [
+                metrics.copying(photo, [*one.photos[:n], *one.photos[n + 1 :]])
+                for one in styles
+                for n, photo in enumerate(one.photos)
+                if len(one.photos) > 1
+            ]
+        ),
+    }
+    others = {
+        "csim": _across([one.vectors for one in people], metrics.csim_mean),
+        "csim_best": _across([one.vectors for one in people], metrics.csim_best),
+        "style": _across([one.embeddings for one in styles], metrics.style_similarity),
+    }
+    return {"the photos themselves, each left out": own, "photos of other people, other styles": others}
+
+
+def _left_out(folders: list[np.ndarray], measure: Any) -> float:
+    return metrics.mean_of(
+        [
+            measure(vectors[n], np.delete(vectors, n, axis=0))
+            for vectors in folders
+            if len(vectors) > 1
+            for n in range(len(vectors))
+        ]
+    )
+
+
+def _across(folders: list[np.ndarray], measure: Any) -> float:
+    return metrics.mean_of(
+        [
+            measure(vector, theirs)
+            for n, ours in enumerate(folders)
+            for m, theirs in enumerate(folders)
+            if n != m and len(theirs)
+            for vector in ours
+        ]
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def check_parquet() -> None:
+    """Before hours of work, not after them."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingFiles(
+            "An evaluation writes results.parquet, which needs pyarrow. Install it: "
+            "pip install -r requirements-evaluate.txt."
+        )
+
+
+def write_parquet(results: Results, path: Path) -> None:
+    """A row per picture."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{**row, "shows": [name for name, shown in row["shows"].items() if shown]} for row in results.rows]
+    with atomic_file(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
+
+
+def shown(estimate: Estimate, digits: int) -> str:
+    """0.412 [0.380, 0.450]; a dash where nothing was measured."""
+    if not np.isfinite(estimate.mean):
+        return "–"
+    if digits == 0:
+        return f"{estimate.mean:.0f}"
+    return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A bare number, or a dash."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """A row per method; mean, low and high of every column."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        parts = ("", "_low", "_high")
+        writer.writerow(["method", "cells", *(c.name + part for c in results.columns() for part in parts)])
+        for method in results.methods:
+            numbers: list[str] = []
+            for column in results.columns():
+                found = results.estimate(method.name, column.name)
+                numbers += [f"{value:.6g}" for value in (found.mean, found.low, found.high)]
+            writer.writerow([method.name, len(results.values[method.name]), *numbers])
+
+
+def markdown(results: Results, facts: Sequence[str], *, paper: bool) -> str:
+    """The table and what must be known to read it. `paper`: whether the paper's rows may stand beside ours."""
+    columns = results.columns()
+    parts = ["# Evaluation", "", *facts, ""]
+    head = ["method", *(column.title for column in columns)]
+    body = [
+        [m.title, *(shown(results.estimate(m.name, c.name), c.digits) for c in columns)]
+        for m in results.methods
+    ]
+    for title, found in results.bounds.items():
+        body.append([f"*{title}*", *(number(found.get(c.name), c.digits) for c in columns)])
+    if paper:
+        for method in results.methods:
+            if method.paper_row is not None:
+                published = dict(zip(("csim", "style", "aesthetic"), method.paper_row, strict=True))
+                body.append(
+                    [f"paper: {method.title}", *(number(published.get(c.name), c.digits) for c in columns)]
+                )
+    parts += [_markdown_table(head, body), ""]
+    parts += [
+        "Means over cells [95 % of resampled identities and styles]. "
+        + " · ".join(f"**{column.title}**: {column.about}" for column in columns),
+        "",
+        *(f"- **{what}**: {who}" for what, who in results.judges.items()),
+    ]
+    if "magicapture" in results.values and len(results.methods) > 1:
+        others = [method for method in results.methods if method.name != "magicapture"]
+        named = [column for column in columns if column.name in PAIRED]
+        rows = [[m.title, *(shown(results.behind(m.name, c.name), c.digits) for c in named)] for m in others]
+        parts += ["", "## MagiCapture minus each method, paired by cell", "",
+                  _markdown_table(["method", *(column.title for column in named)], rows)]  # fmt: skip
+    if results.unasked:
+        rows = [
+            [m.title, *(number(results.edits[m.name].get(e), 2) for e in results.unasked)]
+            for m in results.methods
+        ]
+        rows.append(["*nobody asked*", *(number(value, 2) for value in results.unasked.values())])
+        parts += ["", "## Edited prompts: share of pictures that show the edit", "",
+                  _markdown_table(["method", *results.unasked], rows)]  # fmt: skip
+    for kind, groups in results.by_group("csim_zero").items():
+        rows = [
+            [
+                f"{group} ({_people(results, kind, group)})",
+                *(shown(by_method[m.name], 3) for m in results.methods),
+            ]
+            for group, by_method in groups.items()
+        ]
+        parts += ["", f"## CSIM (no face 0) by {kind.replace('_', ' ')}", "",
+                  _markdown_table(["group (people)", *(m.title for m in results.methods)], rows)]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def _people(results: Results, kind: str, group: str) -> int:
+    return sum(results.benchmark.groups.get(n, {}).get(kind) == group for n in results.benchmark.identities)
+
+
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,517 @@
+"""The evaluation: metrics with known answers, cells that go on after a kill, a table, a page, a recommendation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy import ToyAnalyser
+
+from magicapture_core import __main__ as command_line
+from magicapture_core import faces
+from magicapture_core.evaluation import cells, command, judges, metrics, runner
+from magicapture_core.evaluation.benchmark import load_benchmark
+from magicapture_core.evaluation.cells import read_cell, run_cell
+from magicapture_core.evaluation.edits import EDITS
+from magicapture_core.evaluation.judges import FaceJudge, Judges, Seen, choose_face_judge
+from magicapture_core.evaluation.metrics import estimate
+from magicapture_core.evaluation.tasks import Setup, Task
+from magicapture_core.faces import Face
+from magicapture_core.problems import MissingFiles, Problem
+
+QUICK = {"ti_steps": 2, "lora_steps": 2, "batch_size": 1, "gradient_accumulation": 1, "attention_resolution": 8,
+         "checkpoint_every": 1, "lora_learning_rate": 1e-2}  # fmt: skip
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def turned(degrees: float) -> np.ndarray:
+    return np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+
+
+def test_csim_of_known_angles() -> None:
+    photos = np.stack(
+        [3 * turned(0), 0.5 * turned(60)]
+    )  # lengths must not matter: the mean lies at 30 degrees
+    assert metrics.csim_mean(turned(30), photos) == pytest.approx(1)
+    assert metrics.csim_mean(turned(90), photos) == pytest.approx(0.5)
+    assert metrics.csim_best(turned(70), photos) == pytest.approx(np.cos(np.radians(10)))
+
+
+def test_style_is_the_mean_over_references() -> None:
+    assert metrics.style_similarity(turned(0), np.stack([turned(0), turned(90)])) == pytest.approx(0.5)
+
+
+def test_diversity() -> None:
+    assert metrics.diversity(np.stack([turned(10)] * 3)) == pytest.approx(0)
+    assert metrics.diversity(np.stack([turned(0), turned(90)])) == pytest.approx(1)
+    assert np.isnan(metrics.diversity(np.stack([turned(0)])))
+
+
+def noise(seed: int, side: int = 64) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def test_a_copy_is_found_whatever_its_light_size_and_side() -> None:
+    photos = [noise(1), noise(2)]
+    assert metrics.copying(noise(2), photos) == pytest.approx(1)
+    assert metrics.copying(noise(2)[:, ::-1], photos) == pytest.approx(1)
+    darker = (np.asarray(Image.fromarray(noise(2)).resize((128, 128))) * 0.5 + 20).astype(np.uint8)
+    assert metrics.copying(darker, photos) > 0.97
+    assert metrics.copying(noise(3), photos) < 0.6
+    assert metrics.copying(np.full((64, 64, 3), 9, np.uint8), photos) == 0
+
+
+def test_the_interval_is_over_people_and_styles_not_pictures() -> None:
+    same = {(i, s): 0.5 for i in "abc" for s in "xyz"}
+    assert (estimate(same).low, estimate(same).high) == (0.5, 0.5)
+    by_person = {(i, s): float(n) for n, i in enumerate("abc") for s in "xyz"}
+    found = estimate(by_person)
+    assert found.mean == pytest.approx(1)
+    assert found.low == 0  # all three draws may be of the first person
+    assert found.high == 2
+    assert found.cells == 9
+
+
+def test_cells_without_a_value_are_left_out() -> None:
+    found = estimate({("a", "x"): 1.0, ("a", "y"): float("nan"), ("b", "x"): 3.0})
+    assert (found.mean, found.cells) == (2, 2)
+    assert np.isnan(estimate({("a", "x"): float("nan")}).mean)
+
+
+def test_differences_are_paired_by_cell() -> None:
+    ours = {("a", "x"): 1.0, ("b", "x"): 5.0, ("c", "x"): 9.0}
+    theirs = {cell: value - 0.25 for cell, value in ours.items() if cell[0] != "c"}
+    found = metrics.difference(ours, theirs)
+    assert (found.mean, found.low, found.high, found.cells) == (0.25, 0.25, 0.25, 2)
+
+
+def seen(pixels: np.ndarray, expressions: dict[str, float] | None = None) -> Seen:
+    landmarks = np.array([[90, 100], [150, 100], [120, 130], [95, 160], [145, 160]], np.float32)
+    face = Face((60, 60, 180, 200), landmarks, 1.0, expressions=expressions or {})
+    return Seen(pixels, face, None, np.ones(pixels.shape[:2], bool))
+
+
+def test_edits_are_measured() -> None:
+    grey = np.full((256, 256, 3), 128, np.uint8)
+    assert EDITS["black-and-white"].shows(seen(grey))
+    assert not EDITS["blue background"].shows(seen(grey))
+    blue = grey.copy()
+    blue[:60] = (20, 60, 180)
+    assert EDITS["blue background"].shows(seen(blue))
+    assert not EDITS["black-and-white"].shows(seen(blue))
+    glasses = grey.copy()
+    glasses[85:115, 70:170] = 15
+    assert EDITS["sunglasses"].shows(seen(glasses))
+    assert not EDITS["sunglasses"].shows(seen(grey))
+    assert EDITS["smiling"].shows(seen(grey, {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.5}))
+    assert not EDITS["smiling"].shows(seen(grey))
+
+
+# --- judges ---------------------------------------------------------------------------------------
+
+
+def test_the_loss_s_own_network_is_never_passed_off_as_a_judge(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAGICAPTURE_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(judges, "choose_analyser", lambda *_: (ToyAnalyser(), "a toy"))
+    own = choose_face_judge("toy")
+    assert "own" in own.name
+    assert "OWN NETWORK" in own.note
+    assert "w600k_mbf.onnx" in own.note
+    other = choose_face_judge("arcface")
+    assert other.name == "toy"
+    assert "not the loss's network (arcface)" in other.note
+
+
+def save_clip(folder: Path) -> None:
+    """CLIP's real classes at toy size, but with ViT-L/14's 768 numbers, in the published layout."""
+    from toy import save_tokenizer
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    save_tokenizer(folder)
+    vocabulary = len(json.loads((folder / "vocab.json").read_text()))
+    ids = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    text = {**small, "vocab_size": vocabulary, "projection_dim": 768, **ids}
+    vision = {**small, "image_size": 28, "patch_size": 14, "projection_dim": 768}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).save_pretrained(folder)
+
+
+def test_clip_and_the_aesthetic_predictor_are_used_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAGICAPTURE_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingFiles, match="CLIP ViT-L/14 is not here"):
+        judges.choose_image_encoder("clip")
+    save_clip(tmp_path / judges.CLIP_FOLDER)
+    encoder = judges.choose_image_encoder()
+    assert isinstance(encoder, judges.ClipEncoder)
+    assert judges.choose_aesthetic(encoder) is None
+    pixels = noise(4, 256)
+    keep = np.ones((256, 256), bool)
+    keep[64:192, 64:192] = False
+    other_face = pixels.copy()
+    other_face[64:192, 64:192] = 255 - other_face[64:192, 64:192]
+    np.testing.assert_allclose(encoder.embed(pixels, keep), encoder.embed(other_face, keep), atol=0.02)
+    assert not np.allclose(encoder.embed(pixels), encoder.embed(other_face), atol=0.02)
+    assert encoder.embed_text("a photo of a person").shape == (768,)
+
+    state = {}
+    widths = (768, 1024, 128, 64, 16, 1)
+    for place, inside, outside in zip((0, 2, 4, 6, 7), widths[:-1], widths[1:], strict=True):
+        state[f"layers.{place}.weight"] = torch.full((outside, inside), 1e-3)
+        state[f"layers.{place}.bias"] = torch.zeros(outside)
+    state["layers.7.bias"] += 5
+    torch.save(state, tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    predictor = judges.choose_aesthetic(encoder)
+    assert predictor is not None
+    # The layers are linear: by hand, the sum of the unit vector times the widths between, plus the bias.
+    total = metrics.unit(encoder.embed(pixels)).sum()
+    by_hand = 5 + total * 1e-3 * (1024 * 1e-3) * (128 * 1e-3) * (64 * 1e-3) * (16 * 1e-3)
+    assert predictor.score(pixels) == pytest.approx(by_hand, abs=1e-5)
+    torch.save({"other": torch.zeros(1)}, tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    with pytest.raises(Problem, match="not the aesthetic predictor"):
+        judges.choose_aesthetic(encoder)
+
+
+# --- cells on the toy model -----------------------------------------------------------------------
+
+
+class Colour:
+    """An image encoder that sees the mean colour outside the face."""
+
+    name = "colour"
+    note = "mean colour, for tests."
+
+    def embed(self, pixels: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
+        return (pixels if keep is None else pixels[keep]).reshape(-1, 3).mean(0) - 127.5
+
+
+def toy_judges() -> Judges:
+    embedder = ToyAnalyser().embedder()
+    judge = FaceJudge("toy judge", "a toy.", lambda crop: embedder(crop)[0].numpy())
+    judge._analyser = ToyAnalyser()  # type: ignore[assignment]
+    return Judges(judge, Colour(), None)
+
+
+@pytest.fixture
+def toy_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A benchmark of two people and two styles; toy faces, judges and model. Returns its folder."""
+    import magicapture_core.models as models_module
+
+    real_load = models_module.load
+
+    def load_toy(name: Any = None, **_: Any) -> Any:
+        models = real_load(name, device="cpu")
+        models.schedules = {"quick": QUICK}
+        models.generate_defaults = {"steps": 2}
+        return models
+
+    toy_judge = toy_judges()
+    monkeypatch.setattr(cells, "load", load_toy)
+    monkeypatch.setattr(models_module, "load", load_toy)
+    for module in (cells, judges, faces):
+        monkeypatch.setattr(module, "choose_analyser", lambda *_: (ToyAnalyser(), "a toy"))
+    monkeypatch.setattr(cells, "judges_for", lambda *_: toy_judge)
+    for cached in (cells.models_for, cells._seen, cells._prepared):
+        cached.cache_clear()
+    folder = tmp_path / "benchmark"
+    for what, names in (("identities", ("ann", "ben")), ("styles", ("oil", "ink"))):
+        for n, name in enumerate(names):
+            (folder / what / name).mkdir(parents=True)
+            for photo in range(3):
+                Image.fromarray(noise(10 * n + photo + (50 if what == "styles" else 0), 160)).save(
+                    folder / what / name / f"{photo}.png"
+                )
+    facts = {"identities": {"ben": {"age": "young"}, "ann": {"age": "older"}}, "about": "Noise."}
+    (folder / "benchmark.json").write_text(json.dumps(facts))
+    return folder
+
+
+def setup_of(folder: Path, toy_folder: Path, **changes: Any) -> Setup:
+    values = {
+        "benchmark": str(folder), "model": str(toy_folder), "schedule": "quick", "pictures": 3, "edited_pictures": 1,
+        "steps": None, "faces": "auto", "encoder": "auto", "judged_by": ("toy judge", "colour"), "seed": 0,
+        "keep_runs": False,
+    }  # fmt: skip
+    return Setup(**{**values, **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "pictures").iterdir())}
+
+
+class Killed(BaseException):
+    """As if the process died here."""
+
+
+def test_a_cell_goes_on_wherever_it_was_killed(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(toy_world, toy_folder)
+    task = Task("ann", "oil", "dreambooth")
+    run_cell(task, setup, tmp_path / "whole")
+    whole = read_cell(task, tmp_path / "whole")
+    assert whole is not None
+
+    out = tmp_path / "killed"
+    real_train, real_generate = cells.train, cells.generate
+
+    def dying_train(*args: Any, **kwargs: Any) -> Any:
+        for n, report in enumerate(real_train(*args, **kwargs)):
+            if n == 2:
+                raise Killed
+            yield report
+
+    def dying_generate(*args: Any, **kwargs: Any) -> Any:
+        for n, portrait in enumerate(real_generate(*args, **kwargs)):
+            if n == 1:
+                raise Killed
+            yield portrait
+
+    monkeypatch.setattr(cells, "train", dying_train)
+    with pytest.raises(Killed):
+        run_cell(task, setup, out)
+    assert read_cell(task, out) is None
+    monkeypatch.setattr(cells, "train", real_train)
+    monkeypatch.setattr(cells, "generate", dying_generate)
+    with pytest.raises(Killed):
+        run_cell(task, setup, out)
+    assert len(contents(task.folder(out))) == 1
+    monkeypatch.setattr(cells, "generate", real_generate)
+    monkeypatch.setattr(cells, "train", lambda *_a, **_k: pytest.fail("the training was over"))
+    run_cell(task, setup, out)
+    assert contents(task.folder(out)) == contents(task.folder(tmp_path / "whole"))
+    again = read_cell(task, out)
+    assert again is not None
+    assert again["pictures"] == whole["pictures"]
+    assert again["steps"] == 4
+    assert not list((task.folder(out) / "run").glob("checkpoint-*"))
+    assert not (task.folder(out) / "run" / "adapter" / "unet.safetensors").exists()
+
+
+def test_more_pictures_are_added_to_a_finished_cell(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, out = Task("ann", "ink", "magicapture"), tmp_path / "out"
+    run_cell(task, setup_of(toy_world, toy_folder, pictures=1, edited_pictures=0), out)
+    first = contents(task.folder(out))
+    monkeypatch.setattr(cells, "train", lambda *_a, **_k: pytest.fail("its adapter was kept"))
+    run_cell(task, setup_of(toy_world, toy_folder, pictures=2, edited_pictures=0), out)
+    both = contents(task.folder(out))
+    assert len(both) == 2
+    assert first.items() <= both.items()
+    cell = read_cell(task, out)
+    assert cell is not None
+    assert {"attention_subject", "attention_style", "diversity", "seconds"} <= set(cell)
+
+
+def test_the_command_makes_table_sheets_and_page(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.parquet
+
+    out = tmp_path / "out"
+    where = ["--benchmark", str(toy_world), "--model", str(toy_folder), "--out", str(out)]
+    what = [
+        "--methods",
+        "magicapture,textual_inversion",
+        "--styles",
+        "1",
+        "--pictures",
+        "2",
+        "--edited-pictures",
+        "1",
+    ]
+    arguments = ["evaluate", *where, *what]
+    assert command_line.main(arguments) == 0
+    rows = pyarrow.parquet.read_table(out / "results.parquet").to_pylist()
+    assert len(rows) == 2 * 1 * 2 * (2 + 4)
+    assert {row["identity"] for row in rows} == {"ann", "ben"}
+    assert {row["age"] for row in rows} == {"older", "young"}
+    with (out / "table.csv").open() as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    plain = [row for row in rows if row["method"] == "magicapture" and row["kind"] == "composed"]
+    assert float(table["magicapture"]["csim"]) == pytest.approx(
+        np.mean([row["csim_mean"] for row in plain]), rel=1e-4
+    )
+    assert table["magicapture"]["cells"] == "2"
+    text = (out / "table.md").read_text()
+    assert "Aesthetic ↑" not in text  # it was not measured, so there is no column
+    assert "not measured" in text
+    assert "toy judge" in text
+    page = (out / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|sheets/)', page)
+    assert "Textual Inversion" in page
+    assert len(list((out / "sheets").iterdir())) == 2
+    capsys.readouterr()
+
+    assert command_line.main(arguments) == 0  # nothing is left to do
+    assert "done in" not in capsys.readouterr().out
+    assert command_line.main([*arguments, "--steps", "3"]) == 1
+    assert "steps was None, now 3" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_what_cannot_be_done_is_told_and_the_rest_goes_on(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, out = setup_of(toy_world, toy_folder, pictures=1, edited_pictures=0), tmp_path / "out"
+    real = cells._train
+
+    def fails_for_ann(task: Task, *rest: Any) -> None:
+        if task.identity == "ann":
+            raise Problem("Ann cannot be learned.")
+        real(task, *rest)
+
+    monkeypatch.setattr(cells, "_train", fails_for_ann)
+    tasks = [Task(name, "oil", "textual_inversion") for name in ("ann", "ben")]
+    done = list(runner.run(tasks, setup, out))
+    assert [one.problem for one in done] == ["Ann cannot be learned.", None]
+    assert json.loads((out / "failed.json").read_text()) == {str(tasks[0]): "Ann cannot be learned."}
+    monkeypatch.setattr(cells, "_train", real)
+    assert [one.task for one in runner.run(tasks, setup, out)] == tasks[:1]
+    assert not (out / "failed.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--benchmark", "nowhere"], "identities"),
+        (["--benchmark", "mini", "--identities", "11"], "1 to 10"),
+        (["--benchmark", "mini", "--methods", "dreambox"], "dreambox"),
+        (["--benchmark", "mini", "--pictures", "0"], "--pictures"),
+        ([], "either --benchmark"),
+        (["--run", "nowhere"], "--subject and --style"),
+    ],
+)
+def test_wrong_use_is_explained(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["evaluate", "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert said in capsys.readouterr().out.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_and_scales_of_a_run_are_scored(
+    toy_world: Path,
+    toy_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from magicapture_core.evaluation.judges import Judges as Chosen
+
+    task, out = Task("ann", "oil", "magicapture"), tmp_path / "cells"
+    run_cell(task, setup_of(toy_world, toy_folder, pictures=1, edited_pictures=0, keep_runs=True), out)
+    run = task.folder(out) / "run"
+    monkeypatch.setattr(Chosen, "chosen", classmethod(lambda *_: toy_judges()))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    arguments = ["--subject", str(toy_world / "identities/ann"), "--style", str(toy_world / "styles/oil")]
+    more = ["--scales", "0.5", "1", "--pictures", "2", "--out", str(tmp_path / "best")]
+    assert command_line.main(["evaluate", "--run", str(run), *arguments, *more]) == 0
+    choices = json.loads((tmp_path / "best" / "choices.json").read_text())["choices"]
+    assert [(c["checkpoint"], c["scale"]) for c in choices] == [
+        (name, scale) for name in ("checkpoint-000003", "checkpoint-000004") for scale in (0.5, 1.0)
+    ]
+    assert sum(choice["recommended"] for choice in choices) == 1
+    assert (tmp_path / "best" / "choices.jpg").stat().st_size > 0
+    assert "Recommended" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_the_recommendation() -> None:
+    from magicapture_core.evaluation.choose import Choice, recommend
+
+    def choice(checkpoint: str, scale: float, csim: float, style: float) -> Choice:
+        return Choice(checkpoint, scale, csim, style, 1.0, 0.5, ())
+
+    clear = [choice("a", 0.6, 0.1, 0.5), choice("b", 1.0, 0.4, 0.5), choice("b", 0.6, 0.2, 0.5)]
+    assert recommend(clear) is clear[1]
+    close = [choice("a", 0.6, 0.4, 0.5), choice("b", 0.6, 0.395, 0.5), choice("b", 1.0, 0.41, 0.5)]
+    assert recommend(close) is close[1]  # within the noise: the smaller scale, then the later checkpoint
+
+
+# --- Ray ------------------------------------------------------------------------------------------
+
+
+def test_a_dead_worker_s_task_is_run_again(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two real workers; one is killed in the middle of its task."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve where anything else runs
+    pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
+    setup, out = setup_of(toy_world, toy_folder), tmp_path / "out"
+    out.mkdir()
+
+    def work(task: Task, setup: Setup, out: Path) -> tuple[Task, float, str | None]:
+        import os
+        import signal
+
+        with (out / f"{task.identity}.pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if task.identity == "ann" and (out / "ann.pids").read_text().count("\n") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task, 0.0, None if setup.pictures == 3 else "the setup did not arrive"
+
+    tasks = [Task(name, "oil", "magicapture") for name in ("ann", "ben")]
+    done = {one.task: one for one in runner.run(tasks, setup, out, ray="local", work=work)}
+    assert set(done) == set(tasks)
+    assert all(one.problem is None for one in done.values())
+    pids = (out / "ann.pids").read_text().split()
+    assert len(set(pids)) == 2
+    assert len((out / "ben.pids").read_text().split()) == 1
+
+
+def test_without_ray_the_message_says_what_to_do(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(MissingFiles, match=r"requirements-ray\.txt"):
+        list(
+            runner.run(
+                [Task("ann", "oil", "magicapture")], setup_of(toy_world, toy_folder), tmp_path, ray="local"
+            )
+        )
+
+
+# --- the mini benchmark ---------------------------------------------------------------------------
+
+
+def test_the_mini_benchmark_is_whole() -> None:
+    found = load_benchmark("mini")
+    assert len(found.identities) == len(found.styles) == 10
+    assert all(len(photos) == 6 for photos in [*found.identities.values(), *found.styles.values()])
+    assert set(found.groups) == set(found.identities)
+    assert all(set(facts) == {"skin_tone", "gender", "age"} for facts in found.groups.values())
+    assert command.DEFAULT_METHODS.count(",") == 8
+
+
+def test_the_statistics_rank_same_style_over_other_styles() -> None:
+    """Every photo is nearer to the other photos of its style than to those of any other, with few exceptions."""
+    encoder = judges.style_statistics()
+    judge = FaceJudge("none", "no face is compared.", lambda _crop: np.ones(1))
+    styles = {}
+    for name, paths in load_benchmark("mini").styles.items():
+        looked = [judge.look(np.asarray(Image.open(path).convert("RGB"))) for path in paths]
+        styles[name] = np.stack([encoder.embed(one.pixels, one.keep) for one in looked])
+    right = total = 0
+    for name, vectors in styles.items():
+        for n, vector in enumerate(vectors):
+            rest = {**styles, name: np.delete(vectors, n, axis=0)}
+            nearest = max(rest, key=lambda other: metrics.style_similarity(vector, rest[other]))
+            right, total = right + (nearest == name), total + 1
+    assert right / total > 0.9
