@@ -279,6 +279,11 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _download(entry: Weight, folder: Path, progress: Progress | None) -> Path:
+    if entry.url.endswith(".zip"):
+        archive = entry.url.rpartition("/")[2]
+        raise MissingFiles(
+            _not_here(entry, folder, f"it is inside {archive}, which must be unpacked by hand")
+        )
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{entry.filename}.part"
     have = part.stat().st_size if part.exists() else 0

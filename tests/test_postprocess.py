@@ -510,7 +510,8 @@ class TestRealWeights:
         assert np.abs(whole.astype(int) - tiled).max() <= 1
 
     def test_through_finish(self) -> None:
-        done = finish(portrait(side=64), PostprocessConfig(restore="none"), device="cpu")
+        config = PostprocessConfig(restore="none", upscaler="realesrgan")
+        done = finish(portrait(side=64), config, device="cpu")
         assert done.settings["finish"]["upscaled_with"] == "Real-ESRGAN ×4"
         assert done.pixels.shape == (128, 128, 3)
 

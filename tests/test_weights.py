@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -192,6 +193,15 @@ def test_other_sum_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert verify_weight(NAME) is False
 
 
+def test_what_lies_in_an_archive_is_not_downloaded_but_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGICAPTURE_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingFiles, match=r"inside buffalo_s\.zip, which must be unpacked by hand"):
+        fetch_weight("w600k_mbf")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_registry() -> None:
     assert set(WEIGHTS) == {
         "detection_Resnet50_Final",
@@ -202,11 +212,13 @@ def test_registry() -> None:
         "RealESRGAN_x4plus",
         "GFPGANv1.4",
         "CodeFormer",
+        "w600k_mbf",
+        "aesthetic_sac_logos_ava1_l14",
     }
     for name, entry in WEIGHTS.items():
         assert entry.name == name
         assert entry.url.startswith("https://")
-        assert entry.url.endswith(entry.filename)
+        assert unquote(entry.url).endswith((entry.filename, ".zip"))
         assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
         assert entry.licence
         assert entry.purpose

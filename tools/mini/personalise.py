@@ -103,7 +103,7 @@ def summary(values: list[float | None]) -> dict[str, float]:
 
 def labelled(pictures: list[np.ndarray], text: str) -> np.ndarray:
     """A row of tiles under a line of text, (h, w, 3) uint8."""
-    tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_CUBIC) for p in pictures]
+    tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in pictures]
     row = np.hstack(tiles)
     strip = np.full((26, row.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
@@ -117,12 +117,13 @@ def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray], steps: 
         labelled(photos_of(Path("presets") / pair.preset)[:6], f"{pair.preset}: the six references"),
         labelled(best[:6], "portraits: the six most alike of 16, by another network than the loss's"),
     ]
-    config = GenerateConfig(prompt=COMPOSED, count=3, seed=0, steps=steps, attention_words=("{subject}", "{style}"),
-                            **models.generate_defaults | {"steps": steps})  # fmt: skip
+    settings = models.generate_defaults | {"steps": steps, "seed": 0}
+    words = ("{subject}", "{style}")
+    config = GenerateConfig(**settings | {"prompt": COMPOSED, "count": 3, "attention_words": words})
     tiles = []
     for portrait in generate(models, run, config):
         pixels = np.asarray(portrait.image)
-        tiles += [heat_overlay(pixels, portrait.attention[word]) for word in ("{subject}", "{style}")]
+        tiles += [heat_overlay(pixels, portrait.attention[word]) for word in words]
     rows.append(labelled(tiles, "where [V1] and [V2] look, three portraits"))
     for prompt in EDITS:
         config = GenerateConfig(
