@@ -7,10 +7,11 @@ from torch.nn.functional import cosine_similarity
 
 from magicapture_core.concepts import prepare_concept
 from magicapture_core.faces import choose_analyser
-from magicapture_core.models import ASSETS, load
+from magicapture_core.models import load
 from magicapture_core.photos import list_photos, read_photo
 from magicapture_core.training.data import encode_concept, face_windows
 from magicapture_core.training.likeness import FaceLikeness
+from magicapture_core.weights import ASSETS
 
 RESOLUTION = 256  # twice the mini model's own, so that there is something to leave out
 

@@ -17,6 +17,7 @@ from toy import RESOLUTION, same_weights, save_toy
 
 from magicapture_core import models
 from magicapture_core.config import Scheduler
+from magicapture_core.models import files
 from magicapture_core.problems import MissingFiles, Problem
 
 
@@ -118,11 +119,11 @@ def test_the_shipped_configurations_are_complete() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(models.CONFIGS / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(files.CONFIGS / "tokenizer")
     assert len(tokenizer) == 49408
     assert tokenizer("a photo of a person").input_ids == [49406, 320, 1125, 539, 320, 2533, 49407]
     for version, parameters, width in (("v1", 859_520_964, 768), ("v2", 865_910_724, 1024)):
-        folder = models.CONFIGS / version
+        folder = files.CONFIGS / version
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
             vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))

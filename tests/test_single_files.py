@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from toy import same_weights
 
 from magicapture_core import models
+from magicapture_core.models import files
 from magicapture_core.problems import Problem
 from tools.make_random_sd15 import original_state, original_unet_key, original_vae_key
 
@@ -22,7 +23,7 @@ def test_a_single_file_with_the_original_key_names(
     configs = tmp_path / "configs"
     shutil.copytree(toy_folder, configs / "v1", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
     shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
-    monkeypatch.setattr(models, "CONFIGS", configs)
+    monkeypatch.setattr(files, "CONFIGS", configs)
     file = tmp_path / "model.safetensors"
     save_file({k: v.contiguous() for k, v in original_state(toy.pipeline("ddim")).items()}, file)
     bundle = models.load(file, device="cpu")
@@ -66,8 +67,8 @@ def test_a_single_file_of_the_second_version(
     configs = tmp_path / "configs"
     shutil.copytree(toy_folder, configs / "v2", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
     shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
-    monkeypatch.setattr(models, "CONFIGS", configs)
-    monkeypatch.setattr(models, "_predicts_velocity", lambda _unet: velocity)
+    monkeypatch.setattr(files, "CONFIGS", configs)
+    monkeypatch.setattr(files, "predicts_velocity", lambda _unet: velocity)
     state = original_state(toy.pipeline("ddim"))
     state = {key: weight for key, weight in state.items() if not key.startswith("cond_stage_model.")}
     state |= openclip_state(toy.text_encoder)
@@ -118,8 +119,8 @@ def test_velocity_is_told_from_noise_by_the_answer_to_pure_noise(toy: models.Mod
             other = torch.randn(sample.shape, generator=torch.Generator().manual_seed(5))
             return type("Output", (), {"sample": self.share * sample + (1 - self.share) * other})
 
-    assert not models._predicts_velocity(Predictor(0.9))
-    assert models._predicts_velocity(Predictor(0.1))
+    assert not files.predicts_velocity(Predictor(0.9))
+    assert files.predicts_velocity(Predictor(0.1))
 
 
 @pytest.mark.parametrize(

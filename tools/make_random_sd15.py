@@ -24,7 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from magicapture_core.models import CONFIGS, HUB_ID
+from magicapture_core.models import HUB_ID
+from magicapture_core.models.files import CONFIGS
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 REVISION = "0" * 40

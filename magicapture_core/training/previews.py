@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from magicapture_core import losses
+from magicapture_core.concepts import Concept
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.files import atomic_file
 from magicapture_core.heat import heat_overlay
@@ -157,3 +158,14 @@ def strip_cells(view: AttentionView) -> list[np.ndarray]:
     region = cv2.resize(view.region, size, interpolation=cv2.INTER_NEAREST)[..., None]
     wanted = (photo * (0.25 + 0.75 * region)).astype(np.uint8)
     return [photo, heat_overlay(photo, view.heat), wanted]
+
+
+def _to_picture(image: Tensor) -> np.ndarray:
+    """(3, h, w) in [-1,1] → (h, w, 3) uint8."""
+    return ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def shown_pictures(subject: Concept, style: Concept) -> dict[Task, np.ndarray]:
+    """The photo that each task's attention is shown over; the composed prompt is learned on the style's."""
+    shown: dict[Task, Concept] = {"source": subject, "reference": style, "composed": style}
+    return {task: _to_picture(concept.examples[0].image) for task, concept in shown.items()}

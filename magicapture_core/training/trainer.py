@@ -123,7 +123,7 @@ class Trainer:
                 generator=generator,
                 sizes=_sizes(objective),
                 facts=facts,
-                pictures=_pictures(subject, style),
+                pictures=previews.shown_pictures(subject, style),
                 analyser=analyser if person else None,
                 items_per_call=config.items_per_call or fitting_items_per_call(models, config),
             )
@@ -381,17 +381,6 @@ def fingerprint(models: ModelBundle) -> str:
         heads = [p.detach().flatten()[:64].to(torch.bfloat16).float().cpu() for p in network.parameters()]
         digest.update(torch.cat(heads).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _to_picture(image: Tensor) -> np.ndarray:
-    """(3, h, w) in [-1,1] → (h, w, 3) uint8."""
-    return ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
-def _pictures(subject: Concept, style: Concept) -> dict[Task, np.ndarray]:
-    """The photo that each task's attention is shown over; the composed prompt is learned on the style's."""
-    shown: dict[Task, Concept] = {"source": subject, "reference": style, "composed": style}
-    return {task: _to_picture(concept.examples[0].image) for task, concept in shown.items()}
 
 
 def _sizes(objective: Objective) -> Sizes:

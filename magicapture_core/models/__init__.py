@@ -1,0 +1,169 @@
+"""Diffusion models: the only place that loads their weights.
+
+Any Stable Diffusion 1.x or 2.x (predicting noise or velocity), from a diffusers folder, a single
+.safetensors file or the Hugging Face hub, becomes one `ModelBundle` of diffusers and transformers classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magicapture_core.models.bundle import ModelBundle, sampler
+from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
+from magicapture_core.models.hub import HUB_ID, Progress, first_line, from_hub
+from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.weights import ASSETS
+
+__all__ = ["HUB_ID", "ModelBundle", "Progress", "best_device", "best_dtype", "fetch", "load", "sampler"]
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> ModelBundle:
+    """Load a Stable Diffusion 1.x or 2.x.
+
+    name: "mini" (the small model that comes with MagiCapture), a diffusers folder, a single .safetensors
+    file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one.
+    device, dtype: None chooses by hardware: CUDA in bfloat16, else Apple's GPU or the CPU in float32.
+    progress: is told how a download goes on, if there must be one.
+    Raises MissingFiles where files are neither here nor to be had, Problem where they are of another kind.
+    """
+    device = torch.device(device) if device else best_device()
+    dtype = dtype or best_dtype(device)
+    name = str(name or (HUB_ID if device.type == "cuda" else "mini"))
+    path = _locate(name, dtype, progress)
+    with _no_progress_bars():
+        try:
+            pipeline = open_file(path, dtype) if path.is_file() else open_folder(path, dtype)
+            settings = _settings(path)
+        except Problem:
+            raise
+        except Exception as error:  # the libraries raise all kinds for damaged files, even the bare class
+            raise Problem(
+                f"The model at {path} cannot be read ({first_line(error)}). Copy or download it again."
+            ) from error
+    bundle = _bundle(name, path, pipeline, device, dtype)
+    bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
+    return bundle
+
+
+def fetch(name: str, *, dtype: torch.dtype, progress: Progress | None = None) -> Path:
+    """The folder or file of a model, downloaded if it must be, but not loaded. Raises as `load` does."""
+    return _locate(name, dtype, progress)
+
+
+def best_device() -> torch.device:
+    """CUDA, else Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        rank = os.environ.get("LOCAL_RANK")  # of several processes each has a GPU of its own
+        return torch.device("cuda", int(rank)) if rank else torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a CUDA GPU that has it; float32 elsewhere, for float16 gives NaN in SD's autoencoder."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Opening a model takes seconds: the libraries' bars (one for each part) only hide what matters."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
+def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: torch.dtype) -> ModelBundle:
+    from diffusers import DDPMScheduler
+
+    # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.
+    noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    predicts = noise_scheduler.config.prediction_type
+    if predicts not in ("epsilon", "v_prediction"):
+        raise Problem(f"{name}: the model must predict epsilon or v_prediction, got {predicts!r}.")
+    channels = pipeline.unet.config.in_channels
+    if channels != pipeline.vae.config.latent_channels:
+        raise Problem(
+            f"{name}: expected {EXPECTED}, whose UNet takes {pipeline.vae.config.latent_channels} channels; "
+            f"this one takes {channels} (an inpainting or depth model). Choose the plain model."
+        )
+    _check_tokenizer(name, pipeline.tokenizer, pipeline.text_encoder)
+    for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.safety_checker):
+        if module is not None:
+            module.requires_grad_(False).eval().to(device=device)
+    return ModelBundle(
+        name=name,
+        source=str(path),
+        tokenizer=pipeline.tokenizer,
+        text_encoder=pipeline.text_encoder,
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        noise_scheduler=noise_scheduler,
+        safety_checker=pipeline.safety_checker,
+        feature_extractor=pipeline.feature_extractor,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _check_tokenizer(name: str, tokenizer: Any, text_encoder: Any) -> None:
+    """transformers makes an empty vocabulary of a missing or damaged file, without a word."""
+    rows = text_encoder.get_input_embeddings().num_embeddings
+    ids = tokenizer("photo", add_special_tokens=False).input_ids
+    if not set(ids) - {tokenizer.unk_token_id} or len(tokenizer) > rows:
+        raise Problem(
+            f"{name}: the tokenizer knows {len(tokenizer)} words, expected the text encoder's {rows}; its "
+            "vocab.json or merges.txt cannot be read or is of another model. Copy or download the model again."
+        )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    file = path / "magicapture.json"
+    if not file.is_file():
+        return {}
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    unknown = sorted(set(settings) - {"schedules", "generate"})
+    if unknown:
+        raise Problem(f"{file} has {', '.join(unknown)}; expected only schedules and generate.")
+    return dict(settings)
+
+
+def _locate(name: str, dtype: torch.dtype, progress: Progress | None) -> Path:
+    """The folder or file that `name` stands for; downloads it if it must."""
+    if name == "mini":
+        folder = ASSETS / "mini"
+        if not (folder / "model_index.json").is_file():
+            raise MissingFiles(
+                f"The mini model is not in {folder}. It comes with MagiCapture: get the complete source "
+                "again, or name another model (a folder, a .safetensors file or a hub id)."
+            )
+        return folder
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name.endswith((".safetensors", *PICKLES)):
+        raise MissingFiles(
+            f'There is no model at {name}. Expected "mini", a diffusers folder, a .safetensors file or a '
+            f"hub id such as {HUB_ID}."
+        )
+    return from_hub(name, dtype, progress)

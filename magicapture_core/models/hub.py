@@ -1,0 +1,88 @@
+"""Models of the Hugging Face hub: from its cache, else downloaded."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magicapture_core.models.files import WEIGHT_NAMES, weight_variant
+from magicapture_core.problems import MissingFiles, Problem
+
+HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""The paper's model."""
+HUB_SIZE = "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision"
+Progress = Callable[[int, int | None], None]
+"""Called with (bytes here, bytes in all or None) while a model is downloaded. What it raises ends the download."""
+
+
+def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path:
+    """The hub id's snapshot folder: from the cache if it is complete there, else downloaded."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    # The hub's folders hold the same weights in several formats; half the bytes do for half precision.
+    variants = ("", ".fp16") if dtype == torch.float32 else (".fp16", "")
+    reason: Exception = MissingFiles("nothing was tried")
+    for offline, variant in itertools.product((True, False), variants):
+        weights = [f"{part}/{stem}{variant}.safetensors" for part, stem in WEIGHT_NAMES.items()]
+        small = ["model_index.json", "magicapture.json", "*/*.json", "*/*.txt"]
+        try:
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    hub_id,
+                    allow_patterns=[*small, *weights],
+                    local_files_only=offline,
+                    tqdm_class=None if progress is None else _telling(progress),
+                )
+            )
+            weight_variant(folder)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise Problem(
+                    f"There is no room on the disk for {hub_id} ({HUB_SIZE}); the hub's cache is "
+                    f"{constants.HF_HUB_CACHE}. Make room and try again: what has arrived is kept."
+                ) from error
+            reason = error
+        else:
+            return folder
+    raise MissingFiles(
+        f"The model {hub_id} is not on this computer (neither as a folder nor in the hub's cache), and it could "
+        f"not be downloaded from the Hugging Face hub ({first_line(reason)}). {HUB_SIZE}. Go online once, or "
+        "copy the model's diffusers folder (or its .safetensors file) here and give its path as the model. The "
+        f"cache is {constants.HF_HUB_CACHE}."
+    )
+
+
+def _telling(progress: Progress) -> Any:
+    """A tqdm class for the hub's library that draws nothing, and tells `progress` the bytes.
+
+    Of several bars of bytes (one in all, or one a file: that changed between versions) the fullest is told.
+    """
+    from tqdm.auto import tqdm
+
+    most = 0
+
+    class Telling(tqdm):  # type: ignore[misc]
+        def display(self, *_: Any, **__: Any) -> None:
+            """Nothing is drawn."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal most
+            moved = super().update(n)
+            if self.unit == "B" and self.n > most:
+                most = int(self.n)
+                progress(most, int(self.total) if self.total else None)
+            return moved
+
+    return Telling
+
+
+def first_line(error: Exception) -> str:
+    """The error in one line, without its full stop."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".: ")
