@@ -193,7 +193,7 @@ def test_without_a_gpu_the_mini_model_is_the_default(
     assert models.load().name == "mini"
 
 
-@pytest.mark.parametrize("part", models.PARTS)
+@pytest.mark.parametrize("part", files.PARTS)
 def test_a_missing_part_is_named(spoiled: Path, part: str) -> None:
     shutil.rmtree(spoiled / part)
     with pytest.raises(MissingFiles, match=f"lacks {part}"):

@@ -126,9 +126,9 @@ def test_velocity_is_told_from_noise_by_the_answer_to_pure_noise(toy: models.Mod
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (["conditioner.embedders.0.transformer.x", models.UNET_KEY], "another family"),
+        (["conditioner.embedders.0.transformer.x", files.UNET_KEY], "another family"),
         (["model.diffusion_model.joint_blocks.0.x"], "another family"),
-        ([models.UNET_KEY], "only a part of one"),
+        ([files.UNET_KEY], "only a part of one"),
         (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], r"an adapter \(LoRA\)"),
         (["weight"], "no complete model"),
     ],
