@@ -64,103 +64,128 @@ def build(studio: Any) -> Any:
     return blocks
 
 
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def _busy(*components: Any) -> dict[str, Any]:
+    """Options of an event that shows over these components that it is at work."""
+    return {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": list(components)}
+
+
 def _wire(wizard: Any, blocks: Any) -> None:
     """Every event of the page."""
-    from magicapture_core.ui import look
+    _wire_session(wizard, blocks)
+    _wire_ways(wizard)
+    _wire_photos(wizard)
+    _wire_training(wizard)
+    _wire_portraits(wizard)
+    _wire_finishing(wizard)
 
-    photos, style, masks, train, portraits, finishing = wizard.steps
-    key = wizard.key
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-    def busy(*components: Any) -> dict[str, Any]:
-        return {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": list(components)}
-
-    # The session: found again, followed, deleted.
-    blocks.load(wizard.open, [key], [key, *wizard.outputs], **quiet).then(
-        wizard.fill, [key], wizard.outputs, **quiet
+def _wire_session(wizard: Any, blocks: Any) -> None:
+    """The session: found again, followed, deleted."""
+    key, portraits = wizard.key, wizard.steps[4]
+    blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
+        wizard.fill, [key], wizard.outputs, **QUIET
     )
     wizard.timer.tick(
-        wizard.follow, [key, wizard.seen, portraits.chosen], wizard.live, concurrency_limit=20, **quiet
+        wizard.follow, [key, wizard.seen, portraits.chosen], wizard.live, concurrency_limit=20, **QUIET
     )
-    wizard.ask_delete.click(wizard.confirm_delete, None, wizard.confirmation, **quiet)
-    wizard.keep_data.click(wizard.cancel_delete, None, wizard.confirmation, **quiet)
-    wizard.delete.click(wizard.delete_data, [key], [key, *wizard.outputs], **quiet)
+    wizard.ask_delete.click(wizard.confirm_delete, None, wizard.confirmation, **QUIET)
+    wizard.keep_data.click(wizard.cancel_delete, None, wizard.confirmation, **QUIET)
+    wizard.delete.click(wizard.delete_data, [key], [key, *wizard.outputs], **QUIET)
 
-    # From step to step.
+
+def _wire_ways(wizard: Any) -> None:
+    """From step to step."""
+    from magicapture_core.ui import look
+
+    key, masks = wizard.key, wizard.steps[2]
     for number, (back, onward, said) in enumerate(wizard.feet):
         if back is not None:
-            back.click(wizard.go_back(number), [key], wizard.outputs, **quiet)
+            back.click(wizard.go_back(number), [key], wizard.outputs, **QUIET)
         if onward is not None:
-            onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **busy(said))
+            onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **_busy(said))
 
     wizard.walkthrough.change(None, js=look.TO_TOP, api_visibility="private")
 
-    # 1 Photos
-    photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **quiet)
-    photos.files.upload(photos.upload, [key, photos.files], photos.outputs, **busy(photos.files))
-    photos.camera_add.click(photos.upload, [key, photos.camera], photos.outputs, **busy(photos.camera))
-    photos.photos.click(photos.press, [key], photos.outputs, **busy(photos.summary))
-    photos.people.click(photos.press, [key], photos.outputs, **busy(photos.people))
-    photos.kind.input(photos.choose_kind, [key, photos.kind], photos.outputs, **busy(photos.summary))
 
-    # 2 Style
-    style.presets.click(style.press, [key], style.outputs, **busy(style.presets))
-    style.photos.click(style.press, [key], style.outputs, **busy(style.summary))
-    style.files.upload(style.upload, [key, style.files], style.outputs, **busy(style.files))
+def _wire_photos(wizard: Any) -> None:
+    """Steps 1 to 3: photos, style, masks."""
+    photos, style, masks = wizard.steps[:3]
+    key = wizard.key
+    photos.consent.input(photos.agree, [key, photos.consent], photos.outputs, **QUIET)
+    photos.files.upload(photos.upload, [key, photos.files], photos.outputs, **_busy(photos.files))
+    photos.camera_add.click(photos.upload, [key, photos.camera], photos.outputs, **_busy(photos.camera))
+    photos.photos.click(photos.press, [key], photos.outputs, **_busy(photos.summary))
+    photos.people.click(photos.press, [key], photos.outputs, **_busy(photos.people))
+    photos.kind.input(photos.choose_kind, [key, photos.kind], photos.outputs, **_busy(photos.summary))
 
-    # 3 Masks
-    masks.view.input(masks.switch, [key, masks.view], masks.outputs, **quiet)
+    style.presets.click(style.press, [key], style.outputs, **_busy(style.presets))
+    style.photos.click(style.press, [key], style.outputs, **_busy(style.summary))
+    style.files.upload(style.upload, [key, style.files], style.outputs, **_busy(style.files))
+
+    masks.view.input(masks.switch, [key, masks.view], masks.outputs, **QUIET)
     for pictures in (masks.subject, masks.style):
-        pictures.click(masks.press, [key], masks.outputs, **busy(masks.how))
-    masks.brush.submit(masks.finish, [key, masks.view, masks.editing], masks.outputs, **busy(masks.how))
+        pictures.click(masks.press, [key], masks.outputs, **_busy(masks.how))
+    masks.brush.submit(masks.finish, [key, masks.view, masks.editing], masks.outputs, **_busy(masks.how))
 
-    # 4 Train
+
+def _wire_training(wizard: Any) -> None:
+    """Step 4."""
+    key, train = wizard.key, wizard.steps[3]
     fields = list(train.fields.values())
-    train.model.input(train.choose_model, [key, train.model], train.outputs, **quiet)
-    train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **quiet)
+    train.model.input(train.choose_model, [key, train.model], train.outputs, **QUIET)
+    train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **QUIET)
     for field in fields:
-        field.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **quiet)
+        field.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **QUIET)
     train.start.click(
-        train.begin, [key, train.model, train.schedule, *fields], train.live, **busy(train.progress)
-    ).then(wizard.awake, None, wizard.timer, **quiet)
-    train.resume.click(train.go_on, [key], train.live, **busy(train.progress)).then(
-        wizard.awake, None, wizard.timer, **quiet
+        train.begin, [key, train.model, train.schedule, *fields], train.live, **_busy(train.progress)
+    ).then(wizard.awake, None, wizard.timer, **QUIET)
+    train.resume.click(train.go_on, [key], train.live, **_busy(train.progress)).then(
+        wizard.awake, None, wizard.timer, **QUIET
     )
     for button in (train.pause, train.leave):
-        button.click(train.halt, [key], train.live, **quiet)
-    train.stop.click(train.halt, [key], train.live, **quiet).then(
-        wizard.wait_and_go_to_portraits, [key], wizard.outputs, **busy(train.progress)
+        button.click(train.halt, [key], train.live, **QUIET)
+    train.stop.click(train.halt, [key], train.live, **QUIET).then(
+        wizard.wait_and_go_to_portraits, [key], wizard.outputs, **_busy(train.progress)
     )
 
-    # 5 Portraits
+
+def _wire_portraits(wizard: Any) -> None:
+    """Step 5."""
+    key, portraits = wizard.key, wizard.steps[4]
     asked = [
         key, portraits.chosen, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps,
         portraits.adapter, portraits.guidance,
     ]  # fmt: skip
-    portraits.make.click(portraits.generate, asked, portraits.live, **busy(portraits.progress)).then(
-        wizard.awake, None, wizard.timer, **quiet
+    portraits.make.click(portraits.generate, asked, portraits.live, **_busy(portraits.progress)).then(
+        wizard.awake, None, wizard.timer, **QUIET
     )
-    portraits.stop.click(portraits.halt, [key, portraits.chosen], portraits.live, **quiet)
-    portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **quiet)
+    portraits.stop.click(portraits.halt, [key, portraits.chosen], portraits.live, **QUIET)
+    portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **QUIET)
     for pictures in (portraits.gallery, portraits.detail):
-        pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **quiet)
-    portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **quiet)
-    portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **quiet)
+        pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **QUIET)
+    portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **QUIET)
+    portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **QUIET)
     portraits.export.click(
-        portraits.export_files, [key, portraits.format], [portraits.exported], **busy(portraits.format)
+        portraits.export_files, [key, portraits.format], [portraits.exported], **_busy(portraits.format)
     )
 
-    # 6 Finish
-    finishing.gallery.click(finishing.press, [key], finishing.outputs, **quiet)
-    finishing.restore.input(finishing.choose_restorer, [finishing.restore], [finishing.fidelity], **quiet)
+
+def _wire_finishing(wizard: Any) -> None:
+    """Step 6."""
+    key, finishing = wizard.key, wizard.steps[5]
+    finishing.gallery.click(finishing.press, [key], finishing.outputs, **QUIET)
+    finishing.restore.input(finishing.choose_restorer, [finishing.restore], [finishing.fidelity], **QUIET)
     wanted = [finishing.chosen, finishing.upscale, finishing.restore, finishing.strength, finishing.fidelity]
-    finishing.start.click(finishing.finish, [key, *wanted], finishing.live, **busy(finishing.progress))
+    finishing.start.click(finishing.finish, [key, *wanted], finishing.live, **_busy(finishing.progress))
     finishing.timer.tick(
-        finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **quiet
+        finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
     )
-    finishing.stop.click(finishing.halt, [key], finishing.live, **quiet)
+    finishing.stop.click(finishing.halt, [key], finishing.live, **QUIET)
     asked = [finishing.chosen, finishing.spec, finishing.paper, finishing.replace, finishing.force]
-    finishing.make.click(finishing.make_sheet, [key, *asked], [finishing.sheet], **busy(finishing.sheet))
+    finishing.make.click(finishing.make_sheet, [key, *asked], [finishing.sheet], **_busy(finishing.sheet))
 
 
 def main(arguments: list[str] | None = None) -> int:

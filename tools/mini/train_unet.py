@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -250,14 +251,57 @@ def save(path: Path, clock: stage.Clock, model: Denoiser, average: dict, optimiz
     )
 
 
+@dataclass
+class Pictures:
+    """What the training draws from; a row each."""
+
+    latents: np.ndarray
+    words: list[dict[str, str]]
+    people: np.ndarray
+    looks: np.ndarray
+    tokenizer: CLIPTokenizer
+    alphas: torch.Tensor
+    generator: torch.Generator
+    rng: np.random.Generator
+    dropout: float
+    blur: float
+
+    def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The noise that was added to these pictures, and Denoiser's arguments, on the CPU."""
+        count, rng = len(chosen), self.rng
+        texts = ["" if rng.random() < self.dropout else caption(self.words[index], rng) for index in chosen]
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        clean, people = torch.from_numpy(self.latents[chosen]), torch.from_numpy(self.people[chosen])
+        # people near each other look alike
+        people = people + self.blur * torch.randn(people.shape, generator=self.generator)
+        noise = torch.randn(clean.shape, generator=self.generator)
+        # one timestep from each of `count` equal parts of the schedule: less noise in the gradient
+        parts = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
+        timesteps = (parts * 1000).long()
+        alpha = self.alphas[timesteps][:, None, None, None]
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        return noise, (noisy, timesteps, ids, people, torch.from_numpy(self.looks[chosen]))
+
+
+def read_pictures(
+    work: Path, tokenizer: CLIPTokenizer, latents: np.ndarray, numbers: np.ndarray, step: int,
+    args: argparse.Namespace,
+) -> Pictures:  # fmt: skip
+    """The pictures with these numbers; `step` is where the training goes on."""
+    lines = (work / "words.jsonl").read_text().splitlines()
+    pictures = np.load(work / "pictures.npy", mmap_mode="r")
+    return Pictures(
+        latents, [json.loads(lines[number]) for number in numbers], people_of(work, numbers, len(pictures)),
+        looks_of(pictures)[numbers], tokenizer, build_scheduler().alphas_cumprod,
+        torch.Generator().manual_seed(args.seed + step), np.random.default_rng((args.seed, step)), args.dropout,
+        args.blur,
+    )  # fmt: skip
+
+
 def train(args: argparse.Namespace) -> None:
     device, work = stage.pick_device(args.device), Path(args.work)
     start = Path(args.start_from) if args.start_from else None
     latents, numbers = prepare_latents(work, device, args.pictures, start)
-    lines = (work / "words.jsonl").read_text().splitlines()
-    words = [json.loads(lines[number]) for number in numbers]
-    pictures = np.load(work / "pictures.npy", mmap_mode="r")
-    people, looks = people_of(work, numbers, len(pictures)), looks_of(pictures)[numbers]
     torch.manual_seed(args.seed)
     model, tokenizer = build(work, args, latents.shape[-1])
     if start:
@@ -276,31 +320,16 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         average = {name: value.to(device) for name, value in state["average"].items()}
         del state
-    alphas, levels = build_scheduler().alphas_cumprod, EvenNoise()
-    rng = np.random.default_rng((args.seed, clock.step))
-    generator = torch.Generator().manual_seed(args.seed + clock.step)
-    batches, saved, running = stage.shuffled(len(latents), args.batch, rng), time.monotonic(), 0.0
+    pictures, levels = read_pictures(work, tokenizer, latents, numbers, clock.step, args), EvenNoise()
+    batches = stage.shuffled(len(latents), args.batch, pictures.rng)
+    saved, running = time.monotonic(), 0.0
     while clock.progress < 1:
         rate = stage.learning_rate(1.0, clock.step, clock.progress, args.warmup, args.decay_from)
-        chosen = next(batches)
-        texts = ["" if rng.random() < args.dropout else caption(words[index], rng) for index in chosen]
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        clean = torch.from_numpy(latents[chosen])
-        who = torch.from_numpy(people[chosen])
-        who = who + args.blur * torch.randn(
-            who.shape, generator=generator
-        )  # people near each other look alike
-        noise = torch.randn(clean.shape, generator=generator)
-        # one timestep from each of `batch` equal parts of the schedule: less noise in the gradient
-        parts = (torch.arange(args.batch) + torch.rand(args.batch, generator=generator)) / args.batch
-        timesteps = (parts * 1000).long()
-        alpha = alphas[timesteps][:, None, None, None]
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        noise, inputs = pictures.batch(next(batches))
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            predicted = model(noisy.to(device), timesteps.to(device), ids.to(device), who.to(device),
-                              torch.from_numpy(looks[chosen]).to(device))  # fmt: skip
+            predicted = model(*(each.to(device) for each in inputs))
         error = (predicted.float() - noise.to(device)).square().mean(dim=(1, 2, 3))
-        loss = (error * levels.weight(timesteps, error.detach().cpu()).to(device)).mean()
+        loss = (error * levels.weight(inputs[1], error.detach().cpu()).to(device)).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
