@@ -163,6 +163,14 @@ def walk(page: Any, options: Options) -> None:
     page.locator("#mc-gallery .mc-portrait").first.click()
     page.wait_for_selector("#mc-detail img")
     take(page, options, "5-portraits")
+    page.locator("#mc-next-4").click()
+    page.wait_for_selector("#mc-finish-gallery .mc-portrait")
+    page.locator("#mc-finish").click()
+    page.wait_for_selector("#mc-finish-report a", timeout=TRAINING)
+    page.wait_for_selector("#mc-compare img")
+    page.locator("#mc-sheet").click()
+    page.wait_for_selector("#mc-sheet-result tbody tr")
+    take(page, options, "6-finish")
 
 
 def train(page: Any, options: Options) -> None:

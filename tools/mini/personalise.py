@@ -1,10 +1,10 @@
-"""Train the sample people in presets, make portraits, and compare likeness with simpler ways: numbers and sheets.
+"""Train the sample people in presets and make portraits, as a user would: likeness, time, memory, contact sheets.
 
 python -m tools.mini.personalise --work .training/mini/runs --judge w600k_mbf.onnx --out assets/mini
 
 Each training is one run of the command line in a process of its own, so that its time and memory are a user's. The
 judge of likeness is not the loss's network (SFace): it is ArcFace w600k_mbf, from the package named in README.md. For
-a comparison of methods use `python -m magicapture_core evaluate`; this one is for the mini model's card.
+a comparison with other methods use `python -m magicapture_core evaluate`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,6 @@ from magicapture_core.evaluation.judges import FaceJudge, arcface_judge
 from magicapture_core.heat import heat_overlay
 
 PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
-METHODS: dict[str, tuple[str, ...]] = {
-    "MagiCapture": (),
-    "without AR, composed prompt and identity": (
-        "--lambda-attn",
-        "0",
-        "--composed-weight",
-        "0",
-        "--lambda-id",
-        "0",
-    ),
-    "textual inversion": ("--lora-steps", "0"),
-}
-"""Name -> settings over the quick schedule. Textual inversion gets as many steps as both phases together."""
 COMPOSED = "a photo of a {subject} in the {style}"
 EDITS = (
     "a photo of a {subject} in the {style}, wearing sunglasses",
@@ -66,14 +53,14 @@ def photos_of(folder: Path) -> list[np.ndarray]:
     return [read_photo(path).pixels for path in list_photos(folder)]
 
 
-def run_training(pair: Pair, settings: tuple[str, ...], out: Path) -> dict[str, float]:
+def run_training(pair: Pair, out: Path) -> dict[str, float]:
     """Train by the command line, unless done before; minutes and peak memory in GB (kept beside the run)."""
     facts = out.with_suffix(".json")
     if facts.exists():
         return json.loads(facts.read_text())
     command = [
         sys.executable, "-m", "magicapture_core", "train", "--subject", f"assets/people/{pair.person}",
-        "--preset", pair.preset, "--model", "mini", "--out", str(out), *settings,
+        "--preset", pair.preset, "--model", "mini", "--out", str(out),
     ]  # fmt: skip
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -110,14 +97,14 @@ def labelled(pictures: list[np.ndarray], text: str) -> np.ndarray:
     return np.vstack([strip, row])
 
 
-def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray], steps: int) -> np.ndarray:
+def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray]) -> np.ndarray:
     """References, subject, portraits, attention of both tokens, edited prompts."""
     rows = [
         labelled(photos_of(Path("assets/people") / pair.person)[:6], f"{pair.person}: the six photos"),
         labelled(photos_of(Path("presets") / pair.preset)[:6], f"{pair.preset}: the six references"),
         labelled(best[:6], "portraits: the six most alike of 16, by another network than the loss's"),
     ]
-    settings = models.generate_defaults | {"steps": steps, "seed": 0}
+    settings = {**models.generate_defaults, "seed": 0}
     words = ("{subject}", "{style}")
     config = GenerateConfig(**settings | {"prompt": COMPOSED, "count": 3, "attention_words": words})
     tiles = []
@@ -126,9 +113,7 @@ def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray], steps: 
         tiles += [heat_overlay(pixels, portrait.attention[word]) for word in words]
     rows.append(labelled(tiles, "where [V1] and [V2] look, three portraits"))
     for prompt in EDITS:
-        config = GenerateConfig(
-            **models.generate_defaults | {"prompt": prompt, "count": 6, "seed": 0, "steps": steps}
-        )
+        config = GenerateConfig(**settings | {"prompt": prompt, "count": 6})
         rows.append(labelled([np.asarray(p.image) for p in generate(models, run, config)], prompt))
     return np.vstack(rows)
 
@@ -146,6 +131,29 @@ def between_people(judge: FaceJudge) -> float:
     return round(float(np.mean(values)), 3)
 
 
+def personalise(pair: Pair, models: Any, judge: FaceJudge, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one person in one preset, write the sheet, and return what was measured."""
+    photos = photos_of(Path("assets/people") / pair.person)
+    vectors = [v for p in photos if (v := judge.look(p).vector) is not None]
+    subject = np.mean(vectors, axis=0)
+    subject /= np.linalg.norm(subject)
+    run = Path(args.work) / pair.name
+    cost = run_training(pair, run)
+    config = GenerateConfig(
+        **models.generate_defaults | {"prompt": COMPOSED, "count": args.pictures, "seed": 0}
+    )
+    started = time.monotonic()
+    pictures = [np.asarray(p.image) for p in generate(models, run, config)]
+    seconds = round((time.monotonic() - started) / args.pictures, 2)
+    values = scores(judge, pictures, subject)
+    order = sorted(range(len(values)), key=lambda i: -(values[i] or 0.0))
+    sheet = sheet_of(pair, models, run, [pictures[i] for i in order])
+    path = Path(args.out) / f"personalised-{pair.name}.jpg"
+    cv2.imwrite(str(path), sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
+    alike = round(float(np.mean(np.stack(vectors) @ subject)), 3)
+    return {"photos": alike, **summary(values), **cost, "seconds_per_portrait": seconds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,45 +166,19 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--people", nargs="+", default=PEOPLE)
     parser.add_argument("--presets", nargs="+", default=PRESETS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
-    work, out, judge = Path(args.work), Path(args.out), arcface_judge(Path(args.judge))
-    work.mkdir(parents=True, exist_ok=True)
-    models = load("mini")
-    steps = int(models.generate_defaults["steps"])
-    quick = models.schedules["quick"]
+    out, judge, models = Path(args.out), arcface_judge(Path(args.judge)), load("mini")
+    for folder in (out, Path(args.work)):
+        folder.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {
         "different_people": between_people(judge),
         "pictures": args.pictures,
         "pairs": {},
     }
     for pair in (Pair(person, preset) for person in args.people for preset in args.presets):
-        photos = photos_of(Path("assets/people") / pair.person)
-        vectors = [v for p in photos if (v := judge.look(p).vector) is not None]
-        subject = np.mean(vectors, axis=0)
-        subject /= np.linalg.norm(subject)
-        found: dict[str, Any] = {"photos": round(float(np.mean(np.stack(vectors) @ subject)), 3)}
-        for method in args.methods:
-            settings = METHODS[method]
-            if method == "textual inversion":
-                settings = (*settings, "--ti-steps", str(quick["ti_steps"] + quick["lora_steps"]))
-            run = work / f"{pair.name}-{list(METHODS).index(method)}"
-            cost = run_training(pair, settings, run)
-            config = GenerateConfig(
-                **models.generate_defaults | {"prompt": COMPOSED, "count": args.pictures, "seed": 0}
-            )
-            pictures = [np.asarray(p.image) for p in generate(models, run, config)]
-            values = scores(judge, pictures, subject)
-            found[method] = {**summary(values), **cost}
-            print(pair.name, method, found[method], flush=True)
-            if method == "MagiCapture":
-                order = sorted(range(len(values)), key=lambda i: -(values[i] or 0.0))
-                sheet = sheet_of(pair, models, run, [pictures[i] for i in order], steps)
-                path = out / f"personalised-{pair.name}.jpg"
-                cv2.imwrite(str(path), sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
-        numbers["pairs"][pair.name] = found
+        numbers["pairs"][pair.name] = personalise(pair, models, judge, args)
+        print(pair.name, numbers["pairs"][pair.name], flush=True)
         (out / "personalised.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    print(json.dumps(numbers, indent=2))
 
 
 if __name__ == "__main__":
