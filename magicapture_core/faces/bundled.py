@@ -38,6 +38,9 @@ PADDING = 0.3
 # Sides of the crop shown to the landmarker, in detection boxes: it wants the whole head, but large. More than one
 # is tried, because a face that fills the picture or is half cut off is found in one and not in another.
 CROP_SCALES = (2.0, 1.5, 3.0)
+# Sides of the blank pictures shown to a new task while its notes are kept away. One note, about memory that happens to
+# be misaligned, comes once per process, at the first call it hits: with four calls 2 of 30 processes still showed it.
+WARM_UP_SIDES = tuple(range(64, 352, 12))
 # Two boxes that overlap by more than this are one face, seen twice.
 SAME_FACE_IOU = 0.3
 
@@ -266,10 +269,11 @@ def _create(name: str) -> Any:
         raise MissingFiles(
             f"The bundled face model {path} is not there. It belongs to MagiCapture; get it back from its repository."
         )
-    blank = np.zeros((64, 64, 3), np.uint8)
     with _quiet_stderr():
         task = _build_task(name, path)
-        (task.segment if name == "segmenter" else task.detect)(_mp_image(blank))
+        call = task.segment if name == "segmenter" else task.detect
+        for side in WARM_UP_SIDES:
+            call(_mp_image(np.zeros((side, side, 3), np.uint8)))
     return task
 
 
