@@ -41,7 +41,8 @@ def failed(photo: PassportPhoto) -> set[str]:
 class TestSpecs:
     def test_what_must_be_there(self) -> None:
         assert set(SPECS) == {
-            "icao", "us", "schengen", "uk", "india", "china", "japan", "canada", "australia", "korea",
+            "icao", "us", "schengen", "uk", "india", "india-passport", "china", "japan", "canada",
+            "australia", "korea",
         }  # fmt: skip
         assert set(PAPERS) == {"10x15cm", "4x6in", "a4"}
 

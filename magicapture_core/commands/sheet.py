@@ -28,7 +28,7 @@ class Sheet:
     out: Path
     """File to write: .pdf, .png or .jpg."""
     spec: str = "icao"
-    """icao, us, schengen, uk, india, china, japan, canada, australia or korea."""
+    """icao, us, schengen, uk, india, india-passport, china, japan, canada, australia or korea."""
     paper: Literal["10x15cm", "4x6in", "a4"] = "10x15cm"
     """Paper to print on."""
     keep_background: bool = False

@@ -105,10 +105,14 @@ SPECS: dict[str, PhotoSpec] = {
             source="HM Passport Office, printed passport photos (gov.uk/photos-for-passports)",
         ),
         PhotoSpec(
-            "india", "India 2×2 in", 2 * INCH, 2 * INCH, Range(25, 35), WHITE, "plain white or off-white",
+            "india", "India visa and OCI 2×2 in", 2 * INCH, 2 * INCH, Range(25, 35), WHITE, "plain white or off-white",
             eyes=Range(28, 35), head_to_hair=True, darkest_background=225,
-            source="Government of India, photo requirements for visas and for passports from abroad "
-            "(indianvisaonline.gov.in)",
+            source="Government of India, photos for visas and OCI (indianvisaonline.gov.in, passport.gov.in/oci)",
+        ),
+        PhotoSpec(
+            "india-passport", "India passport 2×2 in", 2 * INCH, 2 * INCH, Range(1.4 * INCH, 1.6 * INCH), WHITE,
+            "plain and light", darkest_background=225,
+            source="Indian missions, passport photos: face 70 to 80 % of the height, 1.4 to 1.6 in (eoi.gov.in/harare)",
         ),
         PhotoSpec(
             "china", "China 33×48 mm", 33, 48, Range(28, 33), WHITE, "white or close to white", top=Range(3, 5),
