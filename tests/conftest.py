@@ -28,7 +28,7 @@ def toy(toy_folder: Path) -> Any:
     """The toy model, loaded afresh on the CPU in float32."""
     from magicapture_core.models import load
 
-    return load(toy_folder, device="cpu")
+    return load(toy_folder, device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture

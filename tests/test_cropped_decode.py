@@ -17,7 +17,7 @@ RESOLUTION = 256  # twice the mini model's own, so that there is something to le
 
 
 def test_the_face_alone_is_recognised_as_in_the_whole_picture() -> None:
-    models = load("mini", device="cpu")
+    models = load("mini", device="cpu", dtype=torch.float32)
     analyser, _ = choose_analyser("bundled")
     photos = [read_photo(path) for path in list_photos(ASSETS / "people" / "bruno")[:3]]
     concept = prepare_concept(photos, "style", resolution=RESOLUTION, analyser=analyser)

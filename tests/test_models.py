@@ -62,7 +62,22 @@ def test_hardware_chooses_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> N
     assert models.best_dtype(torch.device("mps")) == torch.float32
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert models.best_device().type == "cpu"
-    assert models.best_dtype(torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_a_cpu_with_bfloat16_uses_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert models.best_dtype(torch.device("cpu")) == dtype
 
 
 def test_velocity_prediction_is_read_from_the_scheduler(tmp_path: Path) -> None:
@@ -111,7 +126,7 @@ def test_an_unknown_sampler_is_refused(toy: models.ModelBundle) -> None:
 
 def test_half_precision_files_are_found(toy: models.ModelBundle, tmp_path: Path) -> None:
     toy.pipeline().save_pretrained(tmp_path / "fp16", variant="fp16")
-    assert same_weights(models.load(tmp_path / "fp16", device="cpu").unet, toy.unet)
+    assert same_weights(models.load(tmp_path / "fp16", device="cpu", dtype=torch.float32).unet, toy.unet)
 
 
 def test_the_shipped_configurations_are_complete() -> None:
@@ -153,7 +168,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_hub_id_is_found_in_the_cache(toy: models.ModelBundle, toy_folder: Path, hub_cache: Path) -> None:
     snapshot = hub_copy(toy_folder, hub_cache, "someone/toy")
-    bundle = models.load("someone/toy", device="cpu")
+    bundle = models.load("someone/toy", device="cpu", dtype=torch.float32)
     assert bundle.source == str(snapshot)
     assert bundle.name == "someone/toy"
     assert same_weights(bundle.unet, toy.unet)

@@ -26,7 +26,7 @@ def test_a_single_file_with_the_original_key_names(
     monkeypatch.setattr(files, "CONFIGS", configs)
     file = tmp_path / "model.safetensors"
     save_file({k: v.contiguous() for k, v in original_state(toy.pipeline("ddim")).items()}, file)
-    bundle = models.load(file, device="cpu")
+    bundle = models.load(file, device="cpu", dtype=torch.float32)
     for part in ("unet", "vae", "text_encoder"):
         assert same_weights(getattr(bundle, part), getattr(toy, part)), part
     assert bundle.tokenizer("a photo").input_ids == toy.tokenizer("a photo").input_ids
@@ -74,7 +74,7 @@ def test_a_single_file_of_the_second_version(
     state |= openclip_state(toy.text_encoder)
     file = tmp_path / "v2.safetensors"
     save_file({key: weight.contiguous().clone() for key, weight in state.items()}, file)
-    bundle = models.load(file, device="cpu")
+    bundle = models.load(file, device="cpu", dtype=torch.float32)
     for part in ("unet", "vae", "text_encoder"):
         assert same_weights(getattr(bundle, part), getattr(toy, part)), part
     assert bundle.prediction_type == ("v_prediction" if velocity else "epsilon")

@@ -265,7 +265,7 @@ def uninterrupted(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from magicapture_core.models import load
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    list(start(load(toy_folder, device="cpu"), short(), folder))
+    list(start(load(toy_folder, device="cpu", dtype=torch.float32), short(), folder))
     return weights_of(folder), Run.open(folder).losses()
 
 

@@ -36,7 +36,7 @@ def load(
 
     name: "mini" (the small model that comes with MagiCapture), a diffusers folder, a single .safetensors
     file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one.
-    device, dtype: None chooses by hardware: CUDA in bfloat16, else Apple's GPU or the CPU in float32.
+    device, dtype: None chooses by hardware: bfloat16 on a GPU or CPU that computes in it, else float32.
     progress: is told how a download goes on, if there must be one.
     Raises MissingFiles where files are neither here nor to be had, Problem where they are of another kind.
     """
@@ -73,8 +73,16 @@ def best_device() -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a CUDA GPU that has it; float32 elsewhere, for float16 gives NaN in SD's autoencoder."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    """bfloat16 on a CUDA GPU or a CPU that has it; float32 elsewhere, for float16 gives NaN in SD's autoencoder."""
+    has_bfloat16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bfloat16}.get(device.type)
+    return torch.bfloat16 if has_bfloat16 and has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16 itself (AVX512-BF16 or AMX); emulated, it is slower than float32."""
+    ask = getattr(torch.cpu, "get_capabilities", None)  # newer versions of torch
+    capabilities: dict[str, Any] = ask() if ask else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager
@@ -95,6 +103,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: torch.dtype) -> ModelBundle:
     from diffusers import DDPMScheduler
+    from diffusers.models.attention_processor import AttnProcessor
 
     # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
@@ -111,6 +120,11 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
     for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.safety_checker):
         if module is not None:
             module.requires_grad_(False).eval().to(device=device)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        # Torch's fused attention is slow in this one case: it alone took a third of a training step.
+        for network in (pipeline.unet, pipeline.vae):
+            network.set_attn_processor(AttnProcessor())
+        pipeline.text_encoder.set_attn_implementation("eager")
     return ModelBundle(
         name=name,
         source=str(path),

@@ -1,0 +1,103 @@
+"""MagiCapture's losses in a plain loop, as the usual LoRA training scripts are built: what `step.py` compares with.
+
+Batch 1 with accumulation; each item's photo is encoded anew; a text encoder and a UNet call per task; attention maps
+formed in every listening layer of every call; the identity term always has a UNet pass of its own, decodes the whole
+picture and looks at the subject's photo again. The terms, their weights and what is drawn are the trainer's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from magicapture_core import losses
+from magicapture_core.concepts import Concept
+from magicapture_core.training.draws import Phase, StepDraw, TaskDraw
+from magicapture_core.training.objective import Objective
+
+
+class PlainLoop:
+    """One optimizer step at a time over the same photos, networks and trained weights as an `Objective`."""
+
+    def __init__(self, objective: Objective, subject: Concept, style: Concept, trained: list[nn.Parameter]):
+        self.o = objective
+        self.photos = {"subject": _views(subject), "style": _views(style)}
+        self.trained = trained
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=0.0
+        )  # at rate 0, so that turns do not change each other
+
+    def step(self, draw: StepDraw, phase: Phase) -> dict[str, float]:
+        """Back-propagate and step. Returns the mean of each unweighted term."""
+        totals: dict[str, float] = {}
+        count = len(draw.tasks[0].items)
+        for i in range(count):
+            item = draw.part(slice(i, i + 1))
+            for task in item.tasks:
+                for name, value in self._task(task, phase, count).items():
+                    totals[name] = totals.get(name, 0.0) + value / count
+            if item.identity is not None:
+                totals["identity"] = totals.get("identity", 0.0) + self._identity(item) / count
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return totals
+
+    def _task(self, task: TaskDraw, phase: Phase, count: int) -> dict[str, float]:
+        o, device = self.o, self.o.models.device
+        ids = o.texts.ids[task.task][task.prompts]
+        hidden = o.texts.encode(ids)
+        latents = self._encoded(task)
+        face = o._data(task).face[task.items.to(device)]
+        timesteps, noise = task.timesteps.to(device), task.noise.to(device)
+        positions = o.texts.positions(ids)
+        o.store.positions = positions
+        output = o._unet(losses.add_noise(latents, noise, o.alphas[timesteps]), timesteps, hidden)
+        heard = o.store.take()
+        region = face if task.task == "source" else 1 - face
+        loss = losses.masked_reconstruction(noise, output, region).mean()
+        values = {task.task: loss.item()}
+        weighted = loss if task.task == "source" else loss * o.config.style_weight
+        if phase == "lora" and o.config.lambda_attn > 0:
+            attention = o._attention(heard, face, positions).mean()
+            values["attention"] = attention.item()
+            weighted = weighted + o.config.lambda_attn * attention
+        (weighted / count).backward()
+        return values
+
+    def _identity(self, item: StepDraw) -> float:
+        o, device = self.o, self.o.models.device
+        task = item.identity
+        assert task is not None
+        assert item.likenesses is not None
+        hidden = o.texts.encode(o.texts.ids[task.task][task.prompts])
+        timesteps, noise = task.timesteps.to(device), task.noise.to(device)
+        abar = o.alphas[timesteps]
+        noisy = losses.add_noise(self._encoded(task), noise, abar)
+        o.store.positions = o.texts.positions(o.texts.ids[task.task][task.prompts])
+        output = o._unet(noisy, timesteps, hidden)
+        o.store.take()
+        picture = o._decode(losses.predict_original(noisy, output, abar, o.models.prediction_type))
+        generated = o.likeness(picture, o.landmarks[task.items])
+        with torch.no_grad():
+            image, landmarks = self.photos["subject"][2 * int(item.likenesses)]
+            subject = o.likeness(image[None].to(device), landmarks[None])
+        loss = losses.identity(generated, subject).mean()
+        (o.config.lambda_id * loss / len(item.tasks[0].items)).backward()
+        return loss.item()
+
+    @torch.no_grad()
+    def _encoded(self, task: TaskDraw) -> Tensor:
+        models = self.o.models
+        role = "subject" if task.task == "source" else "style"
+        pictures = torch.stack([self.photos[role][i][0] for i in task.items.tolist()])
+        posterior = models.vae.encode(pictures.to(models.device, models.dtype)).latent_dist
+        return posterior.mean.float() * models.vae.config.scaling_factor
+
+
+def _views(concept: Concept) -> list[tuple[Tensor, Tensor]]:
+    """Each photo and its mirror image, in the order of `encode_concept`, with landmarks for the former."""
+    views = []
+    for example in concept.examples:
+        landmarks = example.landmarks if example.landmarks is not None else torch.zeros(5, 2)
+        views += [(example.image, landmarks), (example.image.flip(-1), landmarks)]
+    return views
