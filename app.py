@@ -168,6 +168,10 @@ def _wire_portraits(wizard: Any) -> None:
         pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **QUIET)
     portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **QUIET)
     portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **QUIET)
+    portraits.compare.click(
+        portraits.begin_comparison, [key, portraits.chosen], portraits.live, **_busy(portraits.compared)
+    ).then(wizard.awake, None, wizard.timer, **QUIET)
+    portraits.adopt.click(portraits.adopt_choice, [key], [portraits.adapter], **QUIET)
     portraits.export.click(
         portraits.export_files, [key, portraits.format], [portraits.exported], **_busy(portraits.format)
     )

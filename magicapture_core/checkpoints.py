@@ -249,8 +249,15 @@ class Run:
         if found:
             self._publish(found[-1])
 
+    def publish(self, checkpoint: str) -> None:
+        """Let adapter/ hold what an older checkpoint learned. RunProblem if there is none of that name."""
+        found = next((path for path in self.checkpoints() if path.name == checkpoint), None)
+        if found is None:
+            raise RunProblem(f"{self.folder} no longer has {checkpoint}. Choose another one.")
+        self._publish(found)
+
     def _publish(self, checkpoint: Path) -> None:
-        """Let adapter/ hold the newest checkpoint's adapter files."""
+        """Let adapter/ hold a checkpoint's adapter files."""
         for name in ADAPTER_FILES:
             if (checkpoint / name).exists():
                 with atomic_file(self.adapter / name) as path:

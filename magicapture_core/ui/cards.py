@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from magicapture_core.ui.sessions import Role, StoredPhoto
 
@@ -160,6 +161,16 @@ def downloads(paths: Sequence[Path]) -> str:
         for path in paths
     )
     return f'<div class="mc-links">{links}</div>'
+
+
+def evidence(choice: Mapping[str, Any]) -> str:
+    """What a comparison of strengths found: its recommendation over the pictures it comes from."""
+    judges = " · ".join(f"{what}: {who}" for what, who in choice["judges"].items())
+    return (
+        f"<p><strong>Recommended: strength {choice['scale']:g}</strong>, as it was after step {choice['step']}.</p>"
+        f'<img class="mc-evidence" src="{address(choice["picture"])}" alt="Pictures at each strength, with scores">'
+        f'<p class="mc-quiet">{escape(judges)}</p>'
+    )
 
 
 def progress(share: float, title: str, details: Sequence[str], kind: str = "info") -> str:

@@ -72,6 +72,10 @@ class StoredRun:
     preset: str | None = None
     step: int = 0
     total: int = 0
+    choice: dict[str, Any] | None = None
+    """What a comparison recommends: checkpoint, scale, the shown picture of its evidence."""
+    adapter_scale: float | None = None
+    """The strength that was adopted from it; None: the model's own suggestion."""
 
 
 @dataclass

@@ -58,6 +58,15 @@ class PortraitsStep(Step):
         self.detail = gr.HTML(js_on_load=cards.CLICKS + cards.INTO_VIEW, elem_id="mc-detail")
         with gr.Row(elem_classes="mc-buttons"):
             self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
+        with gr.Accordion("Which strength suits these photos?", open=False, visible=False) as self.comparing:  # type: ignore[assignment]
+            gr.HTML(
+                '<p class="mc-quiet">Draws a few pictures from each stage of the training at three strengths, measures '
+                "likeness and style, and recommends one.</p>"
+            )
+            with gr.Row(elem_classes="mc-buttons"):
+                self.compare = gr.Button("Compare strengths", elem_id="mc-compare-strengths")
+                self.adopt = gr.Button("Use the recommended one", visible=False, elem_id="mc-adopt")
+            self.compared = gr.HTML(elem_id="mc-compared")
         with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
             gr.HTML('<p class="mc-quiet">What was learned, as small files. They need the same model.</p>')
             self.format = gr.Radio(
@@ -93,6 +102,7 @@ class PortraitsStep(Step):
                 self.adapter = gr.Slider(
                     0, 1.5, value=default.adapter_scale, step=0.05, label="Strength of what was learned", min_width=200,
                     info="Lower: freer; higher: closer to the photos. 0.6 to 1 is usual.",
+                    elem_id="mc-adapter-scale",
                 )  # fmt: skip
                 self.guidance = gr.Slider(
                     0, 20, value=default.guidance_scale, step=0.5, label="Closeness to the description (guidance)",
@@ -104,7 +114,7 @@ class PortraitsStep(Step):
         """What changes while portraits are made."""
         return [
             self.progress, self.gallery, self.detail, self.chosen, self.make, self.stop, self.archive, self.exporting,
-            self.stale,
+            self.stale, self.comparing, self.compare, self.adopt, self.compared,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -127,6 +137,8 @@ class PortraitsStep(Step):
             "adapter_scale": 0.8,
             **facts.generate,
         }
+        if run and run.adapter_scale is not None:
+            suits["adapter_scale"] = run.adapter_scale
         runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
         return {
             self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
@@ -150,7 +162,10 @@ class PortraitsStep(Step):
         run = session.chosen_run()
         found = best_first(of_run(session, run))
         state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}" if snapshot else ""
-        now = [job.id if job else "", state, [portrait.id for portrait in found], session.archive]
+        now = [
+            job.id if job else "", state, [portrait.id for portrait in found], session.archive,
+            self._comparison(session), run.choice if run else None,
+        ]  # fmt: skip
         if seen == now:
             return {}, seen
         busy = snapshot is not None and not snapshot.ended
@@ -160,9 +175,34 @@ class PortraitsStep(Step):
             self.stop: gr.Button(visible=busy),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
         }
-        if seen is None or seen[2:] != now[2:]:
+        updates |= self._comparing(session)
+        if seen is None or seen[2:4] != now[2:4]:
             updates |= self._gallery(session, found, chosen)
         return updates, now
+
+    def _comparison(self, session: Session) -> str:
+        """How a comparison of strengths stands, as HTML."""
+        job = self.studio.choosing.job(session)
+        if job is None:
+            return ""
+        snapshot = job.snapshot()
+        if snapshot.state == "failed":
+            return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
+        if snapshot.ended:
+            return ""
+        title = "Waiting in the queue" if snapshot.state == "waiting" else snapshot.stage or "Preparing"
+        return cards.progress(snapshot.share, title, list(snapshot.reports[-1:]))
+
+    def _comparing(self, session: Session) -> Updates:
+        """The comparison of strengths: under way, or its result."""
+        run, busy = session.chosen_run(), self.studio.jobs.active(session.id) is not None
+        choice = run.choice if run else None
+        return {
+            self.comparing: gr.Accordion(visible=self.studio.choosing.lacking(session) is None),
+            self.compare: gr.Button(interactive=not busy),
+            self.adopt: gr.Button(visible=choice is not None and not busy),
+            self.compared: self._comparison(session) or (cards.evidence(choice) if choice else ""),
+        }
 
     def _gallery(self, session: Session, found: list[StoredPortrait], chosen: str | None) -> Updates:
         ready = self.studio.portraits.ready(session, session.chosen_run()) is None
@@ -206,6 +246,21 @@ class PortraitsStep(Step):
         self.studio.portraits.start(key, config)
         time.sleep(0)  # let the job's thread begin, so that the first look already shows it at work
         return self.watch(self.studio.sessions.find(key), None, chosen)[0]
+
+    @told(name)
+    def begin_comparison(self, key: str, chosen: str | None) -> Updates:
+        """Compare checkpoints and strengths."""
+        self.studio.choosing.start(key)
+        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
+
+    @told(name)
+    def adopt_choice(self, key: str) -> Updates:
+        """Use what was recommended from now on."""
+        session = self.studio.choosing.adopt(key)
+        run = session.chosen_run()
+        assert run is not None
+        gr.Info(f"From now on portraits are made at strength {run.adapter_scale:g}.", title=self.name)
+        return {self.adapter: run.adapter_scale}
 
     @told(name)
     def halt(self, key: str, chosen: str | None) -> Updates:

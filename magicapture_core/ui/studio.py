@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.jobs import Jobs
+from magicapture_core.ui.choose_work import ChoosingWork
 from magicapture_core.ui.finish_work import FinishWork
 from magicapture_core.ui.model_work import ModelFacts, ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
@@ -35,6 +36,7 @@ class Studio:
         self.photos = PhotoWork(self.sessions, lambda session: self.facts(session).resolution)
         self.training = TrainingWork(self.sessions, self.jobs, self.models, self.photos)
         self.portraits = PortraitWork(self.sessions, self.jobs, self.models, self.photos)
+        self.choosing = ChoosingWork(self.sessions, self.jobs, self.models, self.photos)
         self.finishing = FinishWork(self.sessions, self.jobs, self.models, self.photos)
 
     def sweep_now_and_then(self) -> None:

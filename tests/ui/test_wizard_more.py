@@ -262,3 +262,35 @@ def test_a_photo_of_the_camera_is_judged_like_any_other(server: Any, browser: An
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(1)
     expect(page.locator("#mc-photos")).to_contain_text("No face was found")
     filming.close()
+
+
+def test_strengths_are_compared_and_the_recommended_one_is_used(page: Any, server: Any) -> None:
+    to_train(page)
+    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    page.locator("#mc-next-3").click()
+    page.get_by_role("button", name="Which strength suits these photos?").click()
+    expect(page.locator("#mc-adopt")).to_be_hidden()
+    page.locator("#mc-compare-strengths").click()
+    expect(page.locator("#mc-compared")).to_contain_text("Recommended: strength")
+    picture = page.locator("#mc-compared img")
+    expect(picture).to_be_visible()
+    page.wait_for_function("document.querySelector('#mc-compared img').naturalWidth > 400")
+    folder = session_of(page, server)
+    (run,) = json.loads((folder / "session.json").read_text(encoding="utf-8"))["runs"]
+    assert run["adapter_scale"] is None
+    wanted = run["choice"]
+    page.locator("#mc-adopt").click()
+    expect(page.get_by_text(f"made at strength {wanted['scale']:g}")).to_be_visible()
+    (run,) = json.loads((folder / "session.json").read_text(encoding="utf-8"))["runs"]
+    assert run["adapter_scale"] == wanted["scale"]
+    stored = folder / "runs" / run["id"]
+    for name in ("subject.safetensors", "style.safetensors"):
+        taken = (stored / "adapter" / name).read_bytes()
+        assert taken == (stored / wanted["checkpoint"] / name).read_bytes()
+    page.get_by_role("button", name="More control").click()
+    strength = page.locator("#mc-adapter-scale input[type=number]")
+    expect(strength).to_have_value(f"{wanted['scale']:g}")
+    page.reload()
+    page.locator("#mc-next-3").click()  # it lands where the training is, for there are no portraits
+    page.get_by_role("button", name="More control").click()
+    expect(strength).to_have_value(f"{wanted['scale']:g}")

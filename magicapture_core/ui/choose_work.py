@@ -1,0 +1,107 @@
+"""Which checkpoint and strength of a session's run suits its photos best: a small sweep, scored and shown."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from magicapture_core.checkpoints import Run
+from magicapture_core.jobs import Job, Jobs, Stream
+from magicapture_core.problems import Problem
+from magicapture_core.ui.lent_gpu import lending
+from magicapture_core.ui.model_work import ModelWork
+from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.sessions import Session, Sessions, StoredRun
+
+COMPARISON = "comparison of strengths"
+PICTURES = 4
+"""Per checkpoint and strength: enough to see a difference, few enough for a minute or two on the CPU."""
+
+
+class ChoosingWork:
+    """Compare a run's checkpoints and strengths, and take the best."""
+
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+        self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
+
+    def lacking(self, session: Session) -> str | None:
+        """Why the chosen run cannot be compared, or None."""
+        run = session.chosen_run()
+        if run is None or not Run(session.run_folder(run)).checkpoints():
+            return "There is no trained run yet. Go back to the step “Train”."
+        if run.settings.get("subject_kind") != "person":
+            return "Only portraits of people can be compared, by their faces."
+        if lending():
+            return "A comparison needs a GPU for longer than this Space lends it."
+        if run.fingerprint != session.fingerprint():
+            return "Photos, masks or style were changed since this training, so there is nothing to compare with."
+        return None
+
+    def job(self, session: Session) -> Job | None:
+        """The newest comparison of this server's life, if it is of the chosen run."""
+        job = self.jobs.newest(session.id, COMPARISON)
+        return job if job is not None and job.about == session.run else None
+
+    def start(self, key: str) -> Job:
+        """Begin to compare the chosen run's checkpoints and strengths."""
+        session = self.sessions.find(key)
+        lacking, run = self.lacking(session), session.chosen_run()
+        if lacking or run is None:
+            raise Problem(lacking or "")
+        return self.jobs.start(session.id, COMPARISON, lambda job: self._stream(job, key, run), about=run.id)
+
+    def adopt(self, key: str) -> Session:
+        """Use the recommended checkpoint and strength from now on."""
+        with self.sessions.changing(key) as session:
+            if self.jobs.active(session.id) is not None:
+                raise Problem("Something is still under way. Wait for it, or stop it first.")
+            run = session.chosen_run()
+            if run is None or run.choice is None:
+                raise Problem("Nothing was compared yet. Press “Compare strengths” first.")
+            Run.open(session.run_folder(run)).publish(run.choice["checkpoint"])
+            run.adapter_scale = run.choice["scale"]
+        return session
+
+    def _stream(self, job: Job, key: str, run: StoredRun) -> Stream:
+        from magicapture_core.evaluation.choose import SCALES, score_run, write_evidence
+        from magicapture_core.evaluation.judges import Judges
+
+        session = self.sessions.find(key)
+        folder = session.run_folder(run)
+        models = self.models.load(run.model, job)
+        photos = {
+            role: [self.photos.read(session, photo) for photo in session.usable(role)]  # type: ignore[arg-type]
+            for role in ("subject", "style")
+        }
+        judges = Judges.chosen(Run.open(folder).facts().likeness)
+        total = len(Run(folder).checkpoints()) * len(SCALES)
+        choices = []
+        job.say("Comparing")
+        for choice in score_run(
+            models, folder, photos["subject"], photos["style"], pictures=PICTURES, judges=judges
+        ):
+            choices.append(choice)
+            job.say(f"Compared {len(choices)} of {total}", len(choices) / total)
+            yield choice.text
+        with tempfile.TemporaryDirectory() as temporary:
+            best = write_evidence(choices, Path(temporary), judges)
+            with self.sessions.changing(key) as session:
+                shown = session.new_shown(".jpg")
+                shutil.copyfile(Path(temporary) / "choices.jpg", shown)
+                for each in session.runs:
+                    if each.id == run.id:
+                        if each.choice is not None:
+                            Path(each.choice["picture"]).unlink(missing_ok=True)
+                        each.choice = _stored(best, shown, judges.notes())
+
+
+def _stored(best: Any, shown: Path, notes: dict[str, str]) -> dict[str, Any]:
+    return {
+        "checkpoint": best.checkpoint,
+        "scale": best.scale,
+        "step": int(best.checkpoint.rpartition("-")[2]),
+        "picture": str(shown),
+        "judges": notes,
+    }
