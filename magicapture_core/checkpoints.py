@@ -140,7 +140,7 @@ class Run:
         path = self.folder / "config.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
         if not isinstance(values, dict):
             raise RunProblem(f"{path} must hold an object, got {type(values).__name__}. Start a new run.")
@@ -208,9 +208,12 @@ class Run:
         rows = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
-                break
+                break  # cut off by a kill
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                break  # edited by hand
+            rows.append(row)
         return rows
 
     # --- checkpoints ------------------------------------------------------------------------------

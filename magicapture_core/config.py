@@ -235,6 +235,10 @@ class PostprocessConfig:
                  "a multiple of 8 from 8 to 256", self.tile_margin)  # fmt: skip
 
 
+LARGEST = 10**18
+"""Beyond it no setting means anything, and libraries overflow."""
+
+
 def _require(holds: bool, name: str, expected: str, got: object) -> None:
     if not holds:
         raise Problem(f"{name} must be {expected}, got {got!r}.")
@@ -272,6 +276,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         _require(isinstance(value, list | tuple), name, "a list", value)
         return tuple(_typed(name, options[0], item) for item in value)
     if hint is float and type(value) in (int, float):
+        _require(abs(value) <= LARGEST, name, "a finite number", value)
         return float(value)
     _require(type(value) is hint, name, f"of type {hint.__name__}", value)
+    _require(hint is not int or abs(value) < LARGEST, name, "a number of at most 18 digits", value)
     return value

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run, RunFacts
-from magicapture_core.files import atomic_file
+from magicapture_core.files import atomic_file, read_tensors
 from magicapture_core.problems import Problem, RunProblem
 
 Format = Literal["diffusers", "kohya"]
@@ -103,13 +102,13 @@ def _as_diffusers(run: Run, out: Path) -> list[Path]:
 
 def _as_kohya(run: Run, out: Path) -> list[Path]:
     name, facts = export_name(run.folder), run.facts()
-    rows = {token: _read(run.adapter / file)[token] for token, file in EMBEDDING_FILES.items()}
+    rows = {token: read_tensors(run.adapter / file)[token] for token, file in EMBEDDING_FILES.items()}
     written = []
     has_lora = (run.adapter / LORA_FILE).exists()
     if has_lora:
         rank = facts.config.lora_rank
         alpha = facts.config.lora_alpha if facts.config.lora_alpha is not None else float(rank)
-        state = kohya_state(_read(run.adapter / LORA_FILE), alpha)
+        state = kohya_state(read_tensors(run.adapter / LORA_FILE), alpha)
         width = next(iter(rows.values())).shape[-1]
         with atomic_file(out / f"{name}.safetensors") as path:
             save_file(state, path, metadata=_metadata(name, facts, rank, alpha, width))
@@ -177,13 +176,6 @@ def _metadata(name: str, facts: RunFacts, rank: int, alpha: float, width: int) -
         metadata["ss_base_model_version"] = BASE_VERSIONS[width]
         metadata["ss_v2"] = str(width == 1024)
     return metadata
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise RunProblem(f"{file} cannot be read ({error}). Train the run again.") from error
 
 
 def _write_readme(template: str, run: Run, out: Path, **words: str) -> Path:

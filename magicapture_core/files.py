@@ -7,10 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from magicapture_core.problems import RunProblem
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -67,6 +71,22 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Learned weights from a .safetensors file. RunProblem where they are damaged, no floats or not finite."""
+    from safetensors.torch import (
+        load_file,
+    )  # torch takes seconds, and the page's first look needs this module
+
+    try:
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+                raise ValueError(f"{name} holds what is no finite number")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunProblem(f"{path} is damaged ({error}). Train the run again.") from error
+    return tensors
 
 
 def unused(path: Path) -> Path:

@@ -38,7 +38,7 @@ def test_round_trip(made: Any) -> None:
         ({"ti_steps": -1}, "ti_steps must be 0 or more, got -1"),
         ({"ti_steps": "many"}, "ti_steps must be of type int, got 'many'"),
         ({"ti_steps": True}, "ti_steps must be of type int"),
-        ({"ti_learning_rate": float("nan")}, "ti_learning_rate must be 0 or more"),
+        ({"ti_learning_rate": float("nan")}, "ti_learning_rate must be a finite number"),
         ({"lora_targets": ["attention"]}, "lora_targets must be one of"),
         ({"lora_targets": ["self"]}, 'at least "cross"'),
         ({"lora_targets": "cross"}, "must be a list"),

@@ -194,7 +194,7 @@ def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunProblem, match="fp16 cannot"):
         export_run(run, "kohya", tmp_path / "out")
     lora.write_bytes(b"damaged")
-    with pytest.raises(RunProblem, match="cannot be read"):
+    with pytest.raises(RunProblem, match="is damaged"):
         export_run(run, "kohya", tmp_path / "out")
     (run / "adapter" / "style.safetensors").unlink()
     with pytest.raises(RunProblem, match=r"has no style\.safetensors yet"):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import secrets
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from magicapture_core.attention import cross_attention_sides
 from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, UNET_FILE, Run
 from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.files import read_tensors
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN, TOKENS, expand, with_placeholders
 
 LORA_FILE = ADAPTER_FILES[0]
+SHOWN_REST = 200
+"""Letters of a prompt's cut-off end that are told."""
 SMALL_MODEL = 200_000_000
 """Parameters of a UNet below which several pictures at once fit everywhere; SD 1.5 has 860 million."""
 
@@ -150,9 +152,9 @@ def _learned_rows(run: Run, models: ModelBundle) -> Tensor:
         if not path.exists():
             raise RunProblem(f"{run.folder} has no {path.name} yet: it was not trained. Train it first.")
         try:
-            row = load_file(path)[token]
-        except (SafetensorError, KeyError, OSError) as error:
-            raise RunProblem(f"{path} cannot be read ({error}). Train the run again.") from error
+            row = read_tensors(path)[token]
+        except KeyError as error:
+            raise RunProblem(f"{path} does not hold {error}. Train the run again.") from error
         if row.shape != (width,):
             raise RunProblem(
                 f"{path} holds {tuple(row.shape)} numbers, but this model's words have {width}: the run was "
@@ -167,13 +169,15 @@ def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
     length = tokenizer.model_max_length
     warnings = []
     for prompt in prompts:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise Problem("The prompt has half a character in it. Type it again instead of pasting it.")
         ids = tokenizer(prompt).input_ids
         if len(ids) > length:
             # A copied tokenizer leaves its mark for a word's end in what it decodes.
             rest = tokenizer.decode(ids[length - 1 : -1]).replace("</w>", " ").strip()
             warnings.append(
                 f"The prompt is longer than the model reads ({len(ids)} of {length} tokens). This is cut off: "
-                f'"{rest}".'
+                f'"{textwrap.shorten(rest, SHOWN_REST)}".'
             )
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
     return tokenizer(prompts, **options).input_ids, warnings

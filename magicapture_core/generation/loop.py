@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from magicapture_core.attention import AttentionStore, listen, mean_map
 from magicapture_core.checkpoints import UNET_FILE
 from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
+from magicapture_core.files import read_tensors
 from magicapture_core.generation.job import LORA_FILE, Job
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
@@ -182,6 +182,7 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
         with _unet_weights(pipeline.unet, folder / UNET_FILE, scale):
             yield
         return
+    read_tensors(folder / LORA_FILE)
     try:
         try:
             # Loading draws first values for the layers; the caller's random numbers are not its own.
@@ -203,11 +204,11 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
 def _unet_weights(unet: Any, file: Path, scale: float) -> Iterator[None]:
     """Weights of the UNet itself: W + scale · (W' - W), so that `scale` means what it does for LoRA."""
     parameters = dict(unet.named_parameters())
+    trained = read_tensors(file)
     try:
-        trained = load_file(file)
         if any(parameters[name].shape != weight.shape for name, weight in trained.items()):
             raise ValueError("other shapes")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise RunProblem(
             f"{file} does not fit this model or is damaged ({error}). Use the model that the run was trained on."
         ) from error
