@@ -126,9 +126,12 @@ class Api:
         guidance_scale: float, adapter_scale: float,
     ) -> tuple[list[str], list[dict[str, Any]]]:  # fmt: skip
         """Returns the pictures, best likeness first, and prompt, seed and likeness of each."""
+        run = self.studio.sessions.find(session).chosen_run()
+        own = {"steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale}
         config = generate_config({
             "prompt": prompt, "negative_prompt": negative_prompt, "count": count, "seed": seed if seed >= 0 else None,
-            "steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale,
+            **(self.studio.portraits.suiting(run.model, run) if run else {}),
+            **{name: value for name, value in own.items() if value >= 0},
         })  # fmt: skip
         job = self.studio.portraits.start(session, config)
         job.wait()
@@ -177,9 +180,7 @@ def mount(studio: Studio) -> None:
         )
         numbers = [
             gr.Number(default.count, label="count"), gr.Number(-1, label="seed"),
-            gr.Number(default.steps, label="steps"),
-            gr.Number(default.guidance_scale, label="guidance_scale"),
-            gr.Number(default.adapter_scale, label="adapter_scale"),
+            *(gr.Number(-1, label=name) for name in ("steps", "guidance_scale", "adapter_scale")),
         ]  # fmt: skip
         format = gr.Textbox("diffusers", label="format")
         answer, pictures, written = (

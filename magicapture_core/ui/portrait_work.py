@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PORTRAITS = "portrait making"
 MOST_PORTRAITS = 32
 KEPT_PORTRAITS = 96
+SUITING = ("steps", "guidance_scale", "adapter_scale")
+"""Settings whose best value depends on the model and the run."""
 DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
 
 
@@ -49,6 +51,15 @@ class PortraitWork:
                 "This training has saved nothing yet. Go back to the step “Train” and let it run for a while."
             )
         return None
+
+    def suiting(self, model: str, run: StoredRun | None) -> dict[str, Any]:
+        """steps, guidance_scale and adapter_scale as they suit a model and what was chosen for a run."""
+        default = GenerateConfig()
+        suits: dict[str, Any] = {name: getattr(default, name) for name in SUITING}
+        suits |= {name: value for name, value in self.models.facts(model).generate.items() if name in SUITING}
+        if run is not None and run.adapter_scale is not None:
+            suits["adapter_scale"] = run.adapter_scale
+        return suits
 
     def start(self, key: str, config: GenerateConfig) -> Job:
         """Begin making portraits with the chosen run."""

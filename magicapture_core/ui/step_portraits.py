@@ -130,15 +130,8 @@ class PortraitsStep(Step):
                 prompts, negative = preset.prompts, preset.negative_prompt
             except Problem:
                 pass  # a preset that is gone takes nothing from what was learned
-        facts = self.studio.models.facts(run.model) if run else self.studio.facts(session)
-        suits = {
-            "steps": GenerateConfig().steps,
-            "guidance_scale": 7.0,
-            "adapter_scale": 0.8,
-            **facts.generate,
-        }
-        if run and run.adapter_scale is not None:
-            suits["adapter_scale"] = run.adapter_scale
+        model = run.model if run else session.model or self.studio.models.default
+        suits = self.studio.portraits.suiting(model, run)
         runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
         return {
             self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),

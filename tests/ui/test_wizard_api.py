@@ -80,6 +80,9 @@ def test_the_whole_flow(client: Client, server: Any, people: list[list[Path]]) -
     pictures, portraits = client.predict(session=key, count=2, seed=5, steps=2, api_name="/generate")
     assert len(pictures) == 2
     assert sorted(portrait["seed"] for portrait in portraits) == [5, 6]
+    assert len(client.predict(session=key, count=1, api_name="/generate")[0]) == 1
+    drawn = [portrait.settings for portrait in server.studio.sessions.find(key).portraits]
+    assert [(each["steps"], each["guidance_scale"]) for each in drawn] == [(2, 7.0), (2, 7.0), (3, 7.0)]
     names = {Path(path).name for path in client.predict(session=key, format="diffusers", api_name="/export")}
     assert {"subject.safetensors", "style.safetensors", "pytorch_lora_weights.safetensors"} <= names
 
