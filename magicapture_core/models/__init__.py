@@ -156,9 +156,9 @@ def _settings(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     settings = json.loads(file.read_text(encoding="utf-8"))
-    unknown = sorted(set(settings) - {"schedules", "generate"})
+    unknown = sorted(set(settings) - {"schedules", "generate", "edits"})
     if unknown:
-        raise Problem(f"{file} has {', '.join(unknown)}; expected only schedules and generate.")
+        raise Problem(f"{file} has {', '.join(unknown)}; expected only schedules, generate and edits.")
     return dict(settings)
 
 

@@ -36,6 +36,8 @@ class ModelFacts:
     resolution: int
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
+    edits: tuple[str, ...] = ()
+    """What to offer for adding to a prompt, where the model knows few words; else empty."""
 
     def schedule_names(self) -> list[str]:
         """What to choose from, the best to begin with first."""
@@ -101,7 +103,7 @@ class ModelWork:
         )
         return ModelFacts(
             name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {"quick": QUICK}),
-            settings.get("generate", {}),
+            settings.get("generate", {}), tuple(settings.get("edits", ())),
         )  # fmt: skip
 
     def load(self, name: str, job: Told) -> ModelBundle:

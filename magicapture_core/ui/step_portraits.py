@@ -42,7 +42,7 @@ class PortraitsStep(Step):
         self.stale = gr.HTML()
         self.run = gr.Dropdown([], label="Made with", visible=False, elem_id="mc-run")
         self.prompt = gr.Textbox(COMPOSED_PROMPT, label="What to show", lines=2, elem_id="mc-prompt")
-        self.chips = gr.HTML(_chips(()), js_on_load=cards.CLICKS, elem_id="mc-chips")
+        self.chips = gr.HTML(_chips((), EDITS), js_on_load=cards.CLICKS, elem_id="mc-chips")
         with gr.Row(equal_height=True):
             self.count = gr.Slider(
                 1, 16, value=4, step=1, label="How many", min_width=200, elem_id="mc-count"
@@ -137,7 +137,7 @@ class PortraitsStep(Step):
             self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
             self.past: gr.Accordion(visible=bool(runs)),
             self.prompt: prompts[0],
-            self.chips: _chips(prompts),
+            self.chips: _chips(prompts, self.studio.models.facts(model).edits or EDITS),
             self.negative: negative,
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
@@ -322,7 +322,7 @@ def _run_title(run: Any) -> str:
     return f"{run.title} ({begun})"
 
 
-def _chips(prompts: tuple[str, ...]) -> str:
+def _chips(prompts: tuple[str, ...], edits: tuple[str, ...]) -> str:
     def chip(act: str, text: str, title: str) -> str:
         return (
             f'<button type="button" class="mc-chip" data-act="{act}" data-id="{escape(text, quote=True)}">'
@@ -335,5 +335,5 @@ def _chips(prompts: tuple[str, ...]) -> str:
         if others
         else ""
     )
-    edits = "".join(chip("edit", text, text) for text in EDITS)
-    return f'{ideas}<p class="mc-quiet">Add or take away</p><div class="mc-chips">{edits}</div>'
+    shown = "".join(chip("edit", text, text) for text in edits)
+    return f'{ideas}<p class="mc-quiet">Add or take away</p><div class="mc-chips">{shown}</div>'

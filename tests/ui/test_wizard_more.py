@@ -65,6 +65,9 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     page.get_by_role("button", name="More control").click()
     page.locator("#mc-steps-drawn input[type=number]").fill("3")
     expect(page.locator("#mc-seed input, #mc-seed textarea")).to_have_value("")
+    # Only what this small model knows is offered.
+    expect(page.locator("#mc-chips [data-act=edit][data-id='wearing sunglasses']")).to_be_visible()
+    expect(page.locator("#mc-chips [data-act=edit][data-id='smiling']")).to_have_count(0)
     page.locator("#mc-count input[type=number]").fill("2")
     page.locator("#mc-make").click()
     expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(2)
