@@ -87,7 +87,7 @@ def _idle(sessions: int) -> dict[str, Any]:
 
     options = screenshots.Options()
     with screenshots.wizard(options) as address, sync_playwright() as playwright:
-        server = _server()
+        server = server_process()
         empty = resident_bytes(server)
         browser = playwright.chromium.launch(executable_path=options.chromium, args=screenshots.ARGUMENTS)
 
@@ -112,7 +112,7 @@ def _idle(sessions: int) -> dict[str, Any]:
     }
 
 
-def _server() -> int:
+def server_process() -> int:
     """The process of the wizard that was just started."""
     import psutil
 
