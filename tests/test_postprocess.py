@@ -213,7 +213,7 @@ class TestFinish:
             ({"fidelity": 1.2}, "fidelity must be 0 to 1, got 1.2"),
             ({"fidelity": -0.1}, "fidelity must be 0 to 1"),
             ({"upscale": 0.5}, "upscale must be 1 to 8"),
-            ({"upscale": float("nan")}, "upscale must be 1 to 8"),
+            ({"upscale": float("nan")}, "upscale must be a finite number"),
             ({"tile": 100}, "tile must be a multiple of 8"),
             ({"restore": "magic"}, "restore must be one of"),
         ],
