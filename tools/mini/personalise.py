@@ -30,7 +30,7 @@ PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
 COMPOSED = "a photo of a {subject} in the {style}"
 EDITS = (
     "a photo of a {subject} in the {style}, wearing sunglasses",
-    "a photo of a {subject} in the {style}, smiling",
+    "a photo of a {subject} in the {style}, wearing round glasses",
     "a black-and-white photo of a {subject} in the {style}",
     "a photo of a {subject}, blue background",
 )
