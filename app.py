@@ -162,7 +162,8 @@ def _wire_portraits(wizard: Any) -> None:
     portraits.make.click(portraits.generate, asked, portraits.live, **_busy(portraits.progress)).then(
         wizard.awake, None, wizard.timer, **QUIET
     )
-    portraits.stop.click(portraits.halt, [key, portraits.chosen], portraits.live, **QUIET)
+    for button in (portraits.stop, portraits.compare_stop):
+        button.click(portraits.halt, [key, portraits.chosen], portraits.live, **QUIET)
     portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **QUIET)
     for pictures in (portraits.gallery, portraits.detail):
         pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **QUIET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
@@ -48,6 +49,14 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def show(outcome: Mapping[str, object], as_json: bool) -> None:
+    """Print what was measured, as JSON or a line each."""
+    if as_json:
+        print(json.dumps(outcome, indent=1))
+    else:
+        print("\n".join(f"{name}: {value}" for name, value in outcome.items()))
 
 
 def resident_bytes(pid: int | str = "self") -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (4, 5)
@@ -109,12 +110,20 @@ def _place(run: Path) -> str:
 
 
 def _end(run: Path) -> dict[str, object]:
-    """Everything that two equal runs share: adapter, last checkpoint's state, losses without their times."""
+    """Everything that two equal runs share: every learned number, bit for bit, and the losses without their times.
+
+    Not the files' bytes: safetensors writes the entries of a header in any order.
+    """
     rows = [json.loads(line) for line in (run / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row.pop("seconds")
-    files = {path.name: path.read_bytes() for path in (run / "adapter").glob("*.safetensors")}
-    return {"losses": rows, **files}
+    learned = {
+        f"{path.name} {name}": (tensor.dtype, tuple(tensor.shape), tensor.numpy().tobytes())
+        for path in sorted((run / "adapter").glob("*.safetensors"))
+        for name, tensor in sorted(load_file(path).items())
+    }
+    assert any("lora" in name for name in learned)
+    return {"losses": rows, **learned}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ and memory.
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import sys
 import threading
@@ -27,7 +26,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import machine, resident_bytes
+from benchmarks.common import machine, resident_bytes, show
 from benchmarks.wizard import server_process
 from tools import screenshots
 
@@ -162,7 +161,4 @@ def _memory(pid: int) -> Iterator[list[int]]:
 if __name__ == "__main__":
     chosen = tyro.cli(Arguments, description=__doc__)
     outcome = main(chosen)
-    if chosen.json:
-        print(json.dumps(outcome, indent=1))
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in outcome.items()))
+    show(outcome, chosen.json)

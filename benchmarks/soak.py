@@ -9,7 +9,6 @@ the last third needs noticeably more than the second.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import machine, resident_bytes
+from benchmarks.common import machine, resident_bytes, show
 from benchmarks.wizard import server_process
 from tools import screenshots
 
@@ -125,8 +124,5 @@ def _temporary() -> list[Path]:
 if __name__ == "__main__":
     chosen = tyro.cli(Arguments, description=__doc__)
     outcome = main(chosen)
-    if chosen.json:
-        print(json.dumps(outcome, indent=1))
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in outcome.items()))
+    show(outcome, chosen.json)
     raise SystemExit(0 if outcome["flat"] else 1)

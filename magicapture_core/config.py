@@ -276,8 +276,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         _require(isinstance(value, list | tuple), name, "a list", value)
         return tuple(_typed(name, options[0], item) for item in value)
     if hint is float and type(value) in (int, float):
-        _require(abs(value) <= LARGEST, name, "a finite number", value)
+        _require(abs(value) <= LARGEST, name, "a finite number of at most 18 digits", value)
         return float(value)
     _require(type(value) is hint, name, f"of type {hint.__name__}", value)
-    _require(hint is not int or abs(value) < LARGEST, name, "a number of at most 18 digits", value)
+    _require(hint is not int or abs(value) <= LARGEST, name, "a number of at most 18 digits", value)
     return value

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import random
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -148,12 +151,30 @@ POLYGLOTS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
 def test_what_claims_to_be_huge_or_impossible(make: Callable[[], bytes]) -> None:
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     photo = read_or_refuse(make())
     assert photo is None or photo.pixels.size <= 3 * 80 * 64 * 4
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+
+
+def test_no_bomb_takes_memory() -> None:
+    """In a process of its own: the peak of this one may lie far above what a bomb would need."""
+    code = (
+        "import resource, test_hostile as t\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "t.read_or_refuse(t.encoded('PNG'))\n"
+        "before = peak()\n"
+        "[t.read_or_refuse(make()) for make in t.BOMBS.values()]\n"
+        "print(peak() - before)"
+    )
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 400_000  # kB
 
 
 @pytest.mark.parametrize("make", POLYGLOTS.values(), ids=POLYGLOTS)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
+from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
+from magicapture_core.ui.choose_work import COMPARISON
 from magicapture_core.ui.portrait_cards import portrait_cards, portrait_detail
 from magicapture_core.ui.portrait_work import MOST_PORTRAITS, best_first, generate_config, of_run
 from magicapture_core.ui.sessions import Session, StoredPortrait
@@ -65,6 +68,7 @@ class PortraitsStep(Step):
             )
             with gr.Row(elem_classes="mc-buttons"):
                 self.compare = gr.Button("Compare strengths", elem_id="mc-compare-strengths")
+                self.compare_stop = gr.Button("Stop comparing", visible=False, elem_id="mc-compare-stop")
                 self.adopt = gr.Button("Use the recommended one", visible=False, elem_id="mc-adopt")
             self.compared = gr.HTML(elem_id="mc-compared")
         with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
@@ -114,7 +118,7 @@ class PortraitsStep(Step):
         """What changes while portraits are made."""
         return [
             self.progress, self.gallery, self.detail, self.chosen, self.make, self.stop, self.archive, self.exporting,
-            self.stale, self.comparing, self.compare, self.adopt, self.compared,
+            self.stale, self.comparing, self.compare, self.compare_stop, self.adopt, self.compared,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -179,20 +183,16 @@ class PortraitsStep(Step):
         if job is None:
             return ""
         snapshot = job.snapshot()
-        if snapshot.state == "failed":
-            return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
-        if snapshot.ended:
-            return ""
-        title = "Waiting in the queue" if snapshot.state == "waiting" else snapshot.stage or "Preparing"
-        return cards.progress(snapshot.share, title, list(snapshot.reports[-1:]))
+        return _under_way(snapshot, snapshot.reports[-1:])
 
     def _comparing(self, session: Session) -> Updates:
         """The comparison of strengths: under way, or its result."""
-        run, busy = session.chosen_run(), self.studio.jobs.active(session.id) is not None
-        choice = run.choice if run else None
+        run, active = session.chosen_run(), self.studio.jobs.active(session.id)
+        busy, choice = active is not None, run.choice if run else None
         return {
             self.comparing: gr.Accordion(visible=self.studio.choosing.lacking(session) is None),
             self.compare: gr.Button(interactive=not busy),
+            self.compare_stop: gr.Button(visible=active is not None and active.kind == COMPARISON),
             self.adopt: gr.Button(visible=choice is not None and not busy),
             self.compared: self._comparison(session) or (cards.evidence(choice) if choice else ""),
         }
@@ -210,19 +210,12 @@ class PortraitsStep(Step):
         if job is None:
             return ""
         snapshot = job.snapshot()
-        if snapshot.state == "failed":
-            return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
-        if snapshot.state == "waiting" and snapshot.ahead:
-            return cards.progress(
-                0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
-            )
-        if snapshot.ended:
+        if snapshot.ended and snapshot.state != "failed":
             warnings = dict.fromkeys(
                 warning for portrait in snapshot.reports for warning in portrait.warnings
             )
             return cards.note("\n".join(warnings), "warn")
-        title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
-        return cards.progress(snapshot.share, title, ["You may close this page."])
+        return _under_way(snapshot, ["You may close this page."])
 
     @told(name)
     def generate(
@@ -315,6 +308,20 @@ def _seed(text: str) -> int | None:
             f"The seed must be a whole number, 0 or more, got {text!r}. Leave it empty for a new one."
         )
     return int(text) if text else None
+
+
+def _under_way(snapshot: Snapshot, details: Sequence[str]) -> str:
+    """A job as HTML: in the queue, at work or failed; nothing once it has ended well."""
+    if snapshot.state == "failed":
+        return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
+    if snapshot.ended:
+        return ""
+    if snapshot.state == "waiting" and snapshot.ahead:
+        return cards.progress(
+            0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
+        )
+    title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
+    return cards.progress(snapshot.share, title, details)
 
 
 def _run_title(run: Any) -> str:
