@@ -24,6 +24,7 @@ from magicapture_core.generation import generate
 from magicapture_core.models import ModelBundle
 from magicapture_core.photos import Photo
 from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.provenance import save_picture
 
 SCALES = (0.6, 0.8, 1.0)
 FIRST_SEED = 2000
@@ -109,9 +110,12 @@ def recommend(choices: Sequence[Choice]) -> Choice:
 def write_evidence(choices: Sequence[Choice], out: Path, judges: Judges) -> Choice:
     """OUT/choices.jpg, a row of pictures per choice, and OUT/choices.json. Returns the recommended one."""
     best = recommend(choices)
-    rows = [(("→ " if choice is best else "") + choice.text, choice.pictures) for choice in choices]
-    with atomic_file(out / "choices.jpg") as path:
-        labelled_rows(rows, tile=160).save(path, format="JPEG", quality=88)
+    rows = [
+        (("RECOMMENDED  " if choice is best else "") + choice.text, choice.pictures) for choice in choices
+    ]
+    save_picture(
+        labelled_rows(rows, tile=160), out / "choices.jpg", prompt=None, seed=FIRST_SEED, settings={}
+    )
     table = [
         {
             "checkpoint": choice.checkpoint, "scale": choice.scale, "csim": choice.csim, "style": choice.style,

@@ -11,7 +11,7 @@ from magicapture_core.evaluation.cells import FIRST_SEED
 from magicapture_core.evaluation.edits import COMPOSED
 from magicapture_core.evaluation.table import Results, number
 from magicapture_core.evaluation.tasks import Task
-from magicapture_core.files import atomic_file
+from magicapture_core.provenance import save_picture
 
 TILE, LINE, GAP = 128, 20, 4
 MOST = 8
@@ -50,8 +50,7 @@ def write_sheets(results: Results, out: Path) -> list[tuple[str, Path]]:
                 folder = Task(identity, style, method.name).folder(out) / "pictures"
                 rows.append((text, _open(sorted(folder.glob(f"{COMPOSED}-*.png"), key=_seed))))
         path = out / "sheets" / f"{identity}--{style}.jpg"
-        with atomic_file(path) as temporary:
-            labelled_rows(rows).save(temporary, format="JPEG", quality=85)
+        save_picture(labelled_rows(rows), path, prompt=None, seed=FIRST_SEED, settings={})
         written.append((f"{identity} × {style}", path))
     return written
 

@@ -165,11 +165,24 @@ def downloads(paths: Sequence[Path]) -> str:
 
 def evidence(choice: Mapping[str, Any]) -> str:
     """What a comparison of strengths found: its recommendation over the pictures it comes from."""
-    judges = " · ".join(f"{what}: {who}" for what, who in choice["judges"].items())
+
+    def row(each: Mapping[str, Any]) -> str:
+        best = each["picture"] == choice["picture"]
+        words = (
+            f"Strength {each['scale']:g} after step {each['step']}: likeness {each['likeness']:.0%}, "
+            f"style {each['style']:.0%}"
+        )
+        return (
+            f'<figure class="mc-evidence"><figcaption>{f"<strong>{words} (recommended)</strong>" if best else words}'
+            f'</figcaption><img src="{address(each["picture"])}" alt="Pictures at strength {each["scale"]:g}"></figure>'
+        )
+
+    faces, style = (escape(judge) for judge in choice["judges"])
     return (
         f"<p><strong>Recommended: strength {choice['scale']:g}</strong>, as it was after step {choice['step']}.</p>"
-        f'<img class="mc-evidence" src="{address(choice["picture"])}" alt="Pictures at each strength, with scores">'
-        f'<p class="mc-quiet">{escape(judges)}</p>'
+        + "".join(map(row, choice["rows"]))
+        + f'<p class="mc-quiet">Likeness as {faces} sees it, style as {style} does. Of choices that are about as good '
+        "the lowest strength is recommended, for it leaves your descriptions the most freedom.</p>"
     )
 
 

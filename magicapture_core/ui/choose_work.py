@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from magicapture_core.checkpoints import Run
 from magicapture_core.jobs import Job, Jobs, Stream
@@ -15,9 +15,14 @@ from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
 from magicapture_core.ui.sessions import Session, Sessions, StoredRun
 
+if TYPE_CHECKING:
+    from magicapture_core.evaluation.choose import Choice
+
 COMPARISON = "comparison of strengths"
 PICTURES = 4
 """Per checkpoint and strength: enough to see a difference, few enough for a minute or two on the CPU."""
+TILE = 192
+"""Pixels of a picture in the evidence."""
 
 
 class ChoosingWork:
@@ -65,7 +70,7 @@ class ChoosingWork:
         return session
 
     def _stream(self, job: Job, key: str, run: StoredRun) -> Stream:
-        from magicapture_core.evaluation.choose import SCALES, score_run, write_evidence
+        from magicapture_core.evaluation.choose import SCALES, recommend, score_run
         from magicapture_core.evaluation.judges import Judges
 
         session = self.sessions.find(key)
@@ -84,24 +89,34 @@ class ChoosingWork:
         ):
             choices.append(choice)
             job.say(f"Compared {len(choices)} of {total}", len(choices) / total)
-            yield choice.text
-        with tempfile.TemporaryDirectory() as temporary:
-            best = write_evidence(choices, Path(temporary), judges)
-            with self.sessions.changing(key) as session:
-                shown = session.new_shown(".jpg")
-                shutil.copyfile(Path(temporary) / "choices.jpg", shown)
-                for each in session.runs:
-                    if each.id == run.id:
-                        if each.choice is not None:
-                            Path(each.choice["picture"]).unlink(missing_ok=True)
-                        each.choice = _stored(best, shown, judges.notes())
+            yield f"Strength {choice.scale:g}: likeness {choice.csim:.0%}, style {choice.style:.0%}"
+        best = recommend(choices)
+        with self.sessions.changing(key) as session:
+            rows = [_stored(session, choice, run.settings) for choice in choices]
+            for each in session.runs:
+                if each.id == run.id:
+                    for row in (each.choice or {}).get("rows", ()):
+                        Path(row["picture"]).unlink(missing_ok=True)
+                    each.choice = {
+                        **rows[choices.index(best)], "rows": rows,
+                        "judges": [judges.faces.name, judges.images.name],
+                    }  # fmt: skip
 
 
-def _stored(best: Any, shown: Path, notes: dict[str, str]) -> dict[str, Any]:
+def _stored(session: Session, choice: Choice, settings: dict[str, Any]) -> dict[str, Any]:
+    """A choice as plain values, its pictures side by side as a shown file."""
+    from magicapture_core.provenance import save_picture
+
+    strip = Image.new("RGB", (TILE * len(choice.pictures), TILE))
+    for number, picture in enumerate(choice.pictures):
+        strip.paste(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS), (TILE * number, 0))
+    shown = session.new_shown(".jpg")
+    save_picture(strip, shown, prompt=None, seed=None, settings={**settings, "adapter_scale": choice.scale})
     return {
-        "checkpoint": best.checkpoint,
-        "scale": best.scale,
-        "step": int(best.checkpoint.rpartition("-")[2]),
+        "checkpoint": choice.checkpoint,
+        "step": int(choice.checkpoint.rpartition("-")[2]),
+        "scale": choice.scale,
+        "likeness": choice.csim,
+        "style": choice.style,
         "picture": str(shown),
-        "judges": notes,
     }

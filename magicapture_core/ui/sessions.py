@@ -73,7 +73,7 @@ class StoredRun:
     step: int = 0
     total: int = 0
     choice: dict[str, Any] | None = None
-    """What a comparison recommends: checkpoint, scale, the shown picture of its evidence."""
+    """What a comparison recommends (checkpoint, step, scale, likeness, style, shown picture), and all its rows."""
     adapter_scale: float | None = None
     """The strength that was adopted from it; None: the model's own suggestion."""
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from test_wizard_page import expect, session_of, to_masks, to_style, to_train, wait_for_step
 
-from magicapture_core.weights import ASSETS
+from magicapture_core.provenance import read_provenance
+from magicapture_core.weights import ASSETS, weights_dir
 
 pytestmark = pytest.mark.browser
 
@@ -279,13 +280,16 @@ def test_strengths_are_compared_and_the_recommended_one_is_used(page: Any, serve
     expect(page.locator("#mc-adopt")).to_be_hidden()
     page.locator("#mc-compare-strengths").click()
     expect(page.locator("#mc-compared")).to_contain_text("Recommended: strength")
-    picture = page.locator("#mc-compared img")
-    expect(picture).to_be_visible()
-    page.wait_for_function("document.querySelector('#mc-compared img').naturalWidth > 400")
     folder = session_of(page, server)
+    checkpoints = len(list(folder.glob("runs/*/checkpoint-*")))
+    expect(page.locator("#mc-compared img")).to_have_count(3 * checkpoints)
+    page.wait_for_function("document.querySelector('#mc-compared img').naturalWidth > 400")
+    expect(page.locator("#mc-compared figcaption", has_text="recommended")).to_have_count(1)
+    assert str(weights_dir()) not in page.locator("#mc-compared").inner_text()  # no paths of the server's
     (run,) = json.loads((folder / "session.json").read_text(encoding="utf-8"))["runs"]
     assert run["adapter_scale"] is None
     wanted = run["choice"]
+    assert all(read_provenance(row["picture"]).generated for row in wanted["rows"])
     page.locator("#mc-adopt").click()
     expect(page.get_by_text(f"made at strength {wanted['scale']:g}")).to_be_visible()
     (run,) = json.loads((folder / "session.json").read_text(encoding="utf-8"))["runs"]
