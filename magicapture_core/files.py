@@ -75,9 +75,8 @@ def _flush(path: Path) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Learned weights from a .safetensors file. RunProblem where they are damaged, no floats or not finite."""
-    from safetensors.torch import (
-        load_file,
-    )  # torch takes seconds, and the page's first look needs this module
+    # Late: torch takes seconds to import, and the page's first look needs this module.
+    from safetensors.torch import load_file
 
     try:
         tensors = load_file(path)

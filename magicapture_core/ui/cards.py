@@ -177,12 +177,11 @@ def evidence(choice: Mapping[str, Any]) -> str:
             f'</figcaption><img src="{address(each["picture"])}" alt="Pictures at strength {each["scale"]:g}"></figure>'
         )
 
-    faces, style = (escape(judge) for judge in choice["judges"])
     return (
         f"<p><strong>Recommended: strength {choice['scale']:g}</strong>, as it was after step {choice['step']}.</p>"
         + "".join(map(row, choice["rows"]))
-        + f'<p class="mc-quiet">Likeness as {faces} sees it, style as {style} does. Of choices that are about as good '
-        "the lowest strength is recommended, for it leaves your descriptions the most freedom.</p>"
+        + f'<p class="mc-quiet">{escape(choice["judges"])} Of choices that are about as good the lowest strength is '
+        "recommended: it leaves your descriptions the most freedom.</p>"
     )
 
 

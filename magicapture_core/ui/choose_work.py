@@ -17,6 +17,7 @@ from magicapture_core.ui.sessions import Session, Sessions, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.evaluation.choose import Choice
+    from magicapture_core.evaluation.judges import Judges
 
 COMPARISON = "comparison of strengths"
 PICTURES = 4
@@ -99,8 +100,15 @@ class ChoosingWork:
                         Path(row["picture"]).unlink(missing_ok=True)
                     each.choice = {
                         **rows[choices.index(best)], "rows": rows,
-                        "judges": [judges.faces.name, judges.images.name],
+                        "judges": _judges_in_words(judges),
                     }  # fmt: skip
+
+
+def _judges_in_words(judges: Judges) -> str:
+    """Who measured, for people who know none of them; paths and terms stay in the command line's notes."""
+    face = judges.faces.name.partition(" (")[0]
+    style = "colours, light and layout" if judges.images.name.startswith("statistics") else judges.images.name
+    return f"Likeness by the face recognition {face}, style by {style}."
 
 
 def _stored(session: Session, choice: Choice, settings: dict[str, Any]) -> dict[str, Any]:
