@@ -15,11 +15,13 @@ import logging
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from magicapture_core.ui.limits import Limits
 
 log = logging.getLogger("magicapture")
 
@@ -42,6 +44,8 @@ class Options:
     """Ask every visitor for user:password."""
     keep_days: float = 7.0
     """Photos and results that nobody has opened for so long are deleted."""
+    limits: Limits = field(default_factory=Limits)
+    """What one visitor may take."""
 
     @property
     def alone(self) -> bool:
@@ -137,8 +141,8 @@ def _wire_training(wizard: Any) -> None:
     fields = list(train.fields.values())
     train.model.input(train.choose_model, [key, train.model], train.outputs, **QUIET)
     train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **QUIET)
-    for field in fields:
-        field.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **QUIET)
+    for each in fields:
+        each.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **QUIET)
     train.start.click(
         train.begin, [key, train.model, train.schedule, *fields], train.live, **_busy(train.progress)
     ).then(wizard.awake, None, wizard.timer, **QUIET)
@@ -215,7 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     from magicapture_core.ui import look
     from magicapture_core.ui.studio import Studio
 
-    studio = Studio(runs, model=options.model, any_model=options.alone, keep_days=options.keep_days)
+    studio = Studio(
+        runs, model=options.model, any_model=options.alone, keep_days=options.keep_days, limits=options.limits
+    )
     # However the server is told to stop, trainings save where they stand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio.sweep_now_and_then()

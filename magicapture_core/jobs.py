@@ -10,13 +10,14 @@ import contextvars
 import logging
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from magicapture_core.problems import Problem
+from magicapture_core.problems import Problem, as_problem
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ ENDED: tuple[State, ...] = ("stopped", "done", "failed")
 UNEXPECTED = (
     "Something went wrong here, and it is not your doing. What was saved before is kept: try again. "
     "If it happens again, tell whoever runs this server the reference {reference}."
+)
+TOO_LONG = (
+    "This took longer than the {minutes:.0f} minutes that each job may take here, so it was stopped. "
+    "What was done until then is kept; a training can be resumed."
 )
 
 
@@ -74,6 +79,7 @@ class Job:
         self._problem: str | None = None
         self._version = 0
         self._stop = threading.Event()
+        self._deadline: float | None = None
         self._context = contextvars.copy_context()  # of whoever asked: a Space lends its GPU by visitor
         self.failure: Problem | None = None
         """Why it failed, if that is something the user can mend."""
@@ -85,8 +91,12 @@ class Job:
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked it to stop; a stream may look at this between reports."""
-        return self._stop.is_set()
+        """Whether it should end: somebody asked, or its time is over. A stream may look at this between reports."""
+        return self._stop.is_set() or self._late
+
+    @property
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
 
     def say(self, text: str, share: float = 0.0) -> None:
         """Tell, in words for people, what is being done and how much of it is; the stream calls it."""
@@ -136,29 +146,40 @@ class Job:
     def _run(self) -> None:
         """Consume the stream, in the device's thread."""
         self._set(state="preparing")
+        if self._jobs.longest is not None:
+            self._deadline = time.monotonic() + self._jobs.longest
         try:
             finished = self._consume()
         except StoppedError:
-            self._set(state="stopped")
-        except Problem as problem:
-            self.failure = problem
-            self._set(state="failed", problem=str(problem))
-        except Exception:
-            log.exception("job %s (%s) failed", self.id, self.kind)
-            self._set(state="failed", problem=UNEXPECTED.format(reference=self.id))
+            self._end_early()
+        except Exception as error:
+            self.failure = as_problem(error)
+            if self.failure is None:
+                log.exception("job %s (%s) failed", self.id, self.kind)
+            self._set(state="failed", problem=str(self.failure or UNEXPECTED.format(reference=self.id)))
         else:
-            self._set(state="done" if finished else "stopped")
+            if finished:
+                self._set(state="done")
+            else:
+                self._end_early()
+
+    def _end_early(self) -> None:
+        """Stopped by somebody, or cut off by the limit; what the stream saves at its closing is saved by now."""
+        if self._stop.is_set():
+            self._set(state="stopped")
+        else:
+            self._set(state="failed", problem=TOO_LONG.format(minutes=(self._jobs.longest or 0) / 60))
 
     def _consume(self) -> bool:
         """Returns whether the stream came to its own end."""
-        if self._stop.is_set():
+        if self.stopping:
             return False
         with closing(self._stream(self)) as stream:
             for report in stream:
                 self._take(report)
-                if self._stop.is_set():
+                if self.stopping:
                     return False
-        return not self._stop.is_set()
+        return not self.stopping
 
     def _take(self, report: Any) -> None:
         with self._changed:
@@ -181,9 +202,13 @@ class Job:
 
 
 class Jobs:
-    """The queue of every device, and who owns what is in it."""
+    """The queue of every device, and who owns what is in it.
 
-    def __init__(self) -> None:
+    longest: seconds that a job may work; None: as long as it takes. most: jobs that run or wait at once.
+    """
+
+    def __init__(self, *, longest: float | None = None, most: int | None = None) -> None:
+        self.longest, self._most = longest, most
         self._lock = threading.Lock()
         self._queues: dict[str, deque[Job]] = {}
         self._newest: dict[tuple[str, str], Job] = {}
@@ -198,7 +223,8 @@ class Jobs:
         device: str = "device",
         about: str = "",
     ) -> Job:
-        """Queue a job; `about` is the owner's own note on it. Raises Problem if they have one that has not ended."""
+        """Queue a job; `about` is the owner's own note on it. Raises Problem if they have one that has not ended,
+        or if too many wait."""
         with self._lock:
             if self._closed:
                 raise Problem("The server is about to stop. Try again in a few minutes.")
@@ -207,6 +233,10 @@ class Jobs:
                 raise Problem(
                     f"Your {busy.kind} is still under way, and one thing is done at a time. "
                     "Wait for it, or stop it first."
+                )
+            if self._most is not None and sum(map(len, self._queues.values())) >= self._most:
+                raise Problem(
+                    f"Too many people are waiting ({self._most} jobs). Nothing is lost: try again in a few minutes."
                 )
             job = Job(owner, kind, stream, self, device, about)
             self._newest[owner, kind] = job

@@ -69,14 +69,18 @@ class Photo:
     """(h, w, 3) uint8 RGB, upright, the longest side at most MAX_SIDE."""
 
 
-def read_photo(source: Path | str | bytes, name: str | None = None) -> Photo:
+def read_photo(
+    source: Path | str | bytes, name: str | None = None, max_megapixels: float = MAX_MEGAPIXELS
+) -> Photo:
     """Read one photo from a file or from a file's bytes.
 
     Upright by its EXIF; colours brought to sRGB by its profile; transparency over white; grey, CMYK and 16 bit
     become 8-bit RGB; of an animation the first frame. Photos beyond MAX_SIDE are scaled down.
-    PhotoProblem, naming the photo, for everything that is no photo, is damaged, or is larger than MAX_MEGAPIXELS.
+    PhotoProblem, naming the photo, for everything that is no photo, is damaged, or is larger than max_megapixels
+    (at most MAX_MEGAPIXELS).
     """
     data, name = _bytes_of(source, name)
+    most = min(max_megapixels, MAX_MEGAPIXELS)
     if not data:
         raise PhotoProblem(
             f"{name} is empty (0 bytes): expected {_EXPECTED}. Copy or export the photo again."
@@ -86,12 +90,12 @@ def read_photo(source: Path | str | bytes, name: str | None = None) -> Photo:
         warnings.simplefilter("ignore")  # Pillow warns of large photos and odd EXIF; both are dealt with here
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_size(image.width, image.height, name)
+                _check_size(image.width, image.height, name, most)
                 pixels = _decode(image)
         except UnidentifiedImageError as error:
             raise PhotoProblem(_not_a_photo(data, name)) from error
         except Image.DecompressionBombError as error:
-            raise PhotoProblem(_too_large(name, "far more")) from error
+            raise PhotoProblem(_too_large(name, most, "far more")) from error
         except PhotoProblem:
             raise
         except MemoryError as error:
@@ -156,15 +160,15 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_size(width: int, height: int, name: str, most: float) -> None:
     megapixels = width * height / 1e6
-    if megapixels > MAX_MEGAPIXELS:
-        raise PhotoProblem(_too_large(name, f"{width}×{height} pixels, {megapixels:.0f} megapixels"))
+    if megapixels > most:
+        raise PhotoProblem(_too_large(name, most, f"{width}×{height} pixels, {megapixels:.0f} megapixels"))
 
 
-def _too_large(name: str, got: str) -> str:
+def _too_large(name: str, most: float, got: str) -> str:
     return (
-        f"{name} is too large: expected at most {MAX_MEGAPIXELS} megapixels, got {got}. "
+        f"{name} is too large: expected at most {most:g} megapixels, got {got}. "
         "Scale it down and try again; 2000 pixels a side are plenty."
     )
 

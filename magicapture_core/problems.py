@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -28,3 +29,14 @@ class OutOfMemory(RunProblem):
     def __init__(self, text: str, smaller: dict[str, Any]) -> None:
         super().__init__(text)
         self.smaller = smaller
+
+
+def as_problem(error: Exception) -> Problem | None:
+    """The error as something to tell the user; None if it is a fault of the program."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Problem(
+            "The disk is full. What was saved before is whole. Delete past trainings or other files, then try again."
+        )
+    return None

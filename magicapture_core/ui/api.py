@@ -7,8 +7,6 @@ and results, so treat it like a password.
 from __future__ import annotations
 
 import functools
-import logging
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,14 +14,12 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.jobs import UNEXPECTED
 from magicapture_core.problems import Problem
 from magicapture_core.ui.portrait_work import best_first, generate_config
 from magicapture_core.ui.sessions import Role, StoredPhoto
+from magicapture_core.ui.step import in_words
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_work import status as training_status
-
-log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,12 +42,8 @@ def plain_errors(endpoint: Callable[P, R]) -> Callable[P, R]:
     def safe(*values: P.args, **named: P.kwargs) -> R:
         try:
             return endpoint(*values, **named)
-        except Problem as problem:
-            raise gr.Error(str(problem), print_exception=False) from None
-        except Exception:
-            reference = secrets.token_hex(4)
-            log.exception("endpoint %s failed (reference %s)", endpoint.__name__, reference)
-            raise gr.Error(UNEXPECTED.format(reference=reference), print_exception=False) from None
+        except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
+            raise gr.Error(in_words(error, f"endpoint {endpoint.__name__}"), print_exception=False) from None
 
     return safe
 

@@ -56,6 +56,7 @@ class ChoosingWork:
         lacking, run = self.lacking(session), session.chosen_run()
         if lacking or run is None:
             raise Problem(lacking or "")
+        self.sessions.check_room(session)
         return self.jobs.start(session.id, COMPARISON, lambda job: self._stream(job, key, run), about=run.id)
 
     def adopt(self, key: str) -> Session:

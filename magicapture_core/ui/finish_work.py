@@ -48,6 +48,7 @@ class FinishWork:
         busy = self.jobs.active(session.id)
         if busy is not None:
             raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
+        self.sessions.check_room(session)
         portrait = self.portrait(session, portrait_id)
         config = from_dict(PostprocessConfig, values)
         if config.upscale not in UPSCALES:
@@ -148,6 +149,7 @@ class FinishWork:
         from magicapture_core.photos import read_photo
 
         session = self.sessions.find(key)
+        self.sessions.check_room(session)
         portrait = self.portrait(session, portrait_id)
         finished = session.finished.get(portrait.id)
         source = finished["file"] if finished else portrait.picture

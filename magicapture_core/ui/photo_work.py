@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from magicapture_core.concepts import Concept, Example
     from magicapture_core.faces import FaceAnalyser
 
-MAX_PHOTOS = 20
 PEOPLE = ASSETS / "people"
 THUMB_SIDE = 480
 EDITOR_SIDE = 768
@@ -110,14 +109,14 @@ class PhotoWork:
                 session.preset = None
             refused = []
             for path, name in files:
-                if len(session.photos[role]) >= MAX_PHOTOS:
-                    refused.append(
-                        f"{name} and those after it: {MAX_PHOTOS} photos are the most. Remove some."
-                    )
+                most = self.sessions.limits.photos
+                if len(session.photos[role]) >= most:
+                    refused.append(f"{name} and those after it: {most} photos are the most. Remove some.")
                     break
                 try:
+                    self.sessions.check_room(session)
                     self._store(session, role, path, name)
-                except PhotoProblem as problem:
+                except Problem as problem:
                     refused.append(str(problem))
             self.judge(session, role)
         return session, refused
@@ -175,7 +174,7 @@ class PhotoWork:
         return session
 
     def _store(self, session: Session, role: Role, path: Path, name: str) -> None:
-        photo = read_photo(path, name)
+        photo = read_photo(path, name, self.sessions.limits.megapixels)
         taken = {other.name for other in session.photos[role]}
         stem, suffix, number = Path(name).stem[:60] or "photo", Path(name).suffix, 2
         name = f"{stem}{suffix}"

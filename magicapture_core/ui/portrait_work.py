@@ -71,6 +71,7 @@ class PortraitWork:
         lacking = self.ready(session, run)
         if lacking or run is None:
             raise Problem(lacking or "")
+        self.sessions.check_room(session)
         if config.count > MOST_PORTRAITS:
             raise Problem(f"At most {MOST_PORTRAITS} portraits at a time, got {config.count}.")
         from magicapture_core.prompts import expand
@@ -218,6 +219,7 @@ class PortraitWork:
         lacking = self.ready(session, run)
         if lacking or run is None:
             raise Problem(lacking or "")
+        self.sessions.check_room(session)
         session.shown.mkdir(parents=True, exist_ok=True)
         folder = session.shown / secrets.token_hex(12) / f"magicapture-{format}"
         return export_run(session.run_folder(run), format, folder)  # type: ignore[arg-type]

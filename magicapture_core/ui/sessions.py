@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from magicapture_core.files import atomic_file
 from magicapture_core.problems import Problem
+from magicapture_core.ui.limits import Limits
 
 Role = Literal["subject", "style"]
 KEY = re.compile(r"[0-9a-f]{48}")
@@ -152,9 +153,10 @@ class Session:
 class Sessions:
     """All sessions under one folder."""
 
-    def __init__(self, root: Path, keep_days: float = 7.0) -> None:
+    def __init__(self, root: Path, keep_days: float = 7.0, limits: Limits | None = None) -> None:
         self.root = root
         self.keep_days = keep_days
+        self.limits = limits or Limits()
         self._locks: dict[str, threading.RLock] = {}
         self._lock = threading.Lock()
         for name in ("sessions", "shown"):
@@ -215,6 +217,10 @@ class Sessions:
         for folder in self._folders(key):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def check_room(self, session: Session) -> None:
+        """Raises Problem if a session holds as much as it may."""
+        self.limits.check_disk(session.folder, session.shown)
+
     def owner(self, key: str) -> str:
         """The session's id."""
         return _id(key)
@@ -236,18 +242,25 @@ class Sessions:
     def _folders(self, key: str) -> tuple[Path, Path]:
         return self.root / "sessions" / _id(key), self.shown / _id(key)
 
-    def sweep(self) -> None:
-        """Remove what nobody has opened for `keep_days`, and uploads that no step has taken in."""
-        now = time.time()
+    def sweep(self) -> list[str]:
+        """Remove what nobody has opened for `keep_days`, and uploads that no step has taken in.
+
+        Returns the ids of the sessions that went.
+        """
+        now, gone = time.time(), []
         for folder in (self.root / "sessions").iterdir():
             file = folder / "session.json"
             age = now - (file if file.exists() else folder).stat().st_mtime
             if age > self.keep_days * 86400:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(self.shown / folder.name, ignore_errors=True)
+                gone.append(folder.name)
+                with self._lock:
+                    self._locks.pop(folder.name, None)
         for folder in self.shown.iterdir():
             if UPLOAD.fullmatch(folder.name) and now - folder.stat().st_mtime > UPLOAD_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
+        return gone
 
 
 class Changing:

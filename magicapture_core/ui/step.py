@@ -13,7 +13,7 @@ from gradio.blocks import BlockContext
 from gradio.components import Component
 
 from magicapture_core.jobs import UNEXPECTED
-from magicapture_core.problems import Problem
+from magicapture_core.problems import as_problem
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.studio import Studio
 
@@ -42,6 +42,16 @@ class Step:
         return [value for value in vars(self).values() if isinstance(value, Component | BlockContext)]
 
 
+def in_words(error: Exception, where: str) -> str:
+    """What to tell whoever met an error; a fault of the program goes into the log, with a reference."""
+    problem = as_problem(error)
+    if problem is not None:
+        return str(problem)
+    reference = secrets.token_hex(4)
+    log.error("%s failed (reference %s)", where, reference, exc_info=error)
+    return UNEXPECTED.format(reference=reference)
+
+
 def told(step: str) -> Callable[[Callable[P, Updates]], Callable[P, Any]]:
     """A handler whose failures become a message that names the step; never a traceback."""
 
@@ -50,12 +60,8 @@ def told(step: str) -> Callable[[Callable[P, Updates]], Callable[P, Any]]:
         def safe(*values: P.args, **named: P.kwargs) -> Any:
             try:
                 return handler(*values, **named) or gr.skip()
-            except Problem as problem:
-                gr.Warning(str(problem), title=step, duration=15)
-            except Exception:
-                reference = secrets.token_hex(4)
-                log.exception("step %s failed (reference %s)", step, reference)
-                gr.Warning(UNEXPECTED.format(reference=reference), title=step, duration=15)
+            except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
+                gr.Warning(in_words(error, f"step {step}"), title=step, duration=15)
             return gr.skip()
 
         return safe

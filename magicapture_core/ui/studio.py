@@ -10,6 +10,7 @@ from typing import Any
 from magicapture_core.jobs import Jobs
 from magicapture_core.ui.choose_work import ChoosingWork
 from magicapture_core.ui.finish_work import FinishWork
+from magicapture_core.ui.limits import Limits
 from magicapture_core.ui.model_work import ModelFacts, ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
 from magicapture_core.ui.portrait_work import PortraitWork
@@ -27,10 +28,17 @@ class Studio:
     """One server's sessions, jobs and models."""
 
     def __init__(
-        self, runs: Path, *, model: str | None = None, any_model: bool = True, keep_days: float = 7.0
+        self,
+        runs: Path,
+        *,
+        model: str | None = None,
+        any_model: bool = True,
+        keep_days: float = 7.0,
+        limits: Limits | None = None,
     ) -> None:
-        self.sessions = Sessions(runs, keep_days)
-        self.jobs = Jobs()
+        limits = limits or Limits()
+        self.sessions = Sessions(runs, keep_days, limits)
+        self.jobs = Jobs(longest=60 * limits.minutes, most=limits.waiting)
         self._closing = threading.Event()
         self.models = ModelWork(model, any_model=any_model)
         self.photos = PhotoWork(self.sessions, lambda session: self.facts(session).resolution)
@@ -45,7 +53,8 @@ class Studio:
         def sweep() -> None:
             while not self._closing.wait(SWEEP_SECONDS):
                 try:
-                    self.sessions.sweep()
+                    for owner in self.sessions.sweep():
+                        self.jobs.forget(owner, DELETE_PATIENCE)
                 except OSError:
                     log.exception("could not remove old files")
 

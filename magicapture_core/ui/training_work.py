@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 TRAINING = "training"
 FEWEST, ENOUGH = 1, 4
+ROOM_EVERY = 20
+"""Steps after which a training looks at how much disk its session takes."""
 
 
 class TrainingWork:
@@ -57,6 +59,7 @@ class TrainingWork:
             config = self.models.facts(name).config(
                 schedule, session.preset, {**own, "subject_kind": session.kind}
             )
+            self.sessions.check_room(session)
             self._check_disk(session)
             run = StoredRun(
                 id=f"magicapture-{secrets.token_hex(3)}",  # names the exported files, too
@@ -91,6 +94,7 @@ class TrainingWork:
             with self.sessions.changing(key) as session:
                 run = next(each for each in session.runs if each.id == run.id)
                 run.settings |= smaller
+        self.sessions.check_room(session)
         begun = (session.run_folder(run) / "config.json").exists()
         self._launch(key, run, resume=begun)
         return run
@@ -182,6 +186,8 @@ class TrainingWork:
                 paces.setdefault(report.phase, []).append(report.seconds / items)
                 job.say("")
                 yield report
+                if report.step % ROOM_EVERY == 0:
+                    self.sessions.check_room(self.sessions.find(key))
         finally:
             reports.close()
             if last is not None:
