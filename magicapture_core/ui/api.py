@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
@@ -70,13 +69,8 @@ class Api:
             work.use_person(key, person)
         if preset:
             work.use_preset(key, preset)
-        paths = [Path(file) for file in files or []]
-        try:
-            if paths:
-                refused = work.add(key, _role(role), [(path, path.name) for path in paths])[1]
-        finally:
-            for path in paths:
-                path.unlink(missing_ok=True)
+        if files:
+            refused = work.take(key, _role(role), files)[1]
         photos = self.studio.sessions.find(key).photos[role]
         return {"session": key, "photos": [_verdict(photo) for photo in photos], "refused": refused}
 
@@ -94,14 +88,16 @@ class Api:
         self, session: str, model: str, schedule: str, settings: dict[str, Any] | None, resume: bool
     ) -> dict[str, Any]:
         """Returns the run's id and state."""
-        work = self.studio.training
+        work, settings = self.studio.training, settings or {}
+        if not isinstance(settings, dict):
+            raise Problem(f"settings must be an object of names and values, got a {type(settings).__name__}.")
         if resume:
             work.resume(session)
         else:
             found = self.studio.sessions.find(session)
             name = self.studio.models.checked(model or found.model)
             schedule = schedule or self.studio.models.facts(name).schedule_names()[0]
-            work.start(session, name, schedule, settings or {})
+            work.start(session, name, schedule, settings)
         return self.status(session, False)
 
     @plain_errors
@@ -121,9 +117,9 @@ class Api:
         run = self.studio.sessions.find(session).chosen_run()
         own = {"steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale}
         config = generate_config({
-            "prompt": prompt, "negative_prompt": negative_prompt, "count": count, "seed": seed if seed >= 0 else None,
+            "prompt": prompt, "negative_prompt": negative_prompt, "count": count, "seed": _given(seed),
             **(self.studio.portraits.suiting(run.model, run) if run else {}),
-            **{name: value for name, value in own.items() if value >= 0},
+            **{name: value for name, value in own.items() if _given(value) is not None},
         })  # fmt: skip
         job = self.studio.portraits.start(session, config)
         job.wait()
@@ -199,6 +195,11 @@ def mount(studio: Studio) -> None:
                 api_description=DESCRIPTIONS[name],
                 concurrency_limit=8,
             )
+
+
+def _given(value: Any) -> Any:
+    """What came as a number, for the settings to judge; None where it says that none was chosen."""
+    return None if value is None or (isinstance(value, int | float) and value < 0) else value
 
 
 def _role(name: str) -> Role:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import secrets
 import zipfile
@@ -246,6 +247,7 @@ def generate_config(values: dict[str, Any]) -> GenerateConfig:
     """From plain values of a form, where numbers may have come as floats."""
     whole = {"count", "seed", "steps", "width", "height"}
     tidy = {
-        name: int(value) if name in whole and value is not None else value for name, value in values.items()
+        name: int(value) if name in whole and isinstance(value, float) and math.isfinite(value) else value
+        for name, value in values.items()
     }
     return from_dict(GenerateConfig, tidy)

@@ -217,6 +217,15 @@ class Sessions:
         for folder in self._folders(key):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def upload(self, file: str) -> Path:
+        """The path of a file that a visitor just sent. Raises Problem for any other: what is taken in is removed, and
+        a picture's address is no secret once somebody shared it."""
+        path = Path(file)
+        sent = UPLOAD.fullmatch(path.parent.name) and path.parent.parent.resolve() == self.shown.resolve()
+        if not sent or path.is_symlink() or not path.is_file():
+            raise Problem("A file did not arrive as an upload. Send it again.")
+        return path
+
     def check_room(self, session: Session) -> None:
         """Raises Problem if a session holds as much as it may."""
         self.limits.check_disk(session.folder, session.shown)

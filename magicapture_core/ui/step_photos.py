@@ -12,8 +12,8 @@ from PIL import Image
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.photo_work import PhotoWork, sample_people
-from magicapture_core.ui.sessions import Role, Session
+from magicapture_core.ui.photo_work import sample_people
+from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.studio import Studio
 from magicapture_core.weights import ASSETS
@@ -65,17 +65,6 @@ def _style_guidance(studio: Studio) -> str:
     one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
     mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
     return cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
-
-
-def added(work: PhotoWork, key: str, role: Role, files: list[str]) -> tuple[Session, str]:
-    """Take uploaded files into a session and delete the uploads. Returns what was refused, as a note."""
-    paths = [Path(file) for file in files]
-    try:
-        session, refused = work.add(key, role, [(path, path.name) for path in paths])
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
-    return session, cards.note("\n".join(refused), "bad")
 
 
 class PhotosStep(Step):
@@ -152,14 +141,13 @@ class PhotosStep(Step):
         """Files were dropped, chosen or taken by the camera."""
         if not files:
             raise Problem("There is no photo yet. Take or choose one first.")
-        session, refused = added(
-            self.studio.photos, key, "subject", [files] if isinstance(files, str) else files
-        )
+        sent = [files] if isinstance(files, str) else files
+        session, refused = self.studio.photos.take(key, "subject", sent)
         return {
             **self.show(session),
             self.files: gr.File(value=None),
             self.camera: None,
-            self.refused: refused,
+            self.refused: cards.note("\n".join(refused), "bad"),
         }
 
     @told(name)
@@ -238,8 +226,12 @@ class StyleStep(Step):
     @told(name)
     def upload(self, key: str, files: list[str] | None) -> Updates:
         """Own style photos were added; they replace a preset."""
-        session, refused = added(self.studio.photos, key, "style", files or [])
-        return {**self.show(session), self.files: gr.File(value=None), self.refused: refused}
+        session, refused = self.studio.photos.take(key, "style", files or [])
+        return {
+            **self.show(session),
+            self.files: gr.File(value=None),
+            self.refused: cards.note("\n".join(refused), "bad"),
+        }
 
     @told(name)
     def press(self, key: str, event: gr.EventData) -> Updates:
