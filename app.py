@@ -10,6 +10,8 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Else gradio keeps every call, pictures and all, in the visitor's browser, where "delete my data" cannot reach it.
+os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
 
 import logging
 import signal
