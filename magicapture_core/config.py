@@ -81,6 +81,9 @@ class TrainConfig:
     """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
     identity_decode: Literal["face", "full"] = "face"
     """Decode only the latents around the face for Eq. 7, or the whole picture."""
+    attention_extremes: Literal["fixed", "free"] = "fixed"
+    """Whether the gradient of Eq. 8 takes a map's minimum and maximum as constants, as in the paper. "free": it goes
+    through them, so that a word gains nothing by being attended to less everywhere."""
     attention_resolution: int | None = None
     """Side of the cross-attention maps that Eq. 8 listens to. None: nearest to resolution / 32 (16 at 512)."""
     style_weight: float = 2.0

@@ -7,13 +7,15 @@ the owner's key can look at it, follow it or stop it at any time, from any page.
 from __future__ import annotations
 
 import contextvars
+import ctypes
+import gc
 import logging
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -304,8 +306,16 @@ class Jobs:
             with self._lock:
                 job = self._queues[device][0]
             job._context.run(job._run)
+            _give_memory_back()
             with self._lock:
                 self._queues[device].popleft()
                 if not self._queues[device]:
                     del self._queues[device]
                     return
+
+
+def _give_memory_back() -> None:
+    """Return what the job freed to the system: glibc kept some 80 MB more after every job on the mini model."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -166,6 +167,28 @@ def test_extrema_are_detached() -> None:
     losses.scale_to_unit(maps).sum().backward()
     assert maps.grad is not None
     assert maps.grad.flatten().tolist() == [0.25] * 4
+
+
+def drift(extremes: Any) -> float:
+    """Along which way the loss falls when all attention of a token is made less by the same share."""
+    maps = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    losses.attention_refocusing(maps, mask, extremes).sum().backward()
+    assert maps.grad is not None
+    return float((maps.grad * maps.detach()).sum())
+
+
+def test_free_extremes_leave_nothing_to_gain_from_less_attention() -> None:
+    assert drift("free") == pytest.approx(0, abs=1e-6)
+    assert drift("fixed") > 0.1
+
+
+def test_extremes_change_the_gradient_alone() -> None:
+    maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    mask = (torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(4)) > 0.5).float()
+    one, other = (losses.attention_refocusing(maps, mask, each) for each in ("fixed", "free"))
+    assert torch.equal(one, other)
 
 
 def test_attention_refocusing_with_everything_inside_is_zero() -> None:

@@ -169,7 +169,12 @@ class Objective:
         present = (positions >= 0) & torch.cat([region.amax((2, 3)) > 0 for region in regions], dim=1)  # b 2
         per_token = torch.stack(
             [
-                torch.stack([losses.attention_refocusing(maps[:, k], region) for maps in heard]).mean(0)
+                torch.stack(
+                    [
+                        losses.attention_refocusing(maps[:, k], region, self.config.attention_extremes)
+                        for maps in heard
+                    ]
+                ).mean(0)
                 for k, region in enumerate(regions)
             ],
             dim=1,
