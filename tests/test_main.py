@@ -263,7 +263,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
-def test_the_core_never_imports_gradio() -> None:
+def test_the_core_never_imports_gradio_or_basicsr() -> None:
     core = Path(__file__).parent.parent / "magicapture_core"
     modules = [
         ".".join(path.relative_to(core.parent).with_suffix("").parts)
@@ -274,6 +274,8 @@ def test_the_core_never_imports_gradio() -> None:
         f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"
     )
     code += "assert 'gradio' not in sys.modules\n"
+    # Installed for their weights' users; CONTRIBUTING.md, "Dependencies", says why they are never loaded.
+    code += "assert not {'basicsr', 'gfpgan', 'realesrgan'} & set(sys.modules)\n"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=core.parent)
 
 
