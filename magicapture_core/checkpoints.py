@@ -2,7 +2,7 @@
 
 RUN/config.json            settings, model, photos' digests
 RUN/losses.jsonl           a row per optimizer step
-RUN/attention.jsonl        how much of each token's attention falls outside its region
+RUN/attention.jsonl        how much of each token's attention falls outside its region, and how much it has
 RUN/identity.safetensors   embeddings of the subject's face ("mean", "photos")
 RUN/attention/, samples/   pictures made along the way
 RUN/checkpoint-NNNNNN/     everything needed to go on, bit for bit
@@ -175,7 +175,8 @@ class Run:
         self._append("losses.jsonl", row)
 
     def append_attention(self, row: Mapping[str, Any]) -> None:
-        """Add one row to attention.jsonl: step, task, token and the share of its attention outside its region."""
+        """Add one row to attention.jsonl: step, task, token, the share of its attention outside its region, and its
+        mean."""
         self._append("attention.jsonl", row)
 
     def losses(self) -> list[dict[str, Any]]:

@@ -316,7 +316,7 @@ def test_more_pictures_are_added_to_a_finished_cell(
     assert first.items() <= both.items()
     cell = read_cell(task, out)
     assert cell is not None
-    assert {"attention_subject", "attention_style", "diversity", "seconds"} <= set(cell)
+    assert {"attention_subject", "mean_subject", "mean_style", "diversity", "seconds"} <= set(cell)
 
 
 def test_the_command_makes_table_sheets_and_page(

@@ -64,6 +64,7 @@ def initial(models: Any, config: Any) -> torch.Tensor:
 
 EXPECTED = {
     "magicapture": ("lora", {0, 1}),
+    "fixed_extremes": ("lora", {0, 1}),
     "no_ar": ("lora", {0, 1}),
     "no_composed": ("lora", {0, 1}),
     "no_ar_no_composed": ("lora", {0, 1}),
@@ -231,3 +232,4 @@ def test_attention_is_written_down(toy: Any, tmp_path: Path) -> None:
         ("source", "<subject>"), ("reference", "<style>"), ("composed", "<subject>"), ("composed", "<style>"),
     }  # fmt: skip
     assert all(0 <= row["outside"] <= 1 for row in rows)
+    assert all(0 < row["mean"] < 1 for row in rows)

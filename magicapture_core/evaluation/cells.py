@@ -256,10 +256,13 @@ def _edit_scores(kind: str, seen: Seen, judges: Judges) -> dict[str, Any]:
 
 
 def _attention(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of each token's attention outside its region, on the composed prompt, at the end of training."""
-    return {
-        f"attention_{row['token'].strip('<>')}": row["outside"] for row in rows if row["task"] == "composed"
-    }
+    """Each token's attention on the composed prompt at the end of training: its share outside the region, its mean."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["task"] == "composed":
+            token = row["token"].strip("<>")
+            found |= {f"attention_{token}": row["outside"], f"mean_{token}": row["mean"]}
+    return found
 
 
 # --- what every cell of a process shares ----------------------------------------------------------

@@ -107,6 +107,11 @@ METHODS: dict[str, Method] = {
             "magicapture", "MagiCapture", "As in the paper: both phases, all objectives.", {},
             paper_row=(0.566, 0.730, 6.218),
         ),
+        Method(
+            "fixed_extremes", "AR with fixed extremes",
+            "Eq. 8's gradient takes the extremes of a map as constants, as the paper's does.",
+            {"attention_extremes": "fixed"},
+        ),
         Method("no_ar", "without AR", "Without Attention Refocusing (Eq. 8).", {"lambda_attn": 0.0}),
         Method(
             "no_composed", "without composed prompt",

@@ -68,6 +68,8 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "attention_style", "[V2] outside ↓", "share of [V2]'s attention inside the face, composed prompt", 2
     ),
+    Column("mean_subject", "[V1] attention", "mean attention to [V1] over all places, composed prompt"),
+    Column("mean_style", "[V2] attention", "mean attention to [V2] over all places, composed prompt"),
     Column("seconds", "training s", "seconds of training per cell, on this machine", 0),
 )
 PAIRED = ("csim", "csim_zero", "style")
@@ -91,6 +93,8 @@ def cell_values(cell: Mapping[str, Any]) -> dict[str, float]:
         "copying": metrics.mean_of([row["copying"] for row in plain]),
         "attention_subject": cell.get("attention_subject", float("nan")),
         "attention_style": cell.get("attention_style", float("nan")),
+        "mean_subject": cell.get("mean_subject", float("nan")),
+        "mean_style": cell.get("mean_style", float("nan")),
         "seconds": cell["seconds"],
     }
 

@@ -38,6 +38,8 @@ class AttentionView:
     """(h, w) float32 in {0,1} on the latent grid: where the token should look."""
     outside: float
     """Share of the token's attention outside its region; 0 is best."""
+    mean: float
+    """Attention probability of the token, the mean over places, heads and layers: how much it is looked at at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,7 @@ def attention_views(objective: Objective, pictures: dict[Task, np.ndarray]) -> l
                     heat[i, k],
                     region[0, 0].cpu().numpy(),
                     float(torch.stack(shares).mean()),
+                    float(torch.stack([maps[i, k].float().mean() for maps in heard]).mean()),
                 )
             )
     return views

@@ -341,6 +341,7 @@ class Trainer:
                 "task": view.task,
                 "token": view.token,
                 "outside": round(view.outside, 5),
+                "mean": round(view.mean, 6),
             }
             run.append_attention(row)
         previews.write_strips(views, run.folder / "attention", self.step)
