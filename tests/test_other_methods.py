@@ -103,6 +103,7 @@ def test_each_method_computes_only_its_own_terms(quick: Any, tmp_path: Path, nam
     plain = {"source", "reference"}
     expected = {
         "magicapture": plain | {"composed", "identity", "attention"},
+        "fixed_extremes": plain | {"composed", "identity", "attention"},
         "no_ar": plain | {"composed", "identity"},
         "no_composed": plain | {"attention"},
         "no_ar_no_composed": plain,
