@@ -315,7 +315,7 @@ class Jobs:
 
 
 def _give_memory_back() -> None:
-    """Return what the job freed to the system: glibc kept some 80 MB more after every job on the mini model."""
+    """Return what the job freed to the system: glibc kept some 55 MB more with every visitor of the mini model (benchmarks/soak.py)."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
