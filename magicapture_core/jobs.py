@@ -315,7 +315,7 @@ class Jobs:
 
 
 def _give_memory_back() -> None:
-    """Return what the job freed to the system: glibc kept some 55 MB more with every visitor of the mini model (benchmarks/soak.py)."""
+    """Return what the job freed to the system: glibc kept 55 MB more with every visitor (benchmarks/soak.py)."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
