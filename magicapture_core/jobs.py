@@ -58,6 +58,8 @@ class Snapshot:
     """All reports so far."""
     problem: str | None
     """Why it failed, for the user."""
+    cut_off: bool = False
+    """Whether that is the limit of time alone: nothing went wrong, and what was done is kept."""
 
     @property
     def ended(self) -> bool:
@@ -81,6 +83,7 @@ class Job:
         self._problem: str | None = None
         self._version = 0
         self._stop = threading.Event()
+        self._cut_off = False
         self._deadline: float | None = None
         self._context = contextvars.copy_context()  # of whoever asked: a Space lends its GPU by visitor
         self.failure: Problem | None = None
@@ -110,7 +113,10 @@ class Job:
         """How it stands now."""
         ahead = self._jobs.ahead(self)
         with self._changed:
-            return Snapshot(self._state, ahead, self._stage, self._share, tuple(self._reports), self._problem)
+            reports = tuple(self._reports)
+            return Snapshot(
+                self._state, ahead, self._stage, self._share, reports, self._problem, self._cut_off
+            )
 
     def stop(self) -> None:
         """Ask it to end after the report it is working on (at once if it waits). Does not wait for that."""
@@ -170,6 +176,7 @@ class Job:
         if self._stop.is_set():
             self._set(state="stopped")
         else:
+            self._cut_off = True
             self._set(state="failed", problem=TOO_LONG.format(minutes=(self._jobs.longest or 0) / 60))
 
     def _consume(self) -> bool:

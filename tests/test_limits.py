@@ -23,6 +23,7 @@ from magicapture_core.problems import Problem, as_problem
 from magicapture_core.ui.limits import Limits, size_of
 from magicapture_core.ui.photo_work import sample_people
 from magicapture_core.ui.studio import Studio
+from magicapture_core.ui.training_view import progress
 
 PATIENCE = 120
 SHORT = {
@@ -144,6 +145,7 @@ def test_a_job_that_takes_too_long_is_cut_off() -> None:
     snapshot = ended(jobs.start("ann", "training", endless))
     assert snapshot.state == "failed"
     assert "each job may take" in snapshot.problem
+    assert snapshot.cut_off
     assert closed.is_set()
 
     def deaf(job: Job) -> Stream:
@@ -169,6 +171,9 @@ def test_a_training_out_of_time_can_go_on(opened: Callable[..., tuple[Studio, st
     snapshot = ended(studio.training.job(studio.sessions.find(key)))
     assert snapshot.state == "failed"
     assert "can be resumed" in snapshot.problem
+    said = progress(snapshot, None, 0)
+    assert "mc-warn" in said
+    assert "can be resumed" in said
     before = studio.training.saved_step(studio.sessions.find(key), run)
     studio.jobs.longest = None
     studio.training.resume(key)
@@ -210,6 +215,7 @@ from test_limits import SHORT, ended, with_photos
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import Problem
 from magicapture_core.ui.studio import Studio
+from magicapture_core.ui.training_view import progress
 
 runs = Path({disk!r})
 studio = Studio(runs, model={model!r})

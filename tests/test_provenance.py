@@ -14,7 +14,9 @@ from PIL import Image
 
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.provenance import GENERATED, NOTICE, Signer, read_provenance, save_picture
+from tools.mark import mark
 
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, Any] = {"steps": 50, "guidance_scale": 7.0, "negative_prompt": "blur", "model": "mini"}
 
 
@@ -251,3 +253,24 @@ def _key_and_chain(folder: Path) -> tuple[Path, Path]:
     (folder / "key.pem").write_bytes(private)
     (folder / "chain.pem").write_bytes(b"".join(each.public_bytes(pem) for each in chain))
     return folder / "key.pem", folder / "chain.pem"
+
+
+def test_the_pictures_that_come_with_the_project_say_that_they_are_generated() -> None:
+    folders = ("assets/people", "assets/benchmark", "assets/examples", "assets/mini", "presets")
+    pictures = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".jpg", ".webp")
+    ]
+    assert len(pictures) > 190
+    assert [path for path in pictures if not read_provenance(path).generated] == []
+
+
+def test_the_mark_leaves_what_a_jpeg_shows_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    picture(32).save(path, quality=80)
+    before = np.asarray(Image.open(path))
+    mark(path)
+    marked = path.read_bytes()
+    assert read_provenance(path).generated
+    assert np.array_equal(np.asarray(Image.open(path)), before)
+    mark(path)
+    assert path.read_bytes() == marked

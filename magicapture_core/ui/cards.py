@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from magicapture_core.jobs import Snapshot
 from magicapture_core.ui.sessions import Role, StoredPhoto
 
 Example = tuple[str, Sequence[str]]
@@ -63,6 +64,11 @@ def note(text: str, kind: str = "info") -> str:
     role = "alert" if kind in ("warn", "bad") else "status"
     lines = "<br>".join(escape(line) for line in text.splitlines())
     return f'<div class="mc-note mc-{kind}" role="{role}">{lines}</div>'
+
+
+def failure(step: str, snapshot: Snapshot, done: str = "") -> str:
+    """Why a job failed, in which step, and after how much; a warning where it was only cut off."""
+    return note(f"Step “{step}”{done}: {snapshot.problem}", "warn" if snapshot.cut_off else "bad")
 
 
 def photo_cards(photos: Sequence[StoredPhoto]) -> str:

@@ -134,7 +134,7 @@ class FinishStep(Step):
         busy = snapshot is not None and not snapshot.ended
         said = ""
         if snapshot is not None and snapshot.state == "failed":
-            said = cards.note(f"Step “Finish”: {snapshot.problem}", "bad")
+            said = cards.failure("Finish", snapshot)
         elif snapshot is not None and snapshot.state == "waiting":
             said = cards.progress(0, "Waiting in the queue", [f"{snapshot.ahead} before you."])
         elif snapshot is not None and busy:

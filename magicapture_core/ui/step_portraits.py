@@ -313,7 +313,7 @@ def _seed(text: str) -> int | None:
 def _under_way(snapshot: Snapshot, details: Sequence[str]) -> str:
     """A job as HTML: in the queue, at work or failed; nothing once it has ended well."""
     if snapshot.state == "failed":
-        return cards.note(f"Step “Portraits”: {snapshot.problem}", "bad")
+        return cards.failure("Portraits", snapshot)
     if snapshot.ended:
         return ""
     if snapshot.state == "waiting" and snapshot.ahead:

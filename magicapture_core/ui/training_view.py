@@ -149,7 +149,7 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     steps = f"Step {report.step} of {report.total_steps}" if report else ""
     if snapshot.state == "failed":
         done = f", {report.step} of {report.total_steps} done" if report else ""
-        return cards.note(f"Step “Train”{done}: {snapshot.problem}", "bad")
+        return cards.failure("Train", snapshot, done)
     if snapshot.state == "waiting" and snapshot.ahead:
         others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
         return cards.progress(

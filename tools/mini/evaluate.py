@@ -22,6 +22,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 
 from magicapture_core.models import best_dtype
+from tools.mark import mark
 from tools.mini.measure import luma
 from tools.mini.stage import pick_device
 from tools.mini.train_vae import psnr
@@ -160,6 +161,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def sheet(pipeline: StableDiffusionPipeline, args: argparse.Namespace, path: Path) -> None:
     rows = [np.hstack(list(sample(pipeline, prompt, 6, args))) for prompt in SHEET]
     cv2.imwrite(str(path), np.vstack(rows)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    mark(path)
 
 
 def main() -> None:

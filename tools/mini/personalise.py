@@ -25,6 +25,7 @@ import numpy as np
 from magicapture_core import GenerateConfig, generate, list_photos, load, read_photo
 from magicapture_core.evaluation.judges import FaceJudge, arcface_judge
 from magicapture_core.heat import heat_overlay
+from tools.mark import mark
 
 PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
 COMPOSED = "a photo of a {subject} in the {style}"
@@ -150,6 +151,7 @@ def personalise(pair: Pair, models: Any, judge: FaceJudge, args: argparse.Namesp
     sheet = sheet_of(pair, models, run, [pictures[i] for i in order])
     path = Path(args.out) / f"personalised-{pair.name}.jpg"
     cv2.imwrite(str(path), sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
+    mark(path)
     alike = round(float(np.mean(np.stack(vectors) @ subject)), 3)
     return {"photos": alike, **summary(values), **cost, "seconds_per_portrait": seconds}
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tools.mark import mark
 from tools.mini.variants import background, discs, finish, light, vertical
 from tools.people.generator import FaceGenerator
 
@@ -262,6 +263,7 @@ def write_jpeg(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     cv2.imwrite(str(path), pixels[:, :, ::-1], options)
+    mark(path)
 
 
 ABOUT = (

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from magicapture_core.faces import Face, choose_analyser
 from magicapture_core.photos import read_photo
+from tools.mark import packet
 
 ROOT = Path(__file__).resolve().parents[2]
 PEOPLE = ROOT / "assets" / "people"
@@ -79,8 +81,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name, pixels in pictures().items():
         small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(options.out / f"{name}.webp"), bgr, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+        Image.fromarray(small).save(options.out / f"{name}.webp", quality=QUALITY, method=6, xmp=packet())
 
 
 if __name__ == "__main__":

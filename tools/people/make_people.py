@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tools.mark import mark
 from tools.mini.variants import background, light
 from tools.people.generator import FaceGenerator
 
@@ -84,6 +85,7 @@ def write_jpeg(path: Path, pixels: np.ndarray) -> None:
     cv2.imwrite(
         str(path), pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     )
+    mark(path)
 
 
 def embedding(pixels: np.ndarray) -> np.ndarray | None:
