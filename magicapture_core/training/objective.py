@@ -13,6 +13,7 @@ from magicapture_core import losses
 from magicapture_core.attention import AttentionStore
 from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
+from magicapture_core.models.tiny import tiny_decoder
 from magicapture_core.prompts import Task, learned_rows, templates, token_positions, with_placeholders
 from magicapture_core.training.data import Encoded, Windows, face_windows
 from magicapture_core.training.draws import Phase, StepDraw, TaskDraw
@@ -78,6 +79,9 @@ class Objective:
         self.comparable = self.style.has_face if person else torch.ones(len(self.style), dtype=torch.bool)
         self.landmarks = self.style.landmarks.nan_to_num()
         self.prior: Encoded | None = None
+        decodes = self.config.lambda_id > 0 and self.config.lora_steps > 0
+        tiny = decodes and self.config.identity_decode == "tiny"
+        self.tiny = tiny_decoder(self.models, self.style.latents) if tiny else None
 
     def step(self, draw: StepDraw, phase: Phase, style_weight: float, per_call: int) -> dict[str, Tensor]:
         """Back-propagate one optimizer step. Returns the mean of each unweighted term, 0-d, on the device.
@@ -213,6 +217,8 @@ class Objective:
 
     def _decode(self, latents: Tensor) -> Tensor:
         """D: scaled latents → pictures (b, 3, h, w) in [-1,1]; the gradient goes through."""
+        if self.tiny is not None:
+            return self.tiny.decode(latents.to(self.models.dtype)).sample
         vae = self.models.vae
         return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
 

@@ -1,0 +1,61 @@
+"""A tiny decoder (TAESD) for the identity loss: a fraction of the autoencoder's time and memory, a rougher picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from magicapture_core.models.bundle import ModelBundle
+from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.weights import weights_dir
+
+FOLDER = "taesd"
+SOURCE = "https://huggingface.co/madebyollin/taesd"
+ALIKE = 18.0
+"""Least PSNR in dB of its pictures against the autoencoder's: TAESD reaches more, one of other latents far less."""
+
+
+def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
+    """diffusers' AutoencoderTiny from `weights_dir()/taesd`, frozen, on the model's device and in its dtype.
+
+    latents: (b, c, h, w), scaled, of real photos; on one of them its picture is compared with the autoencoder's.
+    Raises MissingFiles where it is not here, Problem where it cannot be read or is of another model's latents.
+    """
+    from diffusers import AutoencoderTiny
+
+    folder = weights_dir() / FOLDER
+    if not (folder / "config.json").is_file():
+        raise MissingFiles(
+            f'identity_decode "tiny" needs the tiny decoder TAESD (10 MB, MIT licence), which is not in {folder}. '
+            f'Get config.json and diffusion_pytorch_model.safetensors from {SOURCE}, or use identity_decode "face".'
+        )
+    try:
+        decoder = AutoencoderTiny.from_pretrained(folder, torch_dtype=models.dtype, use_safetensors=True)
+    except Exception as error:  # diffusers raises all kinds for damaged files, even the bare class
+        raise Problem(
+            f"The tiny decoder in {folder} cannot be read ({str(error).splitlines()[0]}). Get it from {SOURCE} again."
+        ) from error
+    decoder.requires_grad_(False).eval().to(models.device)
+    _check(decoder, models, latents[:1], folder)
+    return decoder
+
+
+def _check(decoder: Any, models: ModelBundle, latents: Tensor, folder: Path) -> None:
+    problem = Problem(
+        f"The tiny decoder in {folder} does not belong to {models.name}: it makes other pictures of the same latents "
+        f'than the autoencoder. TAESD belongs to Stable Diffusion 1.x and 2.x; use identity_decode "face" here.'
+    )
+    scale = 2 ** (len(decoder.config.decoder_block_out_channels) - 1)
+    if (decoder.config.latent_channels, scale) != (latents.shape[1], models.vae_scale_factor):
+        raise problem
+    with torch.no_grad():
+        latents = latents.to(models.dtype)
+        ours = decoder.decode(latents).sample.float()
+        theirs = models.vae.decode(latents / models.vae.config.scaling_factor).sample.float()
+    error = (ours.clamp(-1, 1) - theirs.clamp(-1, 1)).square().mean().item() / 4  # of [0, 1]
+    if not 10 * math.log10(1 / max(error, 1e-12)) >= ALIKE:
+        raise problem

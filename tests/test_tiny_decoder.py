@@ -1,0 +1,74 @@
+"""Eq. 7 by a tiny decoder: the real class at toy size. The published TAESD is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainings import short, start
+
+from magicapture_core.models import tiny
+from magicapture_core.problems import MissingFiles, Problem
+
+CONFIG = short(ti_steps=0, lora_steps=2, identity_decode="tiny", lambda_id=1.0)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
+    """Saves a random tiny decoder that enlarges latents 2**(stages - 1) times where weights are looked for."""
+    from diffusers import AutoencoderTiny
+
+    monkeypatch.setenv("MAGICAPTURE_WEIGHTS", str(tmp_path / "weights"))
+
+    def save(stages: int) -> Path:
+        widths, blocks = (8,) * stages, (1,) * stages
+        decoder = AutoencoderTiny(
+            encoder_block_out_channels=widths, decoder_block_out_channels=widths,
+            num_encoder_blocks=blocks, num_decoder_blocks=blocks,
+        )  # fmt: skip
+        decoder.save_pretrained(tmp_path / "weights" / tiny.FOLDER)
+        return tmp_path / "weights" / tiny.FOLDER
+
+    return save
+
+
+def losses(models: Any, config: Any, folder: Path) -> list[float]:
+    return [report.losses["identity"] for report in start(models, config, folder)]
+
+
+def test_the_identity_loss_sees_the_tiny_decoder_s_picture(
+    toy: Any, saved: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(3)
+    monkeypatch.setattr(tiny, "ALIKE", 0.0)  # a random decoder never makes the autoencoder's picture
+    by_tiny = losses(toy, CONFIG, tmp_path / "tiny")
+    by_own = losses(toy, short(**{**CONFIG.__dict__, "identity_decode": "face"}), tmp_path / "own")
+    assert len(by_tiny) == 2
+    assert by_tiny != by_own
+
+
+def test_a_decoder_of_other_latents_is_refused(
+    toy: Any, saved: Callable[[int], Path], tmp_path: Path
+) -> None:
+    for stages in (3, 4):  # other pictures; other sizes
+        saved(stages)
+        with pytest.raises(Problem, match="does not belong to"):
+            list(start(toy, CONFIG, tmp_path / f"run{stages}"))
+
+
+def test_a_missing_or_broken_decoder_is_named(
+    toy: Any, saved: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGICAPTURE_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(MissingFiles, match='use identity_decode "face"'):
+        list(start(toy, CONFIG, tmp_path / "missing"))
+    folder = saved(3)
+    next(folder.glob("*.safetensors")).write_bytes(b"broken")
+    with pytest.raises(Problem, match="cannot be read"):
+        list(start(toy, CONFIG, tmp_path / "broken"))
+
+
+def test_without_the_identity_loss_nobody_looks_for_it(toy: Any, tmp_path: Path) -> None:
+    list(start(toy, short(**{**CONFIG.__dict__, "lambda_id": 0.0}), tmp_path / "run"))
