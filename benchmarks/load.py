@@ -31,6 +31,8 @@ from benchmarks.wizard import server_process
 from tools import screenshots
 
 PEOPLE = ("alma", "bruno")
+APART = 1.0
+"""Seconds between two who ask for a portrait, so that there is an order to be kept."""
 STEPS = {"ti_steps": 1, "lora_steps": 1, "sample_every": 0, "attention_every": 0}
 
 
@@ -71,7 +73,11 @@ def main(arguments: Arguments) -> dict[str, Any]:
                 pool.submit(_look, address, number, seen, over) for number in range(arguments.browsing)
             ]
             started = time.monotonic()
-            for future in [pool.submit(_make, client, key, seen) for client, key in makers]:
+            asking = [
+                pool.submit(_make, client, key, APART * number, seen)
+                for number, (client, key) in enumerate(makers)
+            ]
+            for future in asking:
                 future.result()
             seconds = time.monotonic() - started
             over.set()
@@ -114,7 +120,8 @@ def _begin(client: Any, number: int) -> str:
     return str(answer["session"])
 
 
-def _make(client: Any, key: str, seen: Seen) -> None:
+def _make(client: Any, key: str, after: float, seen: Seen) -> None:
+    time.sleep(after)
     asked = time.monotonic()
     try:
         client.predict(session=key, count=1, api_name="/generate")
