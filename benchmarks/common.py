@@ -8,11 +8,18 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+from magicapture_core import list_photos, load, prepare_concept, read_photo
+from magicapture_core.concepts import Concept
+from magicapture_core.faces import FaceAnalyser
+from magicapture_core.models import ModelBundle, best_device, best_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio")
@@ -37,6 +44,26 @@ def take_turns(
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     """How many times longer `slow` took: the median of the rounds' ratios, as both of a round shared its noise."""
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def load_model(name: str, dtype: torch.dtype | None = None) -> ModelBundle:
+    """The mini model, or "sd15-random": Stable Diffusion 1.5's sizes with random weights, always the same."""
+    if name == "mini":
+        return load("mini", dtype=dtype)
+    from tools.make_random_sd15 import random_pipeline
+
+    device = best_device()
+    with tempfile.TemporaryDirectory() as folder:
+        random_pipeline(torch.float16).save_pretrained(folder)
+        return load(folder, device=device, dtype=dtype or best_dtype(device))
+
+
+def concept(
+    role: Literal["subject", "style"], folder: Path, resolution: int, analyser: FaceAnalyser
+) -> Concept:
+    """The photos of a folder, ready for training."""
+    photos = [read_photo(path) for path in list_photos(folder)]
+    return prepare_concept(photos, role, analyser=analyser, resolution=resolution)
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -26,9 +26,9 @@ from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, machine, ratio, take_turns
+from benchmarks.common import ROOT, concept, load_model, machine, ratio, take_turns
 from benchmarks.plain_loop import PlainLoop
-from magicapture_core import TrainConfig, choose_analyser, list_photos, load, prepare_concept, read_photo
+from magicapture_core import TrainConfig, choose_analyser
 from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
 from magicapture_core.config import from_dict
@@ -57,11 +57,11 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    models = _load(arguments.model)
+    models = load_model(arguments.model)
     config = _config(models, arguments)
     analyser, _ = choose_analyser("bundled")
-    subject = _concept("subject", ROOT / "assets" / "people" / "alma", config, analyser)
-    style = _concept("style", ROOT / "presets" / "passport", config, analyser)
+    subject = concept("subject", ROOT / "assets" / "people" / "alma", config.resolution, analyser)
+    style = concept("style", ROOT / "presets" / "passport", config.resolution, analyser)
     results: dict[str, Any] = {"machine": machine(models.device), "model": arguments.model,
                                "resolution": config.resolution, "items": config.items_per_step}  # fmt: skip
     for number, phase in enumerate(PHASES, 1):
@@ -162,18 +162,6 @@ def _difference(trainer: Trainer, plain: PlainLoop, draw: Any, phase: Phase) -> 
     return max(abs(float(ours[name]) - value) / max(abs(value), 1e-6) for name, value in theirs.items())
 
 
-def _load(name: str) -> ModelBundle:
-    if name == "mini":
-        return load("mini")
-    from magicapture_core.models import best_device, best_dtype
-    from tools.make_random_sd15 import random_pipeline
-
-    device = best_device()
-    with tempfile.TemporaryDirectory() as folder:
-        random_pipeline(torch.float16).save_pretrained(folder)
-        return load(folder, device=device, dtype=best_dtype(device))
-
-
 def _config(models: ModelBundle, arguments: Arguments) -> TrainConfig:
     start = dict(models.schedules.get("quick", {}))
     own = {
@@ -187,13 +175,6 @@ def _config(models: ModelBundle, arguments: Arguments) -> TrainConfig:
         "checkpoint_every": FOREVER,
     }
     return from_dict(TrainConfig, {**start, **own})
-
-
-def _concept(
-    role: Literal["subject", "style"], folder: Path, config: TrainConfig, analyser: FaceAnalyser
-) -> Concept:
-    photos = [read_photo(path) for path in list_photos(folder)]
-    return prepare_concept(photos, role, analyser=analyser, resolution=config.resolution)
 
 
 def _table(results: dict[str, Any]) -> str:
