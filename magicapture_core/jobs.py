@@ -30,7 +30,7 @@ UNEXPECTED = (
     "If it happens again, tell whoever runs this server the reference {reference}."
 )
 TOO_LONG = (
-    "This took longer than the {minutes:.0f} minutes that each job may take here, so it was stopped. "
+    "This took longer than the {minutes:g} minutes that each job may take here, so it was stopped. "
     "What was done until then is kept; a training can be resumed."
 )
 
