@@ -10,6 +10,7 @@ with likeness and adapter, over a plain StableDiffusionPipeline with the same ad
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from benchmarks.common import ROOT, concept, load_model, machine, ratio, show, t
 from magicapture_core import GenerateConfig, TrainConfig, choose_analyser, generate, train
 from magicapture_core.config import from_dict
 from magicapture_core.models import ModelBundle
+from magicapture_core.problems import OutOfMemory
 from magicapture_core.training.draws import draw_step
 from magicapture_core.training.trainer import PHASES, Trainer
 
@@ -56,6 +58,10 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
+    if arguments.model == "sd15-random" and not torch.cuda.is_available():
+        raise SystemExit(
+            "Stable Diffusion 1.5's size takes hours on a CPU. Use a GPU, or --model mini to try this."
+        )
     models = load_model(arguments.model)
     analyser, _ = choose_analyser("bundled")
     base = {
@@ -73,9 +79,11 @@ def main(arguments: Arguments) -> dict[str, Any]:
     for name, changes in SETTINGS.items():
         settings = {**base, **changes, "ti_steps": arguments.steps + 2, "lora_steps": arguments.steps + 2}
         config = from_dict(TrainConfig, settings)
-        results |= {
-            f"{name}_{what}": value for what, value in _training(models, concepts, config, analyser).items()
-        }
+        try:
+            facts = _training(models, concepts, config, analyser)
+        except OutOfMemory as problem:
+            facts = {"problem": str(problem)}
+        results |= {f"{name}_{what}": value for what, value in facts.items()}
     results |= _portraits(models, concepts, from_dict(TrainConfig, {**base, "ti_steps": 1, "lora_steps": 1}),
                           analyser, arguments)  # fmt: skip
     results["bfloat16_loss_difference"] = _agreement(arguments.model, concepts, base, analyser)
@@ -110,7 +118,11 @@ def _portraits(
     models: ModelBundle, concepts: Any, config: TrainConfig, analyser: Any, arguments: Arguments
 ) -> dict[str, Any]:
     """Seconds of ours and of plain diffusers for the same pictures, and their ratio."""
-    asked = GenerateConfig(prompt=PROMPT, count=arguments.pictures, steps=arguments.drawing_steps, seed=0)
+    count = arguments.pictures
+    asked = GenerateConfig(
+        prompt=PROMPT, count=count, steps=arguments.drawing_steps, seed=0, enlarge=1, pictures_per_call=count,
+        adapter_scale=1,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         for _ in train(models, **concepts, config=config, run_folder=run, analyser=analyser):
@@ -135,6 +147,7 @@ def _by_diffusers(models: ModelBundle, asked: GenerateConfig, adapter: Path) -> 
     pipeline(
         "a photo of a <subject> person in the <style> style",
         num_images_per_prompt=asked.count,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(asked.count)],
         num_inference_steps=asked.steps,
         guidance_scale=asked.guidance_scale,
         height=models.resolution,
@@ -159,6 +172,8 @@ def _agreement(model: str, concepts: Any, base: dict[str, Any], analyser: Any) -
             found.append({name: float(value) for name, value in terms.items()})
         del models, trainer
     exact, rounded = found
+    if not all(math.isfinite(value) for terms in found for value in terms.values()):
+        raise SystemExit(f"A loss is not finite: {found}")
     return round(max(abs(rounded[name] - value) / max(abs(value), 1e-6) for name, value in exact.items()), 4)
 
 

@@ -11,7 +11,6 @@ in processes of their own, time and peak memory.
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,16 +41,11 @@ from magicapture_core.config import from_dict
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
 from magicapture_core.training.trainer import Trainer
+from tools.measured import measured
 
 PHOTOS = (2, 4, 8, 16)
 RESOLUTIONS = (64, 96, 128, 192)
 FOREVER = 10**6
-# VmHWM, for ru_maxrss of a new process is at least what its parent held when it was started.
-PEAK = (
-    "import runpy, sys; sys.argv = sys.argv[1:]\n"
-    "try: runpy.run_module('magicapture_core', run_name='__main__', alter_sys=True)\n"
-    "finally: print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')), file=sys.stderr)"
-)
 
 
 @dataclass
@@ -139,28 +133,14 @@ def _quick_run() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = f"{folder}/run"
         asked = ("--subject", "assets/people/alma", "--preset", "passport", "--model", "mini", "--out", run)
-        train = _measured("train", *asked)
-        generate = _measured("generate", run, "--out", f"{folder}/pictures", "--count", "4")
+        train = measured("train", *asked)
+        generate = measured("generate", run, "--out", f"{folder}/pictures", "--count", "4")
     return {
         "quick_run_seconds": round(train[0], 1),
         "quick_run_peak_mb": round(train[1] / 1e6),
         "four_portraits_seconds": round(generate[0], 1),
         "four_portraits_peak_mb": round(generate[1] / 1e6),
     }
-
-
-def _measured(*command: str) -> tuple[float, float]:
-    """Seconds and peak memory in bytes of the command line. Linux only."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, "magicapture_core", *command],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    peak = next(line for line in done.stderr.splitlines() if line.startswith("VmHWM"))
-    return time.perf_counter() - started, float(peak.split()[1]) * 1024
 
 
 if __name__ == "__main__":

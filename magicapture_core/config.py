@@ -80,8 +80,8 @@ class TrainConfig:
     identity_time_limit: float = 0.8
     """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
     identity_decode: Literal["face", "full", "tiny"] = "face"
-    """Decode only the latents around the face for Eq. 7, or the whole picture, or the face by the tiny decoder TAESD
-    (faster and in less memory, but rougher; its weights must be in the weights' folder)."""
+    """Decode only the latents around the face for Eq. 7, or the whole picture. Unlike the paper, if "tiny": the face,
+    by the tiny decoder TAESD, whose weights must be at hand."""
     attention_extremes: Literal["fixed", "free"] = "fixed"
     """Whether the gradient of Eq. 8 takes a map's minimum and maximum as constants, as in the paper. "free": it goes
     through them, so that a word gains nothing by being attended to less everywhere."""

@@ -30,7 +30,7 @@ UNEXPECTED = (
     "If it happens again, tell whoever runs this server the reference {reference}."
 )
 TOO_LONG = (
-    "This took longer than the {minutes:g} minutes that each job may take here, so it was stopped. "
+    "This took longer than each job may take here ({limit}), so it was stopped. "
     "What was done until then is kept; a training can be resumed."
 )
 
@@ -177,7 +177,7 @@ class Job:
             self._set(state="stopped")
         else:
             self._cut_off = True
-            self._set(state="failed", problem=TOO_LONG.format(minutes=(self._jobs.longest or 0) / 60))
+            self._set(state="failed", problem=TOO_LONG.format(limit=_in_words(self._jobs.longest or 0)))
 
     def _consume(self) -> bool:
         """Returns whether the stream came to its own end."""
@@ -319,6 +319,10 @@ class Jobs:
                 if not self._queues[device]:
                     del self._queues[device]
                     return
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:g} seconds" if seconds < 120 else f"{round(seconds / 60)} minutes"
 
 
 def _give_memory_back() -> None:

@@ -20,6 +20,7 @@ from toy import save_toy
 from magicapture_core.config import GenerateConfig
 from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem, as_problem
+from magicapture_core.ui.cards import failure
 from magicapture_core.ui.limits import Limits, size_of
 from magicapture_core.ui.photo_work import sample_people
 from magicapture_core.ui.studio import Studio
@@ -144,7 +145,7 @@ def test_a_job_that_takes_too_long_is_cut_off() -> None:
 
     snapshot = ended(jobs.start("ann", "training", endless))
     assert snapshot.state == "failed"
-    assert "each job may take" in snapshot.problem
+    assert "longer than each job may take here (0.2 seconds)" in snapshot.problem
     assert snapshot.cut_off
     assert closed.is_set()
 
@@ -154,7 +155,16 @@ def test_a_job_that_takes_too_long_is_cut_off() -> None:
             time.sleep(0.01)
         yield from ()
 
-    assert ended(jobs.start("ann", "portraits", deaf)).state == "failed"
+    snapshot = ended(jobs.start("ann", "portraits", deaf))
+    assert (snapshot.state, snapshot.cut_off) == ("failed", True)
+
+    def broken(_: Job) -> Stream:
+        raise Problem("Something else.")
+        yield
+
+    snapshot = ended(jobs.start("ann", "portraits", broken))
+    assert (snapshot.state, snapshot.cut_off) == ("failed", False)
+    assert "mc-bad" in failure("Portraits", snapshot)
 
     def brief(_: Job) -> Stream:
         yield 1
@@ -215,7 +225,6 @@ from test_limits import SHORT, ended, with_photos
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import Problem
 from magicapture_core.ui.studio import Studio
-from magicapture_core.ui.training_view import progress
 
 runs = Path({disk!r})
 studio = Studio(runs, model={model!r})

@@ -256,17 +256,21 @@ def _key_and_chain(folder: Path) -> tuple[Path, Path]:
 
 
 def test_the_pictures_that_come_with_the_project_say_that_they_are_generated() -> None:
-    folders = ("assets/people", "assets/benchmark", "assets/examples", "assets/mini", "presets")
     pictures = [
-        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".jpg", ".webp")
+        path
+        for folder in ("assets", "presets")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".jpg", ".jpeg", ".png", ".webp")
     ]
     assert len(pictures) > 190
     assert [path for path in pictures if not read_provenance(path).generated] == []
 
 
-def test_the_mark_leaves_what_a_jpeg_shows_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
-    picture(32).save(path, quality=80)
+@pytest.mark.parametrize("side", [32, 33])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_the_mark_leaves_what_a_file_shows_as_it_is(tmp_path: Path, suffix: str, side: int) -> None:
+    path = tmp_path / f"photo{suffix}"
+    picture(side).save(path, quality=80)
     before = np.asarray(Image.open(path))
     mark(path)
     marked = path.read_bytes()
@@ -274,3 +278,14 @@ def test_the_mark_leaves_what_a_jpeg_shows_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(path)), before)
     mark(path)
     assert path.read_bytes() == marked
+
+
+def test_what_cannot_be_marked_is_refused_and_left_alone(tmp_path: Path) -> None:
+    foreign, other = tmp_path / "foreign.jpg", tmp_path / "other.png"
+    picture().save(foreign, xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+    picture().save(other)
+    for path in (foreign, other):
+        before = path.read_bytes()
+        with pytest.raises(Problem, match="cannot be marked"):
+            mark(path)
+        assert path.read_bytes() == before

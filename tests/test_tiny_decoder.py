@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from trainings import short, start
 
 from magicapture_core.models import tiny
-from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.problems import MissingFiles, Problem, RunProblem
 
 CONFIG = short(ti_steps=0, lora_steps=2, identity_decode="tiny", lambda_id=1.0)
 
@@ -56,6 +58,45 @@ def test_a_decoder_of_other_latents_is_refused(
         saved(stages)
         with pytest.raises(Problem, match="does not belong to"):
             list(start(toy, CONFIG, tmp_path / f"run{stages}"))
+
+
+class Rough:
+    """The autoencoder's own pictures with noise, behind AutoencoderTiny's interface."""
+
+    def __init__(self, models: Any, noise: float) -> None:
+        self.models, self.noise = models, noise
+        self.config = SimpleNamespace(
+            latent_channels=models.vae.config.latent_channels,
+            decoder_block_out_channels=models.vae.config.block_out_channels,
+        )
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        picture = self.models.vae.decode(latents / self.models.vae.config.scaling_factor).sample
+        generator = torch.Generator().manual_seed(0)
+        return SimpleNamespace(sample=picture + self.noise * torch.randn(picture.shape, generator=generator))
+
+
+def test_the_autoencoder_s_own_picture_passes_and_a_rough_one_too(toy: Any, tmp_path: Path) -> None:
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    for noise in (0.0, 0.1):  # 0.1 of [-1, 1] is 26 dB
+        tiny._check(Rough(toy, noise), toy, latents, tmp_path)
+    with pytest.raises(Problem, match="does not belong to"):
+        tiny._check(Rough(toy, 0.4), toy, latents, tmp_path)  # 14 dB
+    with pytest.raises(Problem, match="does not belong to"):
+        tiny._check(Rough(toy, float("nan")), toy, latents, tmp_path)
+
+
+def test_another_decoder_is_noticed_on_resume(
+    toy: Any, saved: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "ALIKE", 0.0)
+    saved(3)
+    reports = start(toy, CONFIG, tmp_path / "run")
+    next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    saved(3)  # random again
+    with pytest.raises(RunProblem):
+        list(start(toy, CONFIG, tmp_path / "run", resume=True))
 
 
 def test_a_missing_or_broken_decoder_is_named(

@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from magicapture_core.config import PostprocessConfig  # noqa: E402
 from magicapture_core.photos import read_photo  # noqa: E402
 from magicapture_core.weights import ASSETS, find_weight, weights_dir  # noqa: E402
+from tools.mark import mark  # noqa: E402
 
 
 def beside(pictures: dict[str, np.ndarray], side: int) -> Image.Image:
@@ -72,6 +73,7 @@ def show_stages(out: Path, random: bool) -> None:
     row = {f"generated ({len(before)} px)": before}
     row |= {f"{titles[stage]} ({picture.shape[1]} px)": picture for stage, picture in done.stages.items()}
     beside(row, 384).save(out / "finish-stages.webp", quality=85)
+    mark(out / "finish-stages.webp")
     print("notes:", *done.notes, "faces:", done.faces, "seconds:", done.seconds, sep="\n  ", flush=True)
 
 
@@ -100,6 +102,7 @@ def show_checklist(out: Path) -> None:
         said = "pass" if photo.passed else f"{meant[0].title}:\n{meant[0].value}"
         pen.text((x, y + 274), said, fill="green" if photo.passed else "firebrick", font=font)
     sheet.save(out / "finish-checklist.webp", quality=82)
+    mark(out / "finish-checklist.webp")
     print(json.dumps(rows, indent=1, ensure_ascii=False))
 
 
@@ -117,6 +120,7 @@ def show_sheet(out: Path) -> None:
         )
         with Image.open(out / "sheet.png") as image:
             image.convert("RGB").save(out / "finish-sheet.webp", quality=82)
+        mark(out / "finish-sheet.webp")
 
 
 def show_times(out: Path) -> None:

@@ -25,6 +25,10 @@ import tyro
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.mark import mark  # noqa: E402
+
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -130,6 +134,7 @@ def _shoot(page: Any, options: Options, path: Path) -> None:
     with Image.open(shot) as image:
         picture = image.convert("RGB")
     picture.crop((0, 0, picture.width, min(picture.height, options.longest))).save(path, quality=78, method=6)
+    mark(path)  # there are portraits in it
     shot.unlink()
     print(path, f"{path.stat().st_size / 1000:.0f} kB", flush=True)
 

@@ -109,7 +109,7 @@ class Trainer:
             facts = RunFacts(
                 config,
                 models.name,
-                fingerprint(models),
+                fingerprint(models, objective.tiny),
                 likeness.name,
                 data["subject"].digests,
                 data["style"].digests,
@@ -374,10 +374,10 @@ class Trainer:
             self.models.unet.eval()
 
 
-def fingerprint(models: ModelBundle) -> str:
-    """A short hash that tells models apart: configuration and the beginning of every weight."""
+def fingerprint(models: ModelBundle, tiny: nn.Module | None = None) -> str:
+    """A short hash that tells models apart: configuration and the beginning of every weight. tiny: Eq. 7's decoder."""
     digest = hashlib.sha256(json.dumps(dict(models.unet.config), sort_keys=True, default=str).encode())
-    for network in (models.unet, models.vae, models.text_encoder):
+    for network in (models.unet, models.vae, models.text_encoder, *([tiny] if tiny is not None else [])):
         # In bf16, so that the same model in another precision is the same model.
         heads = [p.detach().flatten()[:64].to(torch.bfloat16).float().cpu() for p in network.parameters()]
         digest.update(torch.cat(heads).numpy().tobytes())

@@ -277,7 +277,7 @@ def status(session: Session, job: Job | None) -> dict[str, Any]:
     snapshot = job.snapshot()
     values |= {
         "state": snapshot.state, "ahead_in_queue": snapshot.ahead, "doing": snapshot.stage,
-        "problem": snapshot.problem,
+        "problem": snapshot.problem, "cut_off": snapshot.cut_off,
     }  # fmt: skip
     if snapshot.reports:
         report = snapshot.reports[-1]

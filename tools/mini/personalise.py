@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from magicapture_core import GenerateConfig, generate, list_photos, load, read_p
 from magicapture_core.evaluation.judges import FaceJudge, arcface_judge
 from magicapture_core.heat import heat_overlay
 from tools.mark import mark
+from tools.measured import measured
 
 PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
 COMPOSED = "a photo of a {subject} in the {style}"
@@ -59,21 +57,13 @@ def run_training(pair: Pair, out: Path) -> dict[str, float]:
     facts = out.with_suffix(".json")
     if facts.exists():
         return json.loads(facts.read_text())
-    command = [
-        sys.executable, "-m", "magicapture_core", "train", "--subject", f"assets/people/{pair.person}",
-        "--preset", pair.preset, "--model", "mini", "--out", str(out),
-    ]  # fmt: skip
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    measured = {
-        "minutes": round((time.monotonic() - started) / 60, 2),
-        "gigabytes": round(usage.ru_maxrss / 1e6, 2),
-    }
-    facts.write_text(json.dumps(measured))
-    return measured
+    seconds, memory = measured(
+        "train", "--subject", f"assets/people/{pair.person}", "--preset", pair.preset, "--model", "mini",
+        "--out", str(out.resolve()),
+    )  # fmt: skip
+    found = {"minutes": round(seconds / 60, 2), "gigabytes": round(memory / 1e9, 2)}
+    facts.write_text(json.dumps(found))
+    return found
 
 
 def scores(judge: FaceJudge, pictures: list[np.ndarray], subject: np.ndarray) -> list[float | None]:
@@ -172,15 +162,17 @@ def main() -> None:
     out, judge, models = Path(args.out), arcface_judge(Path(args.judge)), load("mini")
     for folder in (out, Path(args.work)):
         folder.mkdir(parents=True, exist_ok=True)
+    table = out / "personalised.json"
+    before = json.loads(table.read_text())["pairs"] if table.exists() else {}
     numbers: dict[str, Any] = {
         "different_people": between_people(judge),
         "pictures": args.pictures,
-        "pairs": {},
+        "pairs": before,
     }
     for pair in (Pair(person, preset) for person in args.people for preset in args.presets):
         numbers["pairs"][pair.name] = personalise(pair, models, judge, args)
         print(pair.name, numbers["pairs"][pair.name], flush=True)
-        (out / "personalised.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        table.write_text(json.dumps(numbers, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image
 
 from magicapture_core.faces import Face, choose_analyser
 from magicapture_core.photos import read_photo
-from tools.mark import packet
+from tools.mark import mark
 
 ROOT = Path(__file__).resolve().parents[2]
 PEOPLE = ROOT / "assets" / "people"
@@ -81,7 +81,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name, pixels in pictures().items():
         small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        Image.fromarray(small).save(options.out / f"{name}.webp", quality=QUALITY, method=6, xmp=packet())
+        Image.fromarray(small).save(options.out / f"{name}.webp", quality=QUALITY, method=6)
+        mark(options.out / f"{name}.webp")
 
 
 if __name__ == "__main__":
