@@ -31,6 +31,7 @@ from magicapture_core import GenerateConfig, TrainConfig, choose_analyser, gener
 from magicapture_core.config import from_dict
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import OutOfMemory
+from magicapture_core.prompts import expand
 from magicapture_core.training.draws import draw_step
 from magicapture_core.training.trainer import PHASES, Trainer
 
@@ -145,7 +146,7 @@ def _by_diffusers(models: ModelBundle, asked: GenerateConfig, adapter: Path) -> 
     for name in ("subject", "style"):
         pipeline.load_textual_inversion(adapter / f"{name}.safetensors", token=f"<{name}>")
     pipeline(
-        "a photo of a <subject> person in the <style> style",
+        expand(asked.prompt).text,
         num_images_per_prompt=asked.count,
         generator=[torch.Generator().manual_seed(seed) for seed in range(asked.count)],
         num_inference_steps=asked.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from magicapture_core.faces import choose_analyser, embed_face
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset, preset_names
+from magicapture_core.ui.step_portraits import ideas_for
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = sorted(path for path in (ROOT / "assets" / "people").iterdir() if path.is_dir())
@@ -58,3 +60,15 @@ def test_a_preset_is_valid_and_shows_six_different_people(name: str) -> None:
 def test_pictures_are_small_in_all() -> None:
     pictures = [*(ROOT / "assets" / "people").rglob("*.jpg"), *(ROOT / "presets").rglob("*.jpg")]
     assert sum(path.stat().st_size for path in pictures) < 8e6
+
+
+def test_only_what_the_mini_model_can_do_is_offered_for_it() -> None:
+    known = tuple(
+        json.loads((ROOT / "assets" / "mini" / "magicapture.json").read_text(encoding="utf-8"))["edits"]
+    )
+    prompts = [prompt for name in preset_names() for prompt in load_preset(name).prompts[1:]]
+    offered = ideas_for(prompts, known)
+    assert len(offered) > 6
+    assert any("smiling" in prompt for prompt in prompts)
+    assert not any("smiling" in prompt or "expression" in prompt for prompt in offered)
+    assert ideas_for(prompts, ()) == prompts

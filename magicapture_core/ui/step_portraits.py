@@ -136,12 +136,13 @@ class PortraitsStep(Step):
                 pass  # a preset that is gone takes nothing from what was learned
         model = run.model if run else session.model or self.studio.models.default
         suits = self.studio.portraits.suiting(model, run)
+        known = self.studio.models.facts(model).edits
         runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
         return {
             self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
             self.past: gr.Accordion(visible=bool(runs)),
             self.prompt: prompts[0],
-            self.chips: _chips(prompts, self.studio.models.facts(model).edits or EDITS),
+            self.chips: _chips(ideas_for(prompts[1:], known), known or EDITS),
             self.negative: negative,
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
@@ -329,18 +330,20 @@ def _run_title(run: Any) -> str:
     return f"{run.title} ({begun})"
 
 
-def _chips(prompts: tuple[str, ...], edits: tuple[str, ...]) -> str:
+def ideas_for(prompts: Sequence[str], known: Sequence[str]) -> list[str]:
+    """A style's prompts to try, without those that ask for nothing a model of few words (`known`) can do."""
+    return [prompt for prompt in prompts if not known or any(edit in prompt for edit in known)]
+
+
+def _chips(ideas: Sequence[str], edits: Sequence[str]) -> str:
     def chip(act: str, text: str, title: str) -> str:
         return (
             f'<button type="button" class="mc-chip" data-act="{act}" data-id="{escape(text, quote=True)}">'
             f"{escape(title)}</button>"
         )
 
-    others = "".join(chip("prompt", prompt, prompt) for prompt in prompts[1:5])
-    ideas = (
-        f'<p class="mc-quiet">Other ideas for this style</p><div class="mc-chips">{others}</div>'
-        if others
-        else ""
-    )
+    others = "".join(chip("prompt", idea, idea) for idea in ideas[:4])
+    if others:
+        others = f'<p class="mc-quiet">Other ideas for this style</p><div class="mc-chips">{others}</div>'
     shown = "".join(chip("edit", text, text) for text in edits)
-    return f'{ideas}<p class="mc-quiet">Add or take away</p><div class="mc-chips">{shown}</div>'
+    return f'{others}<p class="mc-quiet">Add or take away</p><div class="mc-chips">{shown}</div>'

@@ -162,16 +162,13 @@ def main() -> None:
     out, judge, models = Path(args.out), arcface_judge(Path(args.judge)), load("mini")
     for folder in (out, Path(args.work)):
         folder.mkdir(parents=True, exist_ok=True)
-    table = out / "personalised.json"
-    before = json.loads(table.read_text())["pairs"] if table.exists() else {}
-    numbers: dict[str, Any] = {
-        "different_people": between_people(judge),
-        "pictures": args.pictures,
-        "pairs": before,
-    }
+    table, different = out / "personalised.json", between_people(judge)
     for pair in (Pair(person, preset) for person in args.people for preset in args.presets):
-        numbers["pairs"][pair.name] = personalise(pair, models, judge, args)
-        print(pair.name, numbers["pairs"][pair.name], flush=True)
+        measured_now = {pair.name: personalise(pair, models, judge, args)}
+        print(measured_now, flush=True)
+        # Read again: another call may have added other people meanwhile.
+        pairs = json.loads(table.read_text())["pairs"] if table.exists() else {}
+        numbers = {"different_people": different, "pictures": args.pictures, "pairs": pairs | measured_now}
         table.write_text(json.dumps(numbers, indent=2) + "\n")
 
 
