@@ -82,9 +82,9 @@ class TrainConfig:
     identity_decode: Literal["face", "full", "tiny"] = "face"
     """Decode only the latents around the face for Eq. 7, or the whole picture. Unlike the paper, if "tiny": the face,
     by the tiny decoder TAESD, whose weights must be at hand."""
-    attention_extremes: Literal["fixed", "free"] = "fixed"
-    """Whether the gradient of Eq. 8 takes a map's minimum and maximum as constants, as in the paper. "free": it goes
-    through them, so that a word gains nothing by being attended to less everywhere."""
+    attention_scale: Literal["extremes", "region"] = "extremes"
+    """What Eq. 8 measures a word's attention by: its map's own extremes, as in the paper, or, unlike the paper, its
+    mean within the word's region, so that a word gains nothing by being attended to less everywhere."""
     attention_resolution: int | None = None
     """Side of the cross-attention maps that Eq. 8 listens to. None: nearest to resolution / 32 (16 at 512)."""
     style_weight: float = 2.0

@@ -25,7 +25,7 @@ FLAT = 1e-3
 """Attention maps whose spread is below this share of their maximum say nothing about where a token looks."""
 
 PredictionType = Literal["epsilon", "v_prediction"]
-Extremes = Literal["fixed", "free"]
+Scale = Literal["extremes", "region"]
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -69,42 +69,53 @@ def identity(generated: Tensor, subject: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(generated.float(), subject.float(), dim=-1)
 
 
-def scale_to_unit(maps: Tensor, extremes: Extremes = "fixed") -> Tensor:
-    """S of Eq. 8: each map to [0,1] by its own minimum and maximum. (…,h,w) → same.
-
-    extremes: whether the gradient takes minimum and maximum as constants ("fixed"), or goes through them ("free").
-    Fixed, less attention everywhere looks like progress at every step, though no step makes the loss smaller; free,
-    it is no progress, and only where a token looks counts.
+def scale_to_unit(maps: Tensor) -> Tensor:
+    """S of Eq. 8: each map to [0,1] by its own minimum and maximum, which are constants to the gradient. (…,h,w) → same.
 
     Scale-free: a fixed floor under the spread would let training meet Eq. 8 by shrinking a token's
     attention everywhere, and with it everything that the token has learned. A map that varies by less than
     a thousandth of its height counts as flat, or rounding noise would get a gradient without bounds.
     """
     maps = maps.float()
-    ends = maps.detach() if extremes == "fixed" else maps
+    ends = maps.detach()
     low, high = ends.amin(dim=(-2, -1), keepdim=True), ends.amax(dim=(-2, -1), keepdim=True)
-    floor = (FLAT * high.detach().abs()).clamp(min=torch.finfo(maps.dtype).tiny)
+    floor = (FLAT * high.abs()).clamp(min=torch.finfo(maps.dtype).tiny)
     return (maps - low) / torch.maximum(high - low, floor)
 
 
-def refocused_map(maps: Tensor, size: tuple[int, int], extremes: Extremes = "fixed") -> Tensor:
-    """S(A_k): one token's maps (b,heads,h,w), scaled per head, resized to `size`, averaged over heads.
+def scale_to_region(maps: Tensor, mask: Tensor) -> Tensor:
+    """Each map a (b,heads,H,W) to [0,1] as a / (a + its mean where mask (b,1,H,W) is 1): ½ is as much as there.
 
+    Unlike the paper's S, the gradient goes through what a map is measured by: more attention within the region is
+    progress, and less of it everywhere is none.
+    """
+    area = mask.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
+    within = (maps * mask).sum(dim=(-2, -1), keepdim=True) / area
+    return maps / (maps + within).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def refocused_map(maps: Tensor, mask: Tensor, scale: Scale = "extremes") -> Tensor:
+    """S(A_k): one token's maps (b,heads,h,w), scaled per head, on the grid of mask (b,1,H,W), averaged over heads.
+
+    scale: by a map's own extremes, before it is resized, or by its mean within the region, after it.
     Returns (b,1,H,W) in [0,1].
     """
-    scaled = F.interpolate(scale_to_unit(maps, extremes), size=size, mode="bilinear", align_corners=False)
+    by_extremes = scale == "extremes"
+    maps = scale_to_unit(maps) if by_extremes else maps.float()
+    maps = F.interpolate(maps, size=mask.shape[-2:], mode="bilinear", align_corners=False)
+    scaled = maps if by_extremes else scale_to_region(maps, mask)
     return scaled.mean(dim=1, keepdim=True)
 
 
-def attention_refocusing(maps: Tensor, mask: Tensor, extremes: Extremes = "fixed") -> Tensor:
+def attention_refocusing(maps: Tensor, mask: Tensor, scale: Scale = "extremes") -> Tensor:
     """Eq. 8 for one token in one layer: ‖S(A_k) - M‖², taken only where M = 0.
 
     maps: (b,heads,h,w) attention probabilities of the token; mask: (b,1,H,W) in {0,1}, the token's
-    region; extremes: as for `scale_to_unit`. Returns (b,): the mean over the cells outside the region;
-    0 where nothing is outside.
+    region; scale: what S measures a map by, as for `refocused_map`. Returns (b,): the mean over the cells
+    outside the region; 0 where nothing is outside.
     """
     outside = (mask == 0).to(maps.dtype)
-    squared = refocused_map(maps, (mask.shape[-2], mask.shape[-1]), extremes).pow(2) * outside
+    squared = refocused_map(maps, mask, scale).pow(2) * outside
     return squared.sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp(min=1)
 
 

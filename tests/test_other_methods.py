@@ -64,7 +64,7 @@ def initial(models: Any, config: Any) -> torch.Tensor:
 
 EXPECTED = {
     "magicapture": ("lora", {0, 1}),
-    "fixed_extremes": ("lora", {0, 1}),
+    "paper_ar": ("lora", {0, 1}),
     "no_ar": ("lora", {0, 1}),
     "no_composed": ("lora", {0, 1}),
     "no_ar_no_composed": ("lora", {0, 1}),
@@ -103,7 +103,7 @@ def test_each_method_computes_only_its_own_terms(quick: Any, tmp_path: Path, nam
     plain = {"source", "reference"}
     expected = {
         "magicapture": plain | {"composed", "identity", "attention"},
-        "fixed_extremes": plain | {"composed", "identity", "attention"},
+        "paper_ar": plain | {"composed", "identity", "attention"},
         "no_ar": plain | {"composed", "identity"},
         "no_composed": plain | {"attention"},
         "no_ar_no_composed": plain,

@@ -108,9 +108,9 @@ METHODS: dict[str, Method] = {
             paper_row=(0.566, 0.730, 6.218),
         ),
         Method(
-            "fixed_extremes", "AR with fixed extremes",
-            "Eq. 8's gradient takes the extremes of a map as constants, as the paper's does.",
-            {"attention_extremes": "fixed"},
+            "paper_ar", "AR as in the paper",
+            "Eq. 8 measures a map by its own extremes, as the paper's does.",
+            {"attention_scale": "extremes"},
         ),
         Method("no_ar", "without AR", "Without Attention Refocusing (Eq. 8).", {"lambda_attn": 0.0}),
         Method(

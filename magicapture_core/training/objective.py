@@ -175,7 +175,7 @@ class Objective:
             [
                 torch.stack(
                     [
-                        losses.attention_refocusing(maps[:, k], region, self.config.attention_extremes)
+                        losses.attention_refocusing(maps[:, k], region, self.config.attention_scale)
                         for maps in heard
                     ]
                 ).mean(0)

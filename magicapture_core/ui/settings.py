@@ -30,7 +30,7 @@ GROUPS = {
     ),
     "Weights of the objectives": (
         "lambda_id", "lambda_attn", "composed_weight", "style_weight", "style_weight_until",
-        "identity_time_limit", "identity_decode", "attention_extremes", "attention_resolution",
+        "identity_time_limit", "identity_decode", "attention_scale", "attention_resolution",
     ),
 }  # fmt: skip
 """Settings by subject; those not named here come last."""
