@@ -70,7 +70,9 @@ def identity(generated: Tensor, subject: Tensor) -> Tensor:
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:
-    """S of Eq. 8: each map to [0,1] by its own minimum and maximum, which are constants to the gradient. (…,h,w) → same.
+    """S of Eq. 8: each map to [0,1] by its own minimum and maximum. (…,h,w) → same.
+
+    To the gradient, minimum and maximum are constants.
 
     Scale-free: a fixed floor under the spread would let training meet Eq. 8 by shrinking a token's
     attention everywhere, and with it everything that the token has learned. A map that varies by less than
@@ -100,10 +102,12 @@ def refocused_map(maps: Tensor, mask: Tensor, scale: Scale = "extremes") -> Tens
     scale: by a map's own extremes, before it is resized, or by its mean within the region, after it.
     Returns (b,1,H,W) in [0,1].
     """
-    by_extremes = scale == "extremes"
-    maps = scale_to_unit(maps) if by_extremes else maps.float()
-    maps = F.interpolate(maps, size=mask.shape[-2:], mode="bilinear", align_corners=False)
-    scaled = maps if by_extremes else scale_to_region(maps, mask)
+    size = mask.shape[-2:]
+    if scale == "extremes":
+        scaled = F.interpolate(scale_to_unit(maps), size=size, mode="bilinear", align_corners=False)
+    else:
+        resized = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+        scaled = scale_to_region(resized, mask)
     return scaled.mean(dim=1, keepdim=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -169,26 +168,43 @@ def test_extrema_are_detached() -> None:
     assert maps.grad.flatten().tolist() == [0.25] * 4
 
 
-def drift(extremes: Any) -> float:
-    """Along which way the loss falls when all attention of a token is made less by the same share."""
-    maps = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+def gradient(maps: torch.Tensor, mask: torch.Tensor, scale: losses.Scale) -> torch.Tensor:
+    maps = maps.clone().requires_grad_()
+    losses.attention_refocusing(maps, mask, scale).sum().backward()
+    assert maps.grad is not None
+    return maps.grad
+
+
+def test_attention_measured_by_its_region() -> None:
+    # 1 on average within; 3 / (3 + 1) and 1 / (1 + 1) outside: (.5625 + .25) / 2.
+    maps = picture([[0.5, 3.0], [1.5, 1.0]])
+    mask = picture([[1.0, 0.0], [1.0, 0.0]])
+    assert losses.attention_refocusing(maps, mask, "region").item() == pytest.approx(0.40625)
+
+
+def test_measured_by_its_region_less_attention_everywhere_is_no_progress() -> None:
+    maps = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1
-    losses.attention_refocusing(maps, mask, extremes).sum().backward()
-    assert maps.grad is not None
-    return float((maps.grad * maps.detach()).sum())
+    drift = {scale: float((gradient(maps, mask, scale) * maps).sum()) for scale in ("extremes", "region")}
+    assert drift["region"] == pytest.approx(0, abs=1e-6)
+    assert drift["extremes"] > 0.1
 
 
-def test_free_extremes_leave_nothing_to_gain_from_less_attention() -> None:
-    assert drift("free") == pytest.approx(0, abs=1e-6)
-    assert drift("fixed") > 0.1
+def test_measured_by_its_region_attention_goes_from_outside_to_inside() -> None:
+    maps = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(3)) + 0.01
+    maps[..., 0, 0] = 5.0  # the peak is outside, and it, too, must go
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    slope = gradient(maps, mask, "region")
+    assert (slope[..., 2:6, 2:6] < 0).all()
+    assert (slope[(mask == 0).expand_as(slope)] > 0).all()
 
 
-def test_extremes_change_the_gradient_alone() -> None:
-    maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-    mask = (torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(4)) > 0.5).float()
-    one, other = (losses.attention_refocusing(maps, mask, each) for each in ("fixed", "free"))
-    assert torch.equal(one, other)
+def test_measured_by_a_region_that_is_empty_or_never_looked_at_the_gradient_is_finite() -> None:
+    nowhere = torch.zeros(1, 1, 4, 4)
+    assert gradient(torch.rand(1, 2, 4, 4), nowhere, "region").isfinite().all()
+    assert gradient(torch.zeros(1, 2, 4, 4), nowhere + torch.eye(4), "region").isfinite().all()
 
 
 def test_attention_refocusing_with_everything_inside_is_zero() -> None:
