@@ -145,17 +145,18 @@ def _wire_training(wizard: Any) -> None:
     train.schedule.input(train.choose_schedule, [key, train.schedule], train.outputs, **QUIET)
     for each in fields:
         each.input(train.edit, [key, train.model, *fields], [train.schedule, train.needs], **QUIET)
-    train.start.click(
-        train.begin, [key, train.model, train.schedule, *fields], train.live, **_busy(train.progress)
-    ).then(wizard.awake, None, wizard.timer, **QUIET)
-    train.resume.click(train.go_on, [key], train.live, **_busy(train.progress)).then(
-        wizard.awake, None, wizard.timer, **QUIET
-    )
-    for button in (train.pause, train.leave):
-        button.click(train.halt, [key], train.live, **QUIET)
+    begun = [
+        train.start.click(
+            train.begin, [key, train.model, train.schedule, *fields], train.live, **_busy(train.progress)
+        ),
+        train.resume.click(train.go_on, [key], train.live, **_busy(train.progress)),
+    ]
+    halted = [button.click(train.halt, [key], train.live, **QUIET) for button in (train.pause, train.leave)]
+    for event in (*begun, *halted):
+        event.then(wizard.awake, None, wizard.pulse, **QUIET)
     train.stop.click(train.halt, [key], train.live, **QUIET).then(
         wizard.wait_and_go_to_portraits, [key], wizard.outputs, **_busy(train.progress)
-    )
+    ).then(wizard.awake, None, wizard.pulse, **QUIET)
 
 
 def _wire_portraits(wizard: Any) -> None:
@@ -165,19 +166,23 @@ def _wire_portraits(wizard: Any) -> None:
         key, portraits.chosen, portraits.prompt, portraits.negative, portraits.count, portraits.seed, portraits.steps,
         portraits.adapter, portraits.guidance,
     ]  # fmt: skip
-    portraits.make.click(portraits.generate, asked, portraits.live, **_busy(portraits.progress)).then(
-        wizard.awake, None, wizard.timer, **QUIET
-    )
-    for button in (portraits.stop, portraits.compare_stop):
+    begun = [
+        portraits.make.click(portraits.generate, asked, portraits.live, **_busy(portraits.progress)),
+        portraits.compare.click(
+            portraits.begin_comparison, [key, portraits.chosen], portraits.live, **_busy(portraits.compared)
+        ),
+    ]
+    halted = [
         button.click(portraits.halt, [key, portraits.chosen], portraits.live, **QUIET)
+        for button in (portraits.stop, portraits.compare_stop)
+    ]
+    for event in (*begun, *halted):
+        event.then(wizard.awake, None, wizard.pulse, **QUIET)
     portraits.chips.click(portraits.press_chip, [portraits.prompt], [portraits.prompt], **QUIET)
     for pictures in (portraits.gallery, portraits.detail):
         pictures.click(portraits.press, [key, portraits.chosen], portraits.live, **QUIET)
     portraits.run.input(portraits.choose_run, [key, portraits.run], portraits.outputs, **QUIET)
     portraits.discard.click(portraits.discard_run, [key, portraits.run], portraits.outputs, **QUIET)
-    portraits.compare.click(
-        portraits.begin_comparison, [key, portraits.chosen], portraits.live, **_busy(portraits.compared)
-    ).then(wizard.awake, None, wizard.timer, **QUIET)
     portraits.adopt.click(portraits.adopt_choice, [key], [portraits.adapter], **QUIET)
     portraits.export.click(
         portraits.export_files, [key, portraits.format], [portraits.exported], **_busy(portraits.format)

@@ -66,10 +66,11 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 
 def _setup() -> Setup:
-    judges = judges_for(choose_analyser("bundled")[0].embedder().name, "statistics")
+    likeness = choose_analyser("bundled")[0].embedder().name
+    judges = judges_for(likeness, "statistics")
     return Setup(
         benchmark="mini", model="mini", schedule="smoke", pictures=4, edited_pictures=0, steps=12, faces="bundled",
-        encoder="statistics", judged_by=judges.names, seed=0, keep_runs=False,
+        likeness=likeness, encoder="statistics", judged_by=judges.names, seed=0, keep_runs=False,
     )  # fmt: skip
 
 

@@ -261,11 +261,13 @@ class Run:
         self._publish(found)
 
     def _publish(self, checkpoint: Path) -> None:
-        """Let adapter/ hold a checkpoint's adapter files."""
+        """Let adapter/ hold a checkpoint's adapter files, and none of another's: phase 1 has words alone."""
         for name in ADAPTER_FILES:
             if (checkpoint / name).exists():
                 with atomic_file(self.adapter / name) as path:
                     shutil.copyfile(checkpoint / name, path)
+            else:
+                (self.adapter / name).unlink(missing_ok=True)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None. Raises RunProblem if it was damaged."""

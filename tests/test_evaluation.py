@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
-from magicapture_core.evaluation import cells, command, judges, metrics, runner
+from magicapture_core.evaluation import cells, command, judges, metrics, runner, table
 from magicapture_core.evaluation.benchmark import load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
@@ -81,6 +83,17 @@ def test_the_interval_is_over_people_and_styles_not_pictures() -> None:
     assert found.low == 0  # all three draws may be of the first person
     assert found.high == 2
     assert found.cells == 9
+    turned_round = estimate({(s, i): value for (i, s), value in by_person.items()})
+    assert (turned_round.low, turned_round.high) == (0, 2)  # or of the first style
+
+
+def test_one_person_or_one_style_says_nothing_of_others() -> None:
+    for few in ({("a", s): 0.5 for s in "xyz"}, {(i, "x"): 0.5 for i in "abc"}):
+        found = estimate(few)
+        assert found.mean == 0.5
+        assert not found.known
+        assert np.isnan(found.low)
+        assert table.shown(found, 2) == "0.50"
 
 
 def test_cells_without_a_value_are_left_out() -> None:
@@ -90,10 +103,10 @@ def test_cells_without_a_value_are_left_out() -> None:
 
 
 def test_differences_are_paired_by_cell() -> None:
-    ours = {("a", "x"): 1.0, ("b", "x"): 5.0, ("c", "x"): 9.0}
+    ours = {(i, s): 4.0 * n for n, (i, s) in enumerate(itertools.product("abc", "xy"))}
     theirs = {cell: value - 0.25 for cell, value in ours.items() if cell[0] != "c"}
     found = metrics.difference(ours, theirs)
-    assert (found.mean, found.low, found.high, found.cells) == (0.25, 0.25, 0.25, 2)
+    assert (found.mean, found.low, found.high, found.cells) == (0.25, 0.25, 0.25, 4)
 
 
 def seen(pixels: np.ndarray, expressions: dict[str, float] | None = None) -> Seen:
@@ -148,6 +161,32 @@ def save_clip(folder: Path) -> None:
     vision = {**small, "image_size": 28, "patch_size": 14, "projection_dim": 768}
     torch.manual_seed(0)
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).save_pretrained(folder)
+
+
+def test_arcface_sees_red_first_and_numbers_from_minus_one_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    fed = {}
+
+    class Session:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name="pixels")]
+
+        def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            fed.update(given)
+            return [np.arange(1.0, 5.0)[None]]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    judge = judges.arcface_judge(Path("w600k_mbf.onnx"))
+    judge._analyser = ToyAnalyser()  # type: ignore[assignment]
+    red = np.zeros((256, 256, 3), np.uint8)
+    red[..., 0] = 255
+    vector = judge.look(red).vector
+    assert vector is not None
+    np.testing.assert_allclose(vector, np.arange(1, 5) / np.sqrt(30), rtol=1e-6)
+    assert fed["pixels"].shape == (1, 3, 112, 112)
+    np.testing.assert_allclose(fed["pixels"].mean((0, 2, 3)), [1, -1, -1], atol=1e-6)
 
 
 def test_clip_and_the_aesthetic_predictor_are_used_where_they_are(
@@ -236,7 +275,8 @@ def toy_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
                 Image.fromarray(noise(10 * n + photo + (50 if what == "styles" else 0), 160)).save(
                     folder / what / name / f"{photo}.png"
                 )
-    facts = {"identities": {"ben": {"age": "young"}, "ann": {"age": "older"}}, "about": "Noise."}
+    groups = {"ben": {"age": "young"}, "ann": {"age": "older", "gender": "woman"}}
+    facts = {"identities": groups, "about": "Noise."}
     (folder / "benchmark.json").write_text(json.dumps(facts))
     return folder
 
@@ -244,8 +284,8 @@ def toy_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def setup_of(folder: Path, toy_folder: Path, **changes: Any) -> Setup:
     values = {
         "benchmark": str(folder), "model": str(toy_folder), "schedule": "quick", "pictures": 3, "edited_pictures": 1,
-        "steps": None, "faces": "auto", "encoder": "auto", "judged_by": ("toy judge", "colour"), "seed": 0,
-        "keep_runs": False,
+        "steps": None, "faces": "auto", "likeness": "toy", "encoder": "auto", "judged_by": ("toy judge", "colour"),
+        "seed": 0, "keep_runs": False,
     }  # fmt: skip
     return Setup(**{**values, **changes})
 
@@ -303,6 +343,39 @@ def test_a_cell_goes_on_wherever_it_was_killed(
     assert not (task.folder(out) / "run" / "adapter" / "unet.safetensors").exists()
 
 
+def test_a_training_that_is_done_again_and_killed_is_not_taken_for_whole(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, out, real = Task("ann", "oil", "dreambooth"), tmp_path / "out", cells.train
+    run_cell(task, setup_of(toy_world, toy_folder, pictures=1, edited_pictures=0), out)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        for report in real(*args, **kwargs):
+            yield report
+            if report.step == 2:
+                raise Killed
+
+    more = setup_of(toy_world, toy_folder, pictures=2, edited_pictures=0)
+    monkeypatch.setattr(cells, "train", dying)
+    with pytest.raises(Killed):
+        run_cell(task, more, out)
+    assert (task.folder(out) / "run" / "adapter" / "unet.safetensors").exists()  # but of two steps
+    monkeypatch.setattr(cells, "train", real)
+    run_cell(task, more, out)
+    whole = tmp_path / "whole"
+    run_cell(task, more, whole)
+    assert contents(task.folder(out)) == contents(task.folder(whole))
+
+
+def test_every_machine_must_have_the_same_face_network(
+    toy_world: Path, toy_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Problem, match="toy here, expected ArcFace"):
+        run_cell(
+            Task("ann", "oil", "magicapture"), setup_of(toy_world, toy_folder, likeness="ArcFace"), tmp_path
+        )
+
+
 def test_more_pictures_are_added_to_a_finished_cell(
     toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,13 +415,13 @@ def test_the_command_makes_table_sheets_and_page(
     assert len(rows) == 2 * 1 * 2 * (2 + 4)
     assert {row["identity"] for row in rows} == {"ann", "ben"}
     assert {row["age"] for row in rows} == {"older", "young"}
-    with (out / "table.csv").open() as file:
-        table = {row["method"]: row for row in csv.DictReader(file)}
+    assert {row["identity"]: row["gender"] for row in rows} == {"ann": "woman", "ben": None}
+    by_method = csv_rows(out)
     plain = [row for row in rows if row["method"] == "magicapture" and row["kind"] == "composed"]
-    assert float(table["magicapture"]["csim"]) == pytest.approx(
+    assert float(by_method["magicapture"]["csim"]) == pytest.approx(
         np.mean([row["csim_mean"] for row in plain]), rel=1e-4
     )
-    assert table["magicapture"]["cells"] == "2"
+    assert by_method["magicapture"]["cells"] == "2"
     text = (out / "table.md").read_text()
     assert "Aesthetic ↑" not in text  # it was not measured, so there is no column
     assert "not measured" in text
@@ -356,6 +429,7 @@ def test_the_command_makes_table_sheets_and_page(
     page = (out / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|sheets/)', page)
     assert "Textual Inversion" in page
+    assert not re.findall('<td class="(ahead|behind)">', page)  # one style proves nothing
     assert len(list((out / "sheets").iterdir())) == 2
     capsys.readouterr()
 
@@ -363,6 +437,21 @@ def test_the_command_makes_table_sheets_and_page(
     assert "done in" not in capsys.readouterr().out
     assert command_line.main([*arguments, "--steps", "3"]) == 1
     assert "steps was None, now 3" in capsys.readouterr().out.replace("\n", " ")
+
+    (out / "failed.json").write_text('{"ann × ink × dreambooth": "No memory."}')
+    one = [*where, "--methods", "no_ar", *what[2:]]  # asked for later: the others stay in the report
+    assert command_line.main(["evaluate", *one]) == 0
+    assert set(csv_rows(out)) == {"magicapture", "no_ar", "textual_inversion"}
+    assert "MagiCapture minus each method" in (out / "table.md").read_text()
+    assert json.loads((out / "failed.json").read_text()) == {"ann × ink × dreambooth": "No memory."}
+    Image.fromarray(noise(99, 160)).save(toy_world / "styles" / "ink" / "0.png")
+    assert command_line.main(arguments) == 1
+    assert "styles/ink changed" in capsys.readouterr().out.replace("\n", " ")
+
+
+def csv_rows(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "table.csv").open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
 
 
 def test_what_cannot_be_done_is_told_and_the_rest_goes_on(
@@ -391,6 +480,7 @@ def test_what_cannot_be_done_is_told_and_the_rest_goes_on(
     [
         (["--benchmark", "nowhere"], "identities"),
         (["--benchmark", "mini", "--identities", "11"], "1 to 10"),
+        (["--benchmark", "mini", "--identities", "p03,p11"], "no identities 'p11'"),
         (["--benchmark", "mini", "--methods", "dreambox"], "dreambox"),
         (["--benchmark", "mini", "--pictures", "0"], "--pictures"),
         ([], "either --benchmark"),
@@ -430,6 +520,10 @@ def test_checkpoints_and_scales_of_a_run_are_scored(
     assert (tmp_path / "best" / "choices.jpg").stat().st_size > 0
     assert "Recommended" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert command_line.main(["evaluate", "--run", str(run), *arguments, *more, "--adopt"]) == 0
+    best = next(choice["checkpoint"] for choice in choices if choice["recommended"])
+    for adopted in (run / "adapter").iterdir():
+        assert adopted.read_bytes() == (run / best / adopted.name).read_bytes()
 
 
 def test_the_recommendation() -> None:
@@ -498,6 +592,9 @@ def test_the_mini_benchmark_is_whole() -> None:
     assert set(found.groups) == set(found.identities)
     assert all(set(facts) == {"skin_tone", "gender", "age"} for facts in found.groups.values())
     assert command.DEFAULT_METHODS.count(",") == 8
+    some = found.part("p08, p05", "2")
+    assert list(some.identities) == ["p08", "p05"]
+    assert list(some.styles) == list(found.styles)[:2]
 
 
 def test_the_statistics_rank_same_style_over_other_styles() -> None:

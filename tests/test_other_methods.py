@@ -40,14 +40,17 @@ def weights(models: Any) -> dict[str, torch.Tensor]:
 
 
 def changed_after(models: Any, config: Any, folder: Path) -> tuple[set[str], set[int]]:
-    """Names of the UNet's weights that a training changes (LoRA's apart), and which of the two rows it changes."""
+    """Names of the UNet's weights that a training changes or adds (LoRA's B starts at 0: it counts where it is no
+    longer that), and which of the two rows it changes."""
     before = weights(models)
     steps = config.ti_steps + config.lora_steps
     reports = start(models, config, folder)
     list(islice(reports, steps))
     now = {name.replace(".base_layer", ""): tensor for name, tensor in weights(models).items()}
     changed = {
-        name for name, tensor in now.items() if name not in before or not torch.equal(tensor, before[name])
+        name
+        for name, tensor in now.items()
+        if (tensor.any() if name not in before else not torch.equal(tensor, before[name]))
     }
     reports.close()  # type: ignore[attr-defined]
     first = initial(models, config)
@@ -85,8 +88,9 @@ def test_each_method_changes_only_what_it_should(quick: Any, tmp_path: Path, nam
     every = set(weights(quick))
     cross = {n for n in every if ".attn2.to_k." in n or ".attn2.to_v." in n}
     if kind == "lora":
-        assert names
         assert all("lora_" in n and ".attn2." in n for n in names)
+        learned = {n.partition(".lora_B")[0].rpartition(".attn2.")[2] for n in names if ".lora_B" in n}
+        assert learned == {"to_q", "to_k", "to_v", "to_out.0"}
     elif kind == "cross_kv":
         assert names == cross
     elif kind == "unet":

@@ -435,6 +435,18 @@ def test_a_kill_between_checkpoint_and_adapter_is_mended(
     assert not list(folder.glob(".checkpoint-*"))
 
 
+def test_an_older_checkpoint_is_published_without_what_came_later(toy: Any, tmp_path: Path) -> None:
+    config = short(checkpoint_every=1, keep_checkpoints=100)
+    list(start(toy, config, tmp_path / "run"))
+    run = Run.open(tmp_path / "run")
+    words = run.checkpoints()[0]
+    run.publish(words.name)
+    assert {path.name for path in run.adapter.iterdir()} == {"subject.safetensors", "style.safetensors"}
+    assert (run.adapter / "subject.safetensors").read_bytes() == (words / "subject.safetensors").read_bytes()
+    with pytest.raises(RunProblem, match="no longer has checkpoint-999999"):
+        run.publish("checkpoint-999999")
+
+
 def test_without_a_recognisable_face_nothing_is_scored(toy: Any, tmp_path: Path) -> None:
     """As with masks painted on photos in which no face was found."""
     subject = toy_concept("subject", faces=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,33 @@ class Benchmark:
     about: str = ""
     """What the photos are and under which terms, in a sentence or two."""
 
-    def part(self, identities: int | None, styles: int | None) -> Benchmark:
-        """The first so many of each, in the order of benchmark.json (else of the alphabet); None is all."""
-        for wanted, what, there in (
-            (identities, "identities", self.identities),
-            (styles, "styles", self.styles),
-        ):
-            if wanted is not None and not 1 <= wanted <= len(there):
+    def part(self, identities: str | None, styles: str | None) -> Benchmark:
+        """Some of each: "3" is the first three in the order of benchmark.json (else of the alphabet), "p05,p08" are
+        those two; None is all. Raises Problem where there are not so many, or none of that name."""
+        return replace(
+            self,
+            identities=self._some("identities", self.identities, identities),
+            styles=self._some("styles", self.styles, styles),
+        )
+
+    def _some(
+        self, what: str, there: Mapping[str, tuple[Path, ...]], wanted: str | None
+    ) -> dict[str, tuple[Path, ...]]:
+        if wanted is None:
+            return dict(there)
+        if wanted.lstrip("-").isdecimal() and wanted not in there:
+            if not 1 <= int(wanted) <= len(there):
                 raise Problem(
                     f"--{what} must be 1 to {len(there)}, as many as {self.name} has; got {wanted}."
                 )
-        return Benchmark(
-            self.name,
-            self.folder,
-            dict(list(self.identities.items())[:identities]),
-            dict(list(self.styles.items())[:styles]),
-            self.groups,
-            self.about,
-        )
+            return dict(list(there.items())[: int(wanted)])
+        names = [name.strip() for name in wanted.split(",")]
+        unknown = [name for name in names if name not in there]
+        if unknown:
+            raise Problem(
+                f"{self.name} has no {what} {', '.join(map(repr, unknown))}. It has {', '.join(there)}."
+            )
+        return {name: there[name] for name in names}
 
 
 def load_benchmark(name: str) -> Benchmark:

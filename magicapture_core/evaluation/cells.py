@@ -94,6 +94,13 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say
         (run_folder / "adapter" / name).exists() for name in _trained(folder)["files"]
     ):
         return
+    marker.unlink(missing_ok=True)  # a whole UNet was tidied away: until it is trained again, there is none
+    analyser = choose_analyser(setup.faces)[0]
+    if analyser.embedder().name != setup.likeness:
+        raise Problem(
+            f"The face network of the loss is {analyser.embedder().name} here, expected {setup.likeness}: not every "
+            "machine has the same weight files. Give all of them the same, or say which with --faces."
+        )
     config = METHODS[task.method].config(setup.schedule, models, setup.seed)
     resume = (run_folder / "config.json").exists()
     reports = train(
@@ -102,7 +109,7 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say
         _concept(setup, "style", task.style),
         config,
         run_folder,
-        analyser=choose_analyser(setup.faces)[0],
+        analyser=analyser,
         resume=resume,
     )
     with closing(reports):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from magicapture_core.evaluation.benchmark import Benchmark
     from magicapture_core.evaluation.methods import Method
     from magicapture_core.evaluation.table import Results
-    from magicapture_core.evaluation.tasks import Setup, Task
+    from magicapture_core.evaluation.tasks import Setup
     from magicapture_core.photos import Photo
 
 DEFAULT_METHODS = (
@@ -47,10 +47,10 @@ class Evaluate:
     schedule: Schedule | None = None
     """smoke: two steps, to try the way; quick: as the model suggests; paper: each paper's own. Default: quick where
     the model brings it, else paper."""
-    identities: int | None = None
-    """How many people, the first of the benchmark. Default: all."""
-    styles: int | None = None
-    """How many styles, the first of the benchmark. Default: all."""
+    identities: str | None = None
+    """How many people, the first of the benchmark; or their names, with commas. Default: all."""
+    styles: str | None = None
+    """How many styles, the first of the benchmark; or their names, with commas. Default: all."""
     pictures: int = 8
     """Pictures of the composed prompt per cell (or per checkpoint and scale, with --run)."""
     edited_pictures: int = 0
@@ -75,6 +75,8 @@ class Evaluate:
     """With --run: folder of the style photos it was trained on."""
     scales: tuple[float, ...] = (0.6, 0.8, 1.0)
     """With --run: the adapter scales to try."""
+    adopt: bool = False
+    """With --run: let `generate` and `export` use the recommended checkpoint from now on."""
 
     def run(self) -> int:
         """Exits 1 where a cell could not be done."""
@@ -97,17 +99,17 @@ class Evaluate:
         found = benchmark.load_benchmark(self.benchmark).part(self.identities, self.styles)
         chosen = methods.choose_methods(self.methods)
         setup = self._setup()
-        runner.open_evaluation(self.out, setup, found, chosen)
+        everything = runner.open_evaluation(self.out, setup, found, chosen)
         tasks = runner.plan(found, chosen)
         failed = 0
         console.print(
             f"{len(found.identities)} people × {len(found.styles)} styles × {len(chosen)} methods: {len(tasks)} cells"
         )
-        started, done_before = time.monotonic(), 0
+        started, done_before = time.monotonic(), len(tasks)
         for done in runner.run(
             tasks, setup, self.out, ray=self.ray, say=lambda text: console.print(f"[dim]{escape(text)}[/]")
         ):
-            done_before = done_before or done.number - 1
+            done_before = min(done_before, done.number - 1)
             each = (time.monotonic() - started) / (done.number - done_before)
             left = duration(each * (done.total - done.number))
             what = "done" if done.problem is None else f"[red]failed[/]: {escape(done.problem)}"
@@ -115,7 +117,7 @@ class Evaluate:
             console.print(
                 f"{done.number}/{done.total} {done.task}: {what} in {duration(done.seconds)}, {left} left"
             )
-        self._report(setup, found, chosen, tasks)
+        self._report(setup, found, everything)
         return 1 if failed else 0
 
     def _setup(self) -> Setup:
@@ -128,7 +130,8 @@ class Evaluate:
         # By its whole path: other machines have other working folders.
         name = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
         models = models_for(name)
-        judges = judges_for(choose_analyser(self.faces)[0].embedder().name, self.encoder)
+        likeness = choose_analyser(self.faces)[0].embedder().name
+        judges = judges_for(likeness, self.encoder)
         for what, who in judges.notes().items():
             console.print(f"[dim]{what}: {escape(who)}[/]")
         assert self.benchmark is not None
@@ -143,24 +146,24 @@ class Evaluate:
             edited_pictures=self.edited_pictures,
             steps=self.steps,
             faces=self.faces,
+            likeness=likeness,
             encoder=self.encoder,
             judged_by=judges.names,
             seed=self.seed,
             keep_runs=self.keep_runs,
         )
 
-    def _report(self, setup: Setup, found: Benchmark, chosen: list[Method], tasks: list[Task]) -> None:
-        from magicapture_core.evaluation import cells, page, sheets, table
+    def _report(self, setup: Setup, found: Benchmark, methods: list[Method]) -> None:
+        """Of all that was ever asked for in this folder, not of this call alone."""
+        from magicapture_core.evaluation import cells, page, runner, sheets, table
 
-        finished = [
-            cell for task in tasks if (cell := cells.finished_cell(task, setup, self.out)) is not None
-        ]
-        if not finished:
+        tasks = runner.plan(found, methods)
+        if not any(cells.is_done(task, setup, self.out) for task in tasks):
             raise Problem(f"No cell could be finished; {self.out / 'failed.json'} says why.")
-        judges = cells.judges_for(finished[0]["likeness"], setup.encoder)
+        judges = cells.judges_for(setup.likeness, setup.encoder)
         results = table.collect(tasks, setup, found, self.out, judges)
-        facts = _facts(setup, results, chosen)
-        paper = "stable-diffusion-v1-5" in setup.model
+        facts = _facts(setup, results)
+        paper = "stable-diffusion-v1-5" in setup.model and judges.as_in_the_paper
         table.write_parquet(results, self.out / "results.parquet")
         table.write_csv(results, self.out / "table.csv")
         text = table.markdown(results, [facts["in short"]], paper=paper)
@@ -204,6 +207,12 @@ class Evaluate:
             f"Pictures: {escape(str(self.out / 'choices.jpg'))}",
             soft_wrap=True,
         )
+        run = Run.open(self.run_folder)
+        if self.adopt:
+            run.publish(best.checkpoint)
+            console.print("The run's adapter is that checkpoint's now.")
+        elif best.checkpoint != run.checkpoints()[-1].name:
+            console.print("It is not the newest, which `generate` uses: take it with --adopt.")
         return 0
 
 
@@ -213,7 +222,7 @@ def _photos(folder: Path) -> list[Photo]:
     return [read_photo(path) for path in list_photos(folder)]
 
 
-def _facts(setup: Setup, results: Results, chosen: list[Method]) -> dict[str, str]:
+def _facts(setup: Setup, results: Results) -> dict[str, str]:
     """What was run, for people."""
     import platform
 
@@ -244,7 +253,7 @@ def _facts(setup: Setup, results: Results, chosen: list[Method]) -> dict[str, st
         "versions": f"MagiCapture {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         "MagiCapture": _listed(differing(base, TrainConfig())) + " (over the paper's)",
     }
-    for method in chosen:
+    for method in results.methods:
         if method.name != "magicapture":
             config = method.config(setup.schedule, models, setup.seed)
             scale = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}

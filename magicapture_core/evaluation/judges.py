@@ -324,6 +324,12 @@ class Judges:
         """Who they are: numbers by other judges must not stand in one table."""
         return (self.faces.name, self.images.name, *((AESTHETIC,) if self.aesthetic is not None else ()))
 
+    @property
+    def as_in_the_paper(self) -> bool:
+        """Whether their numbers may stand beside the paper's: faces by an ArcFace, style by CLIP ViT-L/14."""
+        faces = "ArcFace" in self.faces.name and "own" not in self.faces.name
+        return faces and isinstance(self.images, ClipEncoder)
+
     def notes(self) -> dict[str, str]:
         """Column → who judges it and how, for the foot of every table."""
         aesthetic = "not measured: " + " and ".join(

@@ -78,9 +78,15 @@ class Estimate:
 
     mean: float
     low: float
+    """NaN, as `high`, where there is one person or one style only: nothing is known of how others would come out."""
     high: float
     cells: int
     """How many cells have a value. With few identities or styles the interval is itself a rough one."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return bool(np.isfinite(self.low))
 
 
 def estimate(values: Mapping[Cell, float], *, draws: int = 2000, seed: int = 0) -> Estimate:
@@ -88,7 +94,7 @@ def estimate(values: Mapping[Cell, float], *, draws: int = 2000, seed: int = 0) 
     both were drawn (a crossed, or pigeonhole, bootstrap; Owen 2007). Cells that are NaN are left out.
 
     It is wider than one over pictures, and rightly so: the question is how another choice of people and styles
-    would come out. NaN all through where no cell has a value.
+    would come out. No interval with a single person or style; NaN all through where no cell has a value.
     """
     cells = {cell: value for cell, value in values.items() if np.isfinite(value)}
     if not cells:
@@ -98,8 +104,9 @@ def estimate(values: Mapping[Cell, float], *, draws: int = 2000, seed: int = 0) 
     table = np.full((len(identities), len(styles)), np.nan)
     for (identity, style), value in cells.items():
         table[identities.index(identity), styles.index(style)] = value
-    means = _resampled(table, np.random.default_rng(seed), draws)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low = high = float("nan")
+    if min(table.shape) > 1:
+        low, high = np.quantile(_resampled(table, np.random.default_rng(seed), draws), [0.025, 0.975])
     return Estimate(float(np.nanmean(table)), float(low), float(high), len(cells))
 
 

@@ -81,10 +81,8 @@ def _row(results: Results, name: str, title: str, about: str, columns: Sequence[
     cells = []
     for column in columns:
         found = results.estimate(name, column.name)
-        interval = f"{number(found.low, column.digits)} – {number(found.high, column.digits)}"
-        cells.append(
-            (number(found.mean, column.digits), interval if column.digits and found.cells > 1 else "")
-        )
+        interval = _interval(found, column.digits) if column.digits else ""
+        cells.append((number(found.mean, column.digits), interval))
     return {"name": name, "title": title, "about": about, "cells": cells, "count": len(results.values[name])}
 
 
@@ -106,7 +104,16 @@ def _lead(found: Estimate, digits: int) -> tuple[str, str, str]:
     if not np.isfinite(found.mean):
         return "–", "", "unclear"
     kind = "ahead" if found.low > 0 else "behind" if found.high < 0 else "unclear"
-    return f"{found.mean:+.{digits}f}", f"{found.low:+.{digits}f} – {found.high:+.{digits}f}", kind
+    return f"{found.mean:+.{digits}f}", _interval(found, digits, "+"), kind
+
+
+def _interval(found: Estimate, digits: int, sign: str = "") -> str:
+    return f"{found.low:{sign}.{digits}f} – {found.high:{sign}.{digits}f}" if found.known else ""
+
+
+def _ends(found: Estimate) -> tuple[float, float]:
+    """Of a line to draw; a point where there is no interval."""
+    return (found.low, found.high) if found.known else (found.mean, found.mean)
 
 
 def _inline(path: Path) -> str:
@@ -125,16 +132,16 @@ def scatter(results: Results) -> dict[str, Any]:
             points.append((method, style, csim))
     if not points:
         return {"points": []}
-    x_axis = _Axis([value for _, style, _ in points for value in (style.low, style.high)], 64, 620)
-    y_axis = _Axis([value for _, _, csim in points for value in (csim.low, csim.high)], 350, 16)
+    x_axis = _Axis([value for _, style, _ in points for value in _ends(style)], 64, 620)
+    y_axis = _Axis([value for _, _, csim in points for value in _ends(csim)], 350, 16)
     colours = _colours(results)
     return {
         "points": [
             {
                 "title": method.title, "number": n, "colour": colours[method.name],
                 "x": x_axis(style.mean), "y": y_axis(csim.mean),
-                "left": x_axis(style.low), "right": x_axis(style.high),
-                "top": y_axis(csim.high), "bottom": y_axis(csim.low),
+                "left": x_axis(_ends(style)[0]), "right": x_axis(_ends(style)[1]),
+                "top": y_axis(_ends(csim)[1]), "bottom": y_axis(_ends(csim)[0]),
             }
             for n, (method, style, csim) in enumerate(points, 1)
         ],
@@ -181,7 +188,7 @@ def group_bars(results: Results, groups: Mapping[str, Mapping[str, Estimate]]) -
                     "title": method.title, "colour": colours[method.name],
                     "width": max(0.0, round(100 * found.mean / highest, 1)) if np.isfinite(found.mean) else 0.0,
                     "text": number(found.mean, 3),
-                    "interval": f"{number(found.low, 3)} – {number(found.high, 3)}",
+                    "interval": _interval(found, 3),
                 }
                 for method in results.methods
                 for found in (by_method[method.name],)

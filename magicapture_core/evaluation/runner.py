@@ -7,6 +7,7 @@ OUT/failed.json     cells that could not be done, and why; they are tried again 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.evaluation.benchmark import Benchmark
-from magicapture_core.evaluation.cells import is_done, models_for, run_cell
+from magicapture_core.evaluation.cells import is_done, models_for, portrait_settings, run_cell
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
@@ -28,6 +29,7 @@ RETRIES = 3
 """How often a task is given to another worker when its own died."""
 FREE = ("pictures", "edited_pictures", "keep_runs", "encoder", "judged_by")
 """Settings that may change when an evaluation goes on: they ask for more, not for something else."""
+PHOTOS = ("identities", "styles")
 
 
 @dataclass(frozen=True)
@@ -52,39 +54,60 @@ def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
     ]
 
 
-def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequence[Method]) -> None:
-    """Start an evaluation in `out`, or check that the one there is the same. Raises Problem that names what differs."""
+def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequence[Method]) -> list[Method]:
+    """Start an evaluation in `out`, or check that the one there is the same. Raises Problem that names what differs.
+
+    Returns every method that the evaluation has: `methods`, and what was asked for earlier and would be the same now.
+    """
     models = models_for(setup.model)
+    configs = {
+        name: json.loads(json.dumps(method.config(setup.schedule, models, setup.seed).__dict__))
+        for name, method in METHODS.items()
+    }
     settings = {
         **{name: value for name, value in asdict(setup).items() if name not in FREE},
         "model_fingerprint": fingerprint(models),
-        "methods": {
-            method.name: method.config(setup.schedule, models, setup.seed).__dict__
-            for method in METHODS.values()
-            if method in methods
+        "portraits": asdict(portrait_settings(models, setup)),
+        "methods": {method.name: configs[method.name] for method in methods},
+        "benchmark_photos": {
+            what: {name: _digest(photos) for name, photos in getattr(benchmark, what).items()}
+            for what in PHOTOS
         },
     }
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"
     if path.exists():
-        _check_same(path, settings)
-        settings["methods"] = {**_read(path)["methods"], **settings["methods"]}
+        before = _read(path)
+        _check_same(path, before, settings)
+        for part in ("methods", "benchmark_photos"):
+            settings[part] = _merged(before[part], settings[part])
     elif out.exists() and any(out.iterdir()):
         raise Problem(f"{out} is not empty and holds no evaluation. Choose another folder for --out.")
-    settings["benchmark_photos"] = {
-        what: {name: len(photos) for name, photos in getattr(benchmark, what).items()}
-        for what in ("identities", "styles")
-    }
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return [method for name, method in METHODS.items() if settings["methods"].get(name) == configs[name]]
 
 
-def _check_same(path: Path, settings: dict[str, Any]) -> None:
-    before = _read(path)
+def _digest(photos: Sequence[Path]) -> str:
+    """Of a folder's photos: their names and bytes."""
+    found = hashlib.sha256()
+    for photo in photos:
+        found.update(photo.name.encode() + b"\0" + hashlib.sha256(photo.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def _merged(before: Any, now: Any) -> Any:
+    """Two trees of settings as one; what is said now counts."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return now
+    return {**before, **{name: _merged(before.get(name), value) for name, value in now.items()}}
+
+
+def _check_same(path: Path, before: dict[str, Any], settings: dict[str, Any]) -> None:
     differing = [
         f"{name} was {before.get(name)!r}, now {value!r}"
         for name, value in settings.items()
-        if name != "methods" and before.get(name) != value
+        if name not in ("methods", "benchmark_photos") and before.get(name) != value
     ]
     for name, config in settings["methods"].items():
         old = before["methods"].get(name, config)
@@ -93,6 +116,12 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
             for key in config
             if old.get(key) != config[key]
         ]
+    differing += [
+        f"the photos in {what}/{name} changed"
+        for what in PHOTOS
+        for name, digest in settings["benchmark_photos"][what].items()
+        if before["benchmark_photos"].get(what, {}).get(name, digest) != digest
+    ]
     if differing:
         raise Problem(
             f"{path.parent} holds another evaluation: {'; '.join(differing)}. Go on with the same settings, or "
@@ -103,7 +132,9 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        settings["methods"].items()
+        for part in ("methods", "benchmark_photos"):
+            for values in settings[part].values():
+                values.items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Problem(f"{path} cannot be read ({error}). Choose another folder for --out.") from error
     return settings
@@ -144,7 +175,16 @@ def run(
         if problem is not None:
             failed[str(task)] = problem
         yield Done(task, number, len(tasks), seconds, problem)
-    _write_failures(out, failed)
+    _write_failures(out, {**_failures_of_others(out, tasks), **failed})
+
+
+def _failures_of_others(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
+    """What an earlier call left in failed.json about cells that are not among these."""
+    try:
+        before = json.loads((out / "failed.json").read_text(encoding="utf-8"))
+        return {task: why for task, why in before.items() if task not in set(map(str, tasks))}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _write_failures(out: Path, failed: dict[str, str]) -> None:

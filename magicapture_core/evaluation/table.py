@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ COLUMNS: tuple[Column, ...] = (
         "share of edited prompts' pictures that show the edit, by a simple measurement",
         2,
     ),
+    Column("text", "edits in words ↑", "CLIP's cosine of an edited prompt's pictures with the edit's words"),
     Column("diversity", "Diversity ↑", "mean pairwise distance of a cell's pictures, whole picture"),
     Column(
         "copying",
@@ -62,14 +63,12 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "attention_subject",
         "[V1] outside ↓",
-        "share of [V1]'s attention outside the face, composed prompt",
+        "share of [V1]'s attention outside the face, composed prompt on the first style photo",
         2,
     ),
-    Column(
-        "attention_style", "[V2] outside ↓", "share of [V2]'s attention inside the face, composed prompt", 2
-    ),
-    Column("mean_subject", "[V1] attention", "mean attention to [V1] over all places, composed prompt"),
-    Column("mean_style", "[V2] attention", "mean attention to [V2] over all places, composed prompt"),
+    Column("attention_style", "[V2] outside ↓", "share of [V2]'s attention inside that face", 2),
+    Column("mean_subject", "[V1] attention", "mean attention to [V1] over all places of that photo"),
+    Column("mean_style", "[V2] attention", "mean attention to [V2] over all places of that photo"),
     Column("seconds", "training s", "seconds of training per cell, on this machine", 0),
 )
 PAIRED = ("csim", "csim_zero", "style")
@@ -89,6 +88,7 @@ def cell_values(cell: Mapping[str, Any]) -> dict[str, float]:
         "style": metrics.mean_of([row["style_score"] for row in plain]),
         "aesthetic": metrics.mean_of([row["aesthetic"] for row in plain]),
         "edits": metrics.mean_of([float(row["shows"][row["kind"]]) for row in edited]),
+        "text": metrics.mean_of([row.get("text") for row in edited]),
         "diversity": cell["diversity"],
         "copying": metrics.mean_of([row["copying"] for row in plain]),
         "attention_subject": cell.get("attention_subject", float("nan")),
@@ -220,21 +220,30 @@ def bounds(benchmark: Benchmark, judges: Judges) -> dict[str, dict[str, float]]:
         "csim": _left_out([one.vectors for one in people], metrics.csim_mean),
         "csim_best": _left_out([one.vectors for one in people], metrics.csim_best),
         "style": _left_out([one.embeddings for one in styles], metrics.style_similarity),
-        "copying": metrics.mean_of(
-            [
-                metrics.copying(photo, [*one.photos[:n], *one.photos[n + 1 :]])
-                for one in styles
-                for n, photo in enumerate(one.photos)
-                if len(one.photos) > 1
-            ]
-        ),
+        "copying": _copying(people, styles, lambda n, m: n == m),
     }
     others = {
         "csim": _across([one.vectors for one in people], metrics.csim_mean),
         "csim_best": _across([one.vectors for one in people], metrics.csim_best),
         "style": _across([one.embeddings for one in styles], metrics.style_similarity),
+        "copying": _copying(people, styles, lambda n, m: n != m),
     }
     return {"the photos themselves, each left out": own, "photos of other people, other styles": others}
+
+
+def _copying(people: list[People], styles: list[People], counts: Callable[[int, int], bool]) -> float:
+    """What a style's photos reach among those of a style and of a person: as many as a cell's pictures are held
+    against."""
+    return metrics.mean_of(
+        [
+            metrics.copying(photo, [*others, *people[n % len(people)].photos])
+            for n, ours in enumerate(styles)
+            for m, theirs in enumerate(styles)
+            if counts(n, m)
+            for photo in ours.photos
+            if (others := [other for other in theirs.photos if other is not photo])
+        ]
+    )
 
 
 def _left_out(folders: list[np.ndarray], measure: Any) -> float:
@@ -277,17 +286,21 @@ def write_parquet(results: Results, path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [{**row, "shows": [name for name, shown in row["shows"].items() if shown]} for row in results.rows]
+    names = dict.fromkeys(name for row in results.rows for name in row)  # pyarrow asks the first row alone
+    rows = [
+        {**dict.fromkeys(names), **row, "shows": [name for name, shown in row["shows"].items() if shown]}
+        for row in results.rows
+    ]
     with atomic_file(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
 
 
 def shown(estimate: Estimate, digits: int) -> str:
-    """0.412 [0.380, 0.450]; a dash where nothing was measured."""
+    """0.412 [0.380, 0.450]; without the interval where there is none; a dash where nothing was measured."""
     if not np.isfinite(estimate.mean):
         return "–"
-    if digits == 0:
-        return f"{estimate.mean:.0f}"
+    if digits == 0 or not estimate.known:
+        return number(estimate.mean, digits)
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
@@ -314,6 +327,12 @@ def markdown(results: Results, facts: Sequence[str], *, paper: bool) -> str:
     """The table and what must be known to read it. `paper`: whether the paper's rows may stand beside ours."""
     columns = results.columns()
     parts = ["# Evaluation", "", *facts, ""]
+    if results.missing:
+        cells = ", ".join(f"{m.title} {len(results.values[m.name])}" for m in results.methods)
+        parts += [
+            f"**{results.missing} cells are not finished**; the table is of the others: {cells} cells.",
+            "",
+        ]
     head = ["method", *(column.title for column in columns)]
     body = [
         [m.title, *(shown(results.estimate(m.name, c.name), c.digits) for c in columns)]

@@ -26,6 +26,8 @@ class Setup:
     """Denoising steps; None: as the model suggests."""
     faces: FaceVariant
     """Which networks find and recognise faces in training."""
+    likeness: str
+    """Name of the one that recognises them, in Eq. 7: what `faces` comes to depends on the weight files at hand."""
     encoder: EncoderName
     """Who is asked to judge style."""
     judged_by: tuple[str, ...]

@@ -93,6 +93,11 @@ class Wizard:
         ]
 
     @property
+    def pulse(self) -> list[Any]:
+        """What decides whether the page follows what is under way."""
+        return [self.timer, self.seen]
+
+    @property
     def confirmation(self) -> list[Any]:
         """The question before deletion."""
         return [self.ask_delete, self.sure]
@@ -111,9 +116,10 @@ class Wizard:
     def fill(self, key: str) -> Updates:
         """The rest of the page, which needs slower imports; what is seen already is left alone."""
         session = self.studio.sessions.find(key)
-        updates: Updates = {self.timer: gr.Timer(active=self.studio.jobs.active(session.id) is not None)}
+        landing = self._landing(session)
+        updates = self._awake_at(session, landing)
         for number, step in enumerate(self.steps):
-            if number not in (PHOTOS, self._landing(session)):
+            if number not in (PHOTOS, landing):
                 updates |= step.show(session)
         return updates
 
@@ -155,8 +161,18 @@ class Wizard:
 
     @told("Start")
     def awake(self) -> Updates:
-        """Let the timer tick, once at least: what was just begun may have failed already."""
-        return {self.timer: gr.Timer(active=True)}
+        """Let the timer tick, once at least, and draw everything anew then.
+
+        What was just begun may have failed already; and what a button answered may have come after a tick that
+        knew more, with which the timer had stopped.
+        """
+        return {self.timer: gr.Timer(active=True), self.seen: None}
+
+    def _awake_at(self, session: Session, number: int) -> Updates:
+        """The same where a step changes by itself: its job may have ended while it was drawn."""
+        if number in (TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
+            return {self.timer: gr.Timer(active=True), self.seen: None}
+        return {}
 
     def go_back(self, number: int) -> Callable[[str], Any]:
         """A handler that goes from step `number` to the one before."""
@@ -194,10 +210,7 @@ class Wizard:
 
     def _entering(self, session: Session, number: int) -> Updates:
         """The step as it stands now: what came before it may have changed."""
-        updates: Updates = self.steps[number].show(session)
-        if number in (TRAIN, PORTRAITS):
-            updates[self.timer] = gr.Timer(active=self.studio.jobs.active(session.id) is not None)
-        return updates
+        return {**self.steps[number].show(session), **self._awake_at(session, number)}
 
     def _lacking(self, session: Session, number: int) -> str | None:
         step = self.steps[number]

@@ -63,8 +63,8 @@ class PortraitsStep(Step):
             self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
         with gr.Accordion("Which strength suits these photos?", open=False, visible=False) as self.comparing:  # type: ignore[assignment]
             gr.HTML(
-                '<p class="mc-quiet">Draws a few pictures from each stage of the training at three strengths, measures '
-                "likeness and style, and recommends one.</p>"
+                '<p class="mc-quiet">Draws a few pictures from the last checkpoints of the training at three '
+                "strengths, measures likeness and style, and recommends one.</p>"
             )
             with gr.Row(elem_classes="mc-buttons"):
                 self.compare = gr.Button("Compare strengths", elem_id="mc-compare-strengths")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,29 @@ def test_two_visitors_at_once(page: Any, browser: Any, server: Any) -> None:
         assert faults == []
     page.locator("#mc-pause").click()
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
+
+
+def test_a_pause_is_seen_to_end_though_its_button_answers_late(page: Any, monkeypatch: Any) -> None:
+    from magicapture_core.ui import cards
+
+    draw, answered = cards.progress, threading.Event()
+
+    def slow(share: float, title: str, *rest: Any) -> str:
+        drawn = draw(share, title, *rest)
+        if title.startswith("Stopping") and not answered.is_set():
+            answered.set()
+            time.sleep(4)  # meanwhile the timer shows that it is saved, and rests
+        return drawn
+
+    to_train(page, ti_steps=5000)
+    wait_for_step(page)
+    monkeypatch.setattr(cards, "progress", slow)
+    page.locator("#mc-pause").click()
+    expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
+    assert answered.wait(10)
+    page.wait_for_timeout(6000)
+    expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
+    expect(page.locator("#mc-resume")).to_be_visible()
 
 
 def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) -> None:
