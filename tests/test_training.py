@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from toy import ToyAnalyser
 from trainings import short, start, toy_concept, weights_of
 
 from magicapture_core.checkpoints import Run
+from magicapture_core.models import load
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
-from magicapture_core.training.trainer import PHASES, Trainer
+from magicapture_core.training.trainer import PHASES, Trainer, fingerprint
 
 
 def everything(models: Any) -> dict[str, torch.Tensor]:
@@ -348,6 +350,16 @@ def test_resume_refuses_other_settings_and_photos(toy: Any, tmp_path: Path) -> N
     with pytest.raises(RunProblem, match="already holds a run"):
         next(start(toy, short(), tmp_path / "run"))
     next(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))
+
+
+def test_a_model_is_the_same_wherever_it_lies(toy_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder, tmp_path / "moved")
+    here, there = load(toy_folder), load(tmp_path / "moved")
+    assert here.unet.config["_name_or_path"] != there.unet.config["_name_or_path"]
+    assert fingerprint(here) == fingerprint(there)
+    with torch.no_grad():
+        next(there.unet.parameters()).view(-1)[0] += 1
+    assert fingerprint(here) != fingerprint(there)
 
 
 def test_resume_refuses_another_model(toy: Any, tmp_path: Path) -> None:
