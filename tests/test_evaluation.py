@@ -19,7 +19,7 @@ from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
-from magicapture_core.evaluation import cells, command, judges, metrics, runner, table
+from magicapture_core.evaluation import cells, command, judges, metrics, page, runner, table
 from magicapture_core.evaluation.benchmark import load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
@@ -51,6 +51,28 @@ def test_csim_of_known_angles() -> None:
 
 def test_style_is_the_mean_over_references() -> None:
     assert metrics.style_similarity(turned(0), np.stack([turned(0), turned(90)])) == pytest.approx(0.5)
+
+
+def test_the_colour_of_a_face_is_told_from_its_light() -> None:
+    def face(*colour: int) -> np.ndarray:
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[2:6, 2:6] = colour
+        return metrics.face_colour(pixels, keep)
+
+    keep = np.ones((8, 8), bool)
+    keep[2:6, 2:6] = False
+    grey, light, red = face(90, 90, 90), face(200, 200, 200), face(255, 0, 0)
+    np.testing.assert_allclose(grey, 0, atol=0.1)
+    np.testing.assert_allclose(red, [80.1, 67.2], atol=0.2)  # sRGB's red in CIELAB
+    assert metrics.face_colour_distance(light, np.stack([grey, grey])) == pytest.approx(0, abs=0.1)
+    assert metrics.face_colour_distance(red, np.stack([grey, red])) == pytest.approx(52.3, abs=0.2)
+
+
+def test_a_lower_number_may_be_the_better_one() -> None:
+    found = metrics.Estimate(-2.0, -3.0, -1.0, 9)
+    columns = {column.name: column for column in table.COLUMNS}
+    assert page._lead(found, columns["face_colour"])[2] == "ahead"
+    assert page._lead(found, columns["csim"])[2] == "behind"
 
 
 def test_diversity() -> None:
@@ -426,10 +448,10 @@ def test_the_command_makes_table_sheets_and_page(
     assert "Aesthetic ↑" not in text  # it was not measured, so there is no column
     assert "not measured" in text
     assert "toy judge" in text
-    page = (out / "report.html").read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:|sheets/)', page)
-    assert "Textual Inversion" in page
-    assert not re.findall('<td class="(ahead|behind)">', page)  # one style proves nothing
+    report = (out / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|sheets/)', report)
+    assert "Textual Inversion" in report
+    assert not re.findall('<td class="(ahead|behind)">', report)  # one style proves nothing
     assert len(list((out / "sheets").iterdir())) == 2
     capsys.readouterr()
 

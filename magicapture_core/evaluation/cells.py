@@ -247,6 +247,11 @@ def score_picture(seen: Seen, person: People, style: People, judges: Judges) -> 
         "style_score": metrics.style_similarity(
             judges.images.embed(seen.pixels, seen.keep), style.embeddings
         ),
+        "face_colour": metrics.face_colour_distance(
+            metrics.face_colour(seen.pixels, seen.keep), style.colours
+        )
+        if len(style.colours) and not seen.keep.all()
+        else None,
         "copying": metrics.copying(seen.pixels, [*person.photos, *style.photos]),
         "aesthetic": judges.aesthetic.score(seen.pixels) if judges.aesthetic is not None else None,
     }
@@ -284,6 +289,8 @@ class People:
     """(m, dim) of the faces that were found."""
     embeddings: np.ndarray
     """(n, dim) of every photo without its faces."""
+    colours: np.ndarray
+    """(m, 2) of the faces that were found."""
 
 
 def see_photos(photos: Iterable[np.ndarray], judges: Judges) -> People:
@@ -294,6 +301,9 @@ def see_photos(photos: Iterable[np.ndarray], judges: Judges) -> People:
         tuple(one.pixels for one in seen),
         np.stack(vectors) if vectors else np.zeros((0, 1), np.float32),
         np.stack([judges.images.embed(one.pixels, one.keep) for one in seen]),
+        np.reshape(
+            [metrics.face_colour(one.pixels, one.keep) for one in seen if not one.keep.all()], (-1, 2)
+        ),
     )
 
 

@@ -27,6 +27,23 @@ def style_similarity(generated: np.ndarray, references: np.ndarray) -> float:
     return float((unit(references) @ unit(generated)).mean())
 
 
+def face_colour(pixels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """(2,) mean a* and b* (CIELAB, D65, about -100 to 100) of the faces of a picture, without their lightness, in which
+    people differ more than styles. pixels: (h, w, 3) uint8 RGB; keep: (h, w) bool, False in at least one face."""
+    import cv2
+
+    lab = cv2.cvtColor(np.ascontiguousarray(pixels[~keep])[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return np.asarray(lab[0, :, 1:].mean(axis=0))
+
+
+def face_colour_distance(generated: np.ndarray, references: np.ndarray) -> float:
+    """Distance of a face's colour (2,) from the mean of the references' faces (m, 2): 0 and up; 2 can be seen.
+
+    For what Style leaves out: whether the style has reached the face.
+    """
+    return float(np.linalg.norm(generated - references.mean(axis=0)))
+
+
 def diversity(embeddings: np.ndarray) -> float:
     """Mean pairwise cosine distance of pictures (n, dim) of one cell: 0 where all are the same; NaN below two."""
     if len(embeddings) < 2:

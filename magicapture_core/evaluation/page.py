@@ -95,16 +95,17 @@ def _differences(results: Results, columns: Sequence[Column]) -> dict[str, Any]:
     """Column titles, and per other method MagiCapture's lead with whether the interval leaves out 0."""
     named = [column for column in columns if column.name in PAIRED]
     others = [m for m in results.methods if m.name != "magicapture" and "magicapture" in results.values]
-    rows = [(m.title, [_lead(results.behind(m.name, c.name), c.digits) for c in named]) for m in others]
+    rows = [(m.title, [_lead(results.behind(m.name, c.name), c) for c in named]) for m in others]
     return {"titles": [column.title for column in named], "rows": rows}
 
 
-def _lead(found: Estimate, digits: int) -> tuple[str, str, str]:
+def _lead(found: Estimate, column: Column) -> tuple[str, str, str]:
     """Signed number, interval and class: ahead, behind or unclear."""
     if not np.isfinite(found.mean):
         return "–", "", "unclear"
-    kind = "ahead" if found.low > 0 else "behind" if found.high < 0 else "unclear"
-    return f"{found.mean:+.{digits}f}", _interval(found, digits, "+"), kind
+    higher = "ahead" if found.low > 0 else "behind" if found.high < 0 else "unclear"
+    kind = {"ahead": "behind", "behind": "ahead"}.get(higher, higher) if column.lower_is_better else higher
+    return f"{found.mean:+.{column.digits}f}", _interval(found, column.digits, "+"), kind
 
 
 def _interval(found: Estimate, digits: int, sign: str = "") -> str:

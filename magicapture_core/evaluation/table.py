@@ -33,6 +33,11 @@ class Column:
     about: str
     digits: int = 3
 
+    @property
+    def lower_is_better(self) -> bool:
+        """As its title says."""
+        return self.title.endswith("↓")
+
 
 COLUMNS: tuple[Column, ...] = (
     Column(
@@ -46,6 +51,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("faces", "with a face ↑", "share of pictures in which a face was detected", 2),
     Column("style", "Style ↑", "mean cosine with the style's references, faces masked out"),
+    Column(
+        "face_colour", "Face colour ↓", "distance of the face's colour from the references' faces, in a*b*", 1
+    ),
     Column("aesthetic", "Aesthetic ↑", "LAION's predictor, about 1 to 10", 2),
     Column(
         "edits",
@@ -71,7 +79,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("mean_style", "[V2] attention", "mean attention to [V2] over all places of that photo"),
     Column("seconds", "training s", "seconds of training per cell, on this machine", 0),
 )
-PAIRED = ("csim", "csim_zero", "style")
+PAIRED = ("csim", "csim_zero", "style", "face_colour")
 """Columns whose difference to MagiCapture is shown, with the interval of paired cells."""
 
 
@@ -86,6 +94,7 @@ def cell_values(cell: Mapping[str, Any]) -> dict[str, float]:
         "csim_best": metrics.mean_of([row["csim_best"] for row in plain]),
         "faces": metrics.mean_of([float(row["face"]) for row in plain]),
         "style": metrics.mean_of([row["style_score"] for row in plain]),
+        "face_colour": metrics.mean_of([row["face_colour"] for row in plain]),
         "aesthetic": metrics.mean_of([row["aesthetic"] for row in plain]),
         "edits": metrics.mean_of([float(row["shows"][row["kind"]]) for row in edited]),
         "text": metrics.mean_of([row.get("text") for row in edited]),
@@ -220,12 +229,14 @@ def bounds(benchmark: Benchmark, judges: Judges) -> dict[str, dict[str, float]]:
         "csim": _left_out([one.vectors for one in people], metrics.csim_mean),
         "csim_best": _left_out([one.vectors for one in people], metrics.csim_best),
         "style": _left_out([one.embeddings for one in styles], metrics.style_similarity),
+        "face_colour": _left_out([one.colours for one in styles], metrics.face_colour_distance),
         "copying": _copying(people, styles, lambda n, m: n == m),
     }
     others = {
         "csim": _across([one.vectors for one in people], metrics.csim_mean),
         "csim_best": _across([one.vectors for one in people], metrics.csim_best),
         "style": _across([one.embeddings for one in styles], metrics.style_similarity),
+        "face_colour": _across([one.colours for one in styles], metrics.face_colour_distance),
         "copying": _copying(people, styles, lambda n, m: n != m),
     }
     return {"the photos themselves, each left out": own, "photos of other people, other styles": others}
