@@ -93,7 +93,7 @@ def _wire_session(wizard: Any, blocks: Any) -> None:
     key, portraits = wizard.key, wizard.steps[4]
     blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
         wizard.fill, [key], wizard.outputs, **QUIET
-    )
+    ).then(wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET)
     wizard.timer.tick(
         wizard.follow, [key, wizard.seen, portraits.chosen], wizard.live, concurrency_limit=20, **QUIET
     )
@@ -106,12 +106,11 @@ def _wire_ways(wizard: Any) -> None:
     """From step to step."""
     from magicapture_core.ui import look
 
-    key, masks = wizard.key, wizard.steps[2]
     for number, (back, onward, said) in enumerate(wizard.feet):
         if back is not None:
-            back.click(wizard.go_back(number), [key], wizard.outputs, **QUIET)
+            back.click(wizard.go_back(number), wizard.asked, wizard.outputs, **_busy(said))
         if onward is not None:
-            onward.click(wizard.go_on(number), [key, masks.view], wizard.outputs, **_busy(said))
+            onward.click(wizard.go_on(number), wizard.asked, wizard.outputs, **_busy(said))
 
     wizard.walkthrough.change(None, js=look.TO_TOP, api_visibility="private")
 
@@ -199,7 +198,7 @@ def _wire_finishing(wizard: Any) -> None:
     finishing.timer.tick(
         finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
     )
-    finishing.stop.click(finishing.halt, [key], finishing.live, **QUIET)
+    finishing.stop.click(finishing.halt, [key, finishing.chosen], finishing.live, **QUIET)
     asked = [finishing.chosen, finishing.spec, finishing.paper, finishing.replace, finishing.force]
     finishing.make.click(finishing.make_sheet, [key, *asked], [finishing.sheet], **_busy(finishing.sheet))
 

@@ -27,11 +27,11 @@ from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image as PILImage
 
     from magicapture_core.checkpoints import RunFacts
     from magicapture_core.concepts import Concept
     from magicapture_core.faces import Face, FaceAnalyser
+    from magicapture_core.generation import Portrait
     from magicapture_core.models import ModelBundle
     from magicapture_core.photos import Photo
 
@@ -192,7 +192,9 @@ class Generate:
                 path = files[portrait.seed] = unused(self.out / f"portrait-seed{portrait.seed}.png")
                 portrait.save(path, private=self.private)
                 for word, heat in portrait.attention.items():
-                    _write_heat(portrait.image, heat, path.with_suffix(f".{_file_part(word)}.png"))
+                    _write_heat(
+                        portrait, heat, unused(path.with_suffix(f".{_file_part(word)}.png")), self.private
+                    )
                 portraits.append(portrait)
         for warning in dict.fromkeys(warning for portrait in portraits for warning in portrait.warnings):
             console.print(f"[yellow]Note[/] {escape(warning)}")
@@ -365,13 +367,15 @@ def _write_masks(photo: Photo, face: Face, analyser: FaceAnalyser, out: Path, st
     Image.fromarray(overlay(photo.pixels, masks.face)).save(out / f"{stem}.overlay.png")
 
 
-def _write_heat(image: PILImage, heat: np.ndarray, path: Path) -> None:
+def _write_heat(portrait: Portrait, heat: np.ndarray, path: Path, private: bool) -> None:
+    """It shows the face, so it is marked as the portrait is."""
     import numpy as np
     from PIL import Image
 
     from magicapture_core.heat import heat_overlay
 
-    Image.fromarray(heat_overlay(np.asarray(image.convert("RGB")), heat)).save(path)
+    coloured = Image.fromarray(heat_overlay(np.asarray(portrait.image.convert("RGB")), heat))
+    replace(portrait, image=coloured).save(path, private=private)
 
 
 def _file_part(word: str) -> str:

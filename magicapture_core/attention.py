@@ -91,7 +91,7 @@ def cross_attention_sides(unet: Any, latent_side: int) -> list[int]:
     blocks += [(last - i, b) for i, b in enumerate(unet.up_blocks)]
     for level, block in blocks:
         if getattr(block, "has_cross_attention", False):
-            sides.add(latent_side >> level)
+            sides.add(-(-latent_side // 2**level))  # the UNet's halvings round up
     return sorted(sides, reverse=True)
 
 

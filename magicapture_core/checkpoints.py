@@ -281,7 +281,8 @@ class Run:
                 int(position["step"]),
                 int(position["items_per_call"]),
                 load_file(path / "trainable.safetensors"),
-                torch.load(path / "state.pt", weights_only=True),
+                # The optimizer moves its state to the weights' device, which may be another one than it was.
+                torch.load(path / "state.pt", weights_only=True, map_location="cpu"),
             )
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError) as error:
             raise RunProblem(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run, RunFacts
 from magicapture_core.files import atomic_file, read_tensors
+from magicapture_core.model_card import how_to_load
 from magicapture_core.problems import Problem, RunProblem
 
 Format = Literal["diffusers", "kohya"]
@@ -32,7 +33,7 @@ A person and a style learned with MagiCapture for `{model}`.
 ```python
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 
-pipe = StableDiffusionPipeline.from_pretrained("{model}")
+pipe = StableDiffusionPipeline.{load_model}
 pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
 pipe.load_textual_inversion(".", weight_name="subject.safetensors", token="<subject>")
 pipe.load_textual_inversion(".", weight_name="style.safetensors", token="<style>")
@@ -182,7 +183,10 @@ def _write_readme(template: str, run: Run, out: Path, **words: str) -> Path:
     facts = run.facts()
     # A folder on this machine means nothing elsewhere, and may name its owner.
     model = Path(facts.model).name if Path(facts.model).exists() else facts.model
-    text = template.format(name=export_name(run.folder), model=model, noun=facts.config.subject_kind, **words)
+    text = template.format(
+        name=export_name(run.folder), model=model, noun=facts.config.subject_kind,
+        load_model=how_to_load(facts.model), **words,
+    )  # fmt: skip
     with atomic_file(out / "README.md") as path:
         path.write_text(text, encoding="utf-8")
     return out / "README.md"

@@ -56,7 +56,7 @@ gender bias of the base model. Every picture that MagiCapture writes is marked a
 """
 
 
-def _load_model(model: str) -> str:
+def how_to_load(model: str) -> str:
     """How diffusers loads the base model. Of a local path only the name is told: cards are shared."""
     if model == "mini":
         return 'from_pretrained("assets/mini")  # the folder in MagiCapture\'s source'
@@ -80,7 +80,7 @@ def write_model_card(run: Run) -> None:
         style_count=len(facts.style),
         kind=config.subject_kind,
         model=Path(facts.model).name if Path(facts.model).exists() else facts.model,
-        load_model=_load_model(facts.model),
+        load_model=how_to_load(facts.model),
         lora_sentence=weights,
         load_lora='pipe.load_lora_weights("adapter")\n' if has_lora else "",
         step=rows[-1]["step"] if rows else 0,

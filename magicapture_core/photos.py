@@ -199,8 +199,7 @@ def _decode(image: Image.Image) -> np.ndarray:
     image.draft(
         None, (MAX_SIDE, MAX_SIDE)
     )  # JPEG decoders can scale by 2, 4 and 8 while reading, at no memory
-    image.seek(0)
-    image.load()
+    image.load()  # the first frame, of HEIC the primary picture
     profile = image.info.get("icc_profile")
     # Scaled before the colours are converted: less memory, and the same picture.
     if max(image.size) > MAX_SIDE and image.mode in ("RGB", "RGBA", "L", "CMYK", "LA", "YCbCr"):

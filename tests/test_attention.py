@@ -27,6 +27,17 @@ def test_sides_of_the_toy(toy: Any) -> None:
     assert cross_attention_sides(toy.unet, 16) == [8, 4]
 
 
+@pytest.mark.parametrize("side", [16, 22, 19])
+def test_sides_are_those_that_the_unet_makes(toy: Any, side: int) -> None:
+    cells = set()
+    for name, module in toy.unet.named_modules():
+        if name.endswith("attn2") and "mid_block" not in name:
+            module.to_q.register_forward_hook(lambda _m, given, _o: cells.add(given[0].shape[1]))
+    hidden = torch.zeros(1, 77, toy.unet.config.cross_attention_dim)
+    toy.unet(torch.zeros(1, 4, side, side), torch.tensor([10]), hidden)
+    assert {found**2 for found in cross_attention_sides(toy.unet, side)} == cells
+
+
 def test_listening_changes_nothing(toy: Any, inputs: dict[str, Any]) -> None:
     plain = toy.unet(**inputs).sample
     before = toy.unet.attn_processors

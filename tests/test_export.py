@@ -33,6 +33,7 @@ def test_diffusers_gets_the_adapter_as_it_is(run: Path, toy_folder: Path, tmp_pa
         "pytorch_lora_weights.safetensors", "subject.safetensors", "style.safetensors", "README.md",
     ]  # fmt: skip
     assert all(path.exists() for path in written)
+    assert f'.from_pretrained("{toy_folder.name}")' in (tmp_path / "out" / "README.md").read_text()
     for name in names(written)[:3]:
         assert (tmp_path / "out" / name).read_bytes() == (run / "adapter" / name).read_bytes()
     (tmp_path / "as-run").mkdir()

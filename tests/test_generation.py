@@ -326,6 +326,25 @@ def test_heat_maps_do_not_depend_on_the_batch_or_the_negative_prompt_half(
             assert np.allclose(one.attention[word], other.attention[word], atol=1e-3)
 
 
+def test_a_call_that_ran_out_of_memory_is_made_again_one_by_one_and_still_heard(
+    toy: ModelBundle, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"attention_words": ("{subject}",)}
+    expected = portraits(toy, run, count=2, pictures_per_call=1, **words)
+    last, whole = toy.unet.conv_out.forward, 2 * 2  # two pictures, with and without the prompt
+
+    def too_large(hidden: torch.Tensor) -> torch.Tensor:
+        if len(hidden) == whole:
+            raise torch.OutOfMemoryError
+        return last(hidden)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(toy.unet.conv_out, "forward", too_large)
+    found = portraits(toy, run, count=2, pictures_per_call=2, **words)
+    for one, other in zip(expected, found, strict=True):
+        assert np.array_equal(pixels(one), pixels(other))
+        assert np.array_equal(one.attention["{subject}"], other.attention["{subject}"])
+
+
 def test_a_word_of_several_tokens_is_averaged_over_them(toy: ModelBundle, run: Path) -> None:
     """ "qz" is no word of the toy vocabulary: its two letters are two tokens."""
     prompt = "a {subject} in the {style} qz"

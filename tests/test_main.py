@@ -76,6 +76,8 @@ def test_train_generate_export(
         "portrait-seed6.png",
         "portrait-seed6.subject.png",
     ]
+    for written in out.iterdir():  # the heat shows the face, too
+        assert b"trainedAlgorithmicMedia" in written.read_bytes()
     assert command_line.main([*made[:4], "-n", "1", "--steps", "1", "--seed", "5", "--out", str(out)]) == 0
     assert (out / "portrait-seed5-2.png").exists()
     for form in ("diffusers", "kohya"):

@@ -158,6 +158,25 @@ def test_an_object_is_learned_by_image_features(toy: Any, tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "identity.safetensors").exists()
 
 
+def test_an_object_is_compared_where_it_belongs_alone(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core.training.likeness import FeatureLikeness
+
+    compared, real = [], FeatureLikeness.__call__
+
+    def watch(self: Any, pictures: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+        compared.append(pictures.detach())
+        return real(self, pictures, landmarks)
+
+    monkeypatch.setattr(FeatureLikeness, "__call__", watch)
+    list(start(toy, short(subject_kind="object", ti_steps=0, lora_steps=1), tmp_path / "run"))
+    place = toy_concept("style", kind="object").examples[0].masks.face[0] > 0  # the same in all of them
+    for pictures in compared:  # the subject's photos first, then what is drawn
+        assert not pictures[:, :, ~place].any()
+        assert pictures[:, :, place].any()
+
+
 def test_style_photos_without_a_face(toy: Any, tmp_path: Path) -> None:
     """The whole picture is style; nothing is compared with the subject, and [V1] is not held to nothing."""
     reports = list(

@@ -171,7 +171,8 @@ class _Axis:
         step *= 10 ** np.floor(np.log10(rough))
         first = np.ceil(self.low / step) * step
         digits = max(0, int(np.ceil(-np.log10(step))))
-        return [(self(value), f"{value:.{digits}f}") for value in np.arange(first, self.high, step)]
+        values = np.round(np.arange(first, self.high, step), digits) + 0.0  # or zero is written as -0.0
+        return [(self(value), f"{value:.{digits}f}") for value in values]
 
 
 def group_bars(results: Results, groups: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:

@@ -154,6 +154,7 @@ class _Heat:
             flat = [position for positions in job.words.values() for position in positions]
             wanted = torch.tensor(flat, device=job.models.device).expand(count, -1)
             store.positions = torch.cat([torch.full_like(wanted, -1), wanted]) if guided else wanted
+            store.take()  # a call that ran out of memory may have left maps of another batch
 
     def add(self) -> None:
         """Take in one step's maps."""

@@ -74,8 +74,13 @@ def best_device() -> torch.device:
 
 def best_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on a CUDA GPU or a CPU that has it; float32 elsewhere, for float16 gives NaN in SD's autoencoder."""
-    has_bfloat16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bfloat16}.get(device.type)
+    has_bfloat16 = {"cuda": _gpu_has_bfloat16, "cpu": _cpu_has_bfloat16}.get(device.type)
     return torch.bfloat16 if has_bfloat16 and has_bfloat16() else torch.float32
+
+
+def _gpu_has_bfloat16() -> bool:
+    """Whether the GPU multiplies in bfloat16 itself (Ampere and later); older ones only emulate it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_has_bfloat16() -> bool:

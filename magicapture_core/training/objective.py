@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from magicapture_core import losses
@@ -75,8 +76,8 @@ class Objective:
         person = self.config.subject_kind == "person"
         whole = not person or self.config.identity_decode == "full"
         self.windows: Windows = face_windows(self.style, self.models.vae_scale_factor, whole=whole)
-        # Eq. 7 needs a face in the style photo whose pose x0 keeps; an object is compared as a whole.
-        self.comparable = self.style.has_face if person else torch.ones(len(self.style), dtype=torch.bool)
+        # Eq. 7 needs a face in the style photo whose pose x0 keeps, or an object whose place it takes.
+        self.comparable = self.style.has_face if person else (self.style.face.amax((1, 2, 3)) > 0).cpu()
         self.landmarks = self.style.landmarks.nan_to_num()
         self.prior: Encoded | None = None
         decodes = self.config.lambda_id > 0 and self.config.lora_steps > 0
@@ -198,6 +199,9 @@ class Objective:
         output = self._unet(noisy, timesteps, leaf[rows["composed"]])
         original = losses.predict_original(noisy, output, abar, self.models.prediction_type)
         pictures = self._decode(self.windows.cut(original, items))
+        if self.config.subject_kind != "person":  # the subject's photos were cut out, too (likeness.py)
+            place = self.windows.cut(self.style.face[task.items.to(self.style.face.device)], items)
+            pictures = pictures * F.interpolate(place.to(pictures), pictures.shape[-2:])
         landmarks = self.windows.shift(self.landmarks[task.items], items, self.models.vae_scale_factor)
         generated = self.likeness(pictures, landmarks)
         loss = losses.identity(generated, self.likenesses[draw.likenesses.to(device)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.portrait_work import FINISHED_FILES, forget_pictures
 from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait
 
 if TYPE_CHECKING:
@@ -125,16 +125,10 @@ class FinishWork:
                 "file": str(file), "after": str(shown), "before": str(plain), "size": [width, height],
                 "faces": [dataclasses.asdict(face) for face in done.faces], "notes": done.notes,
             }  # fmt: skip
-            kept = {each.id for each in session.portraits}
-            for old in [old for old in session.finished if old == portrait.id or old not in kept]:
-                self._forget(session.finished.pop(old))
+            before_it = session.finished.pop(portrait.id, {})
+            forget_pictures(before_it[name] for name in FINISHED_FILES if name in before_it)
             session.finished[portrait.id] = stored
         return stored
-
-    @staticmethod
-    def _forget(finished: dict[str, Any]) -> None:
-        for name in ("file", "after", "before"):
-            Path(finished[name]).unlink(missing_ok=True)
 
     def sheet(
         self, key: str, portrait_id: str | None, spec: str, paper: str, *, replace: bool, force: bool

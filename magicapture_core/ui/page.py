@@ -123,6 +123,12 @@ class Wizard:
                 updates |= step.show(session)
         return updates
 
+    @told("Start")
+    def fill_masks(self, key: str) -> Updates:
+        """The masks of a session that has come further: they may have to be made."""
+        past = self._landing(self.studio.sessions.find(key)) > MASKS
+        return self.steps[MASKS].pictures(key, self.steps[MASKS].view.value) if past else {}
+
     def show(self, session: Session) -> Updates:
         """Every step as the session stands."""
         updates: Updates = {self.seen: None}
@@ -144,12 +150,14 @@ class Wizard:
     @told("Train")
     def follow(self, key: str, seen: list[Any] | None, chosen: str | None) -> Updates:
         """What is new, every second while a job is under way."""
+        before = seen or [None, None]
         try:
-            session = self.studio.sessions.find(key)
+            busy = self.studio.jobs.active(self.studio.sessions.find(key).id) is not None
+            session = self.studio.sessions.find(
+                key
+            )  # only now: a job stores its last result, and then it ends
         except Problem:  # deleted in another tab
             return {self.timer: gr.Timer(active=False)}
-        before = seen or [None, None]
-        busy = self.studio.jobs.active(session.id) is not None
         train, seen_train = self.steps[TRAIN].watch(session, before[0])
         portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen)
         updates: Updates = {**train, **portraits}
@@ -174,43 +182,55 @@ class Wizard:
             return {self.timer: gr.Timer(active=True), self.seen: None}
         return {}
 
-    def go_back(self, number: int) -> Callable[[str], Any]:
+    @property
+    def asked(self) -> list[Any]:
+        """What going from step to step must know: the key, how masks are shown, what the forms were filled for."""
+        return [
+            self.key,
+            self.steps[MASKS].view,
+            self.steps[TRAIN].filled,
+            self.steps[PORTRAITS].filled,
+        ]
+
+    def go_back(self, number: int) -> Callable[..., Any]:
         """A handler that goes from step `number` to the one before."""
 
         @told(STEPS[number].name)
-        def back(key: str) -> Updates:
-            session = self.studio.sessions.find(key)
+        def back(key: str, *page: Any) -> Updates:
             return {
-                **self._entering(session, number - 1),
+                **self._entering(key, number - 1, *page),
                 self.feet[number][2]: "",
                 self.walkthrough: gr.Walkthrough(selected=number - 1),
             }
 
         return back
 
-    def go_on(self, number: int) -> Callable[[str, str], Any]:
+    def go_on(self, number: int) -> Callable[..., Any]:
         """A handler that goes from step `number` to the next, or says why not."""
 
         @told(STEPS[number].name)
-        def onward(key: str, view: str) -> Updates:
+        def onward(key: str, *page: Any) -> Updates:
             session = self.studio.sessions.find(key)
             lacking = self._lacking(session, number)
             if lacking:
                 return {self.feet[number][2]: cards.note(lacking, "warn")}
-            updates = self._entering(session, number + 1)
-            if number + 1 == MASKS:
-                updates |= self.steps[MASKS].pictures(key, view)
+            if number == TRAIN:
+                self.studio.portraits.take_ready(key)
             return {
-                **updates,
+                **self._entering(key, number + 1, *page),
                 self.feet[number][2]: "",
                 self.walkthrough: gr.Walkthrough(selected=number + 1),
             }
 
         return onward
 
-    def _entering(self, session: Session, number: int) -> Updates:
-        """The step as it stands now: what came before it may have changed."""
-        return {**self.steps[number].show(session), **self._awake_at(session, number)}
+    def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any) -> Updates:
+        """The step as it stands now: what came before it may have changed. See `asked`."""
+        session = self.studio.sessions.find(key)
+        updates = self.steps[number].enter(session, {TRAIN: train, PORTRAITS: portraits}.get(number))
+        if number == MASKS:
+            updates |= self.steps[MASKS].pictures(key, view)
+        return {**updates, **self._awake_at(session, number)}
 
     def _lacking(self, session: Session, number: int) -> str | None:
         step = self.steps[number]
@@ -236,12 +256,13 @@ class Wizard:
                 )
             }
         session = self.studio.sessions.find(key)
-        lacking = self.steps[TRAIN].lacking(session)
+        lacking = self.studio.portraits.ready(session, session.chosen_run())
         if lacking:
             return {self.feet[TRAIN][2]: cards.note(lacking, "warn")}
         return {
-            **self.steps[TRAIN].show(session),
-            **self._entering(session, PORTRAITS),
+            **self.steps[TRAIN].watch(session, None)[0],
+            **self.steps[PORTRAITS].show(session),
+            **self._awake_at(session, PORTRAITS),
             self.walkthrough: gr.Walkthrough(selected=PORTRAITS),
         }
 
@@ -258,7 +279,10 @@ class Wizard:
     @told("Delete my data")
     def delete_data(self, key: str) -> Updates:
         """Delete, and begin anew."""
-        counts = facts_of(self.studio.sessions.find(key))
+        try:
+            counts = facts_of(self.studio.sessions.find(key))
+        except Problem:  # it cannot be read, and goes all the same
+            counts = dict.fromkeys(("photos", "trainings", "portraits"), 0)
         self.studio.delete(key)
         key, session = self.studio.sessions.create()
         gr.Info(

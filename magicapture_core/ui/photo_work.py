@@ -95,7 +95,7 @@ class PhotoWork:
             session.kind = kind  # type: ignore[assignment]
             for role in ("subject", "style"):
                 for photo in session.photos[role]:
-                    photo.mask, photo.views = None, {}
+                    self._drop_mask(session, photo)
                 self.judge(session, role)  # type: ignore[arg-type]
         return session
 
@@ -208,6 +208,7 @@ class PhotoWork:
         session.photos[role].remove(photo)
         (session.folder / "photos" / photo.file).unlink(missing_ok=True)
         self._drop_mask(session, photo)
+        self._put_brush_away(session)
         Path(photo.thumb).unlink(missing_ok=True)
 
     def read(self, session: Session, photo: StoredPhoto) -> Photo:
@@ -295,8 +296,7 @@ class PhotoWork:
             )
             layer = np.zeros((picture.height, picture.width, 4), np.uint8)
             layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 255)
-            for path in session.brush:  # of the photo before
-                Path(path).unlink(missing_ok=True)
+            self._put_brush_away(session)
             shown, mask = session.new_shown(".webp"), session.new_shown(".png")
             picture.save(shown, quality=88)
             Image.fromarray(layer).save(mask)
@@ -357,6 +357,13 @@ class PhotoWork:
             (session.folder / "masks" / photo.mask).unlink(missing_ok=True)
         photo.mask = None
         self._drop_views(photo)
+
+    @staticmethod
+    def _put_brush_away(session: Session) -> None:
+        """Whole photos lie under the brush: none stays when its photo may be gone."""
+        for path in session.brush:
+            Path(path).unlink(missing_ok=True)
+        session.brush = []
 
     def _drop_views(self, photo: StoredPhoto) -> None:
         for name in ("overlay", "mask", "photo"):

@@ -9,7 +9,7 @@ import math
 import re
 import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PORTRAITS = "portrait making"
 MOST_PORTRAITS = 32
 KEPT_PORTRAITS = 96
+FINISHED_FILES = ("file", "after", "before")
+"""What finishing leaves of a portrait, by its names in Session.finished."""
 SUITING = ("steps", "guidance_scale", "adapter_scale")
 """Settings whose best value depends on the model and the run."""
 DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
@@ -91,6 +93,14 @@ class PortraitWork:
             if not any(run.id == run_id for run in session.runs):
                 raise Problem("This training is no longer here. Choose another one.")
             session.run = run_id
+        return session
+
+    def take_ready(self, key: str) -> Session:
+        """Where the chosen run has saved nothing, choose the newest one that has."""
+        with self.sessions.changing(key) as session:
+            ready = [run for run in session.runs if self.ready(session, run) is None]
+            if ready and session.chosen_run() not in ready:
+                session.run = ready[-1].id
         return session
 
     def _stream(self, job: Job, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
@@ -157,9 +167,7 @@ class PortraitWork:
                 np.savez(folder / f"{stored.id}.npz", **maps)  # type: ignore[arg-type]
             session.portraits.append(stored)
             for old in session.portraits[:-KEPT_PORTRAITS]:
-                Path(old.picture).unlink(missing_ok=True)
-                (session.folder / "attention" / f"{old.id}.npz").unlink(missing_ok=True)
-            session.portraits = session.portraits[-KEPT_PORTRAITS:]
+                drop_portrait(session, old)
         return stored
 
     def _pack(self, key: str, run: StoredRun) -> None:
@@ -178,21 +186,18 @@ class PortraitWork:
                         "likeness": portrait.identity, "settings": portrait.settings,
                     })  # fmt: skip
                 archive.writestr("portraits.json", json.dumps(facts, indent=2))
-            session.archive = str(path)
+            session.archive, session.archive_run = str(path), run.id
 
     # --- heat maps ----------------------------------------------------------------------------------
 
     def words(self, session: Session, portrait_id: str) -> list[str]:
         """Words of a portrait whose heat maps were kept."""
-        path = session.folder / "attention" / f"{portrait_id}.npz"
-        if not re.fullmatch(r"[0-9a-f]{16}", portrait_id) or not path.is_file():
-            return []
-        with np.load(path) as maps:
-            return list(maps.files)
+        return _words(session, portrait_id)
 
     def heat(self, key: str, portrait_id: str, word: str) -> Path:
         """A shown picture: a portrait, coloured by where `word` looked."""
         from magicapture_core.heat import heat_overlay
+        from magicapture_core.provenance import save_picture
 
         session = self.sessions.find(key)
         portrait = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
@@ -202,9 +207,14 @@ class PortraitWork:
             heat = maps[word].astype(np.float32)
         with Image.open(portrait.picture) as image:
             pixels = heat_overlay(np.asarray(image.convert("RGB")), heat)
-        name = hashlib.sha256(f"{session.id} {portrait_id} {word}".encode()).hexdigest()[:24]
-        path = Path(portrait.picture).with_name(f"{name}.webp")
-        Image.fromarray(pixels).save(path, quality=85)
+        path = _heat_path(session, portrait, word)
+        save_picture(
+            Image.fromarray(pixels),
+            path,
+            prompt=portrait.prompt,
+            seed=portrait.seed,
+            settings=portrait.settings,
+        )
         return path
 
     # --- export -------------------------------------------------------------------------------------
@@ -224,6 +234,34 @@ class PortraitWork:
         session.shown.mkdir(parents=True, exist_ok=True)
         folder = session.shown / secrets.token_hex(12) / f"magicapture-{format}"
         return export_run(session.run_folder(run), format, folder)  # type: ignore[arg-type]
+
+
+def _words(session: Session, portrait_id: str) -> list[str]:
+    path = session.folder / "attention" / f"{portrait_id}.npz"
+    if not re.fullmatch(r"[0-9a-f]{16}", portrait_id) or not path.is_file():
+        return []
+    with np.load(path) as maps:
+        return list(maps.files)
+
+
+def _heat_path(session: Session, portrait: StoredPortrait, word: str) -> Path:
+    name = hashlib.sha256(f"{session.id} {portrait.id} {word}".encode()).hexdigest()[:24]
+    return Path(portrait.picture).with_name(f"{name}.jpg")
+
+
+def forget_pictures(paths: Iterable[str | Path]) -> None:
+    """Remove shown files."""
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+
+
+def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
+    """Remove a portrait with everything that was made of it; the caller holds the session."""
+    forget_pictures(_heat_path(session, portrait, word) for word in _words(session, portrait.id))
+    finished = session.finished.pop(portrait.id, {})
+    forget_pictures(finished[name] for name in FINISHED_FILES if name in finished)
+    forget_pictures([portrait.picture, session.folder / "attention" / f"{portrait.id}.npz"])
+    session.portraits.remove(portrait)
 
 
 def with_words(config: GenerateConfig) -> GenerateConfig:

@@ -29,6 +29,8 @@ KEY = re.compile(r"[0-9a-f]{48}")
 UPLOAD = re.compile(r"[0-9a-f]{64}")
 """gradio names an upload's folder by its content."""
 UPLOAD_SECONDS = 600
+SHOWN = re.compile(r"[0-9a-f]{32}")
+"""A session's id."""
 LOST = (
     "This page's session is no longer here: it was deleted, or it is too old. Reload the page to begin anew."
 )
@@ -115,6 +117,8 @@ class Session:
     """Portrait -> what finishing made of it: shown files, faces, notes."""
     archive: str | None = None
     """Zip of the newest portraits."""
+    archive_run: str | None = None
+    """The run that made them."""
     brush: list[str] = field(default_factory=list)
     """Shown pictures of the photo whose mask was corrected last."""
 
@@ -177,9 +181,12 @@ class Sessions:
         return path.read_text(encoding="utf-8")
 
     def open(self, key: object) -> tuple[str, Session]:
-        """The session of a key; a new one, with a new key, if there is none."""
+        """The session of a key; a new one, with a new key, if there is none or it cannot be read."""
         if isinstance(key, str) and self._exists(key):
-            session = self.find(key)
+            try:
+                session = self.find(key)
+            except Problem:
+                return self.create()
             (session.folder / "session.json").touch()
             return key, session
         return self.create()
@@ -214,8 +221,9 @@ class Sessions:
         """Remove everything of a session from the disk."""
         if not isinstance(key, str) or not KEY.fullmatch(key):
             raise Problem(LOST)
-        for folder in self._folders(key):
-            shutil.rmtree(folder, ignore_errors=True)
+        with self.lock(_id(key)):  # or whoever is drawing pictures of it would bring shown/ back
+            for folder in self._folders(key):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def upload(self, file: str) -> Path:
         """The path of a file that a visitor just sent. Raises Problem for any other: what is taken in is removed, and
@@ -267,7 +275,10 @@ class Sessions:
                 with self._lock:
                     self._locks.pop(folder.name, None)
         for folder in self.shown.iterdir():
-            if UPLOAD.fullmatch(folder.name) and now - folder.stat().st_mtime > UPLOAD_SECONDS:
+            upload = UPLOAD.fullmatch(folder.name) and now - folder.stat().st_mtime > UPLOAD_SECONDS
+            # What was being drawn while its session was deleted.
+            orphan = SHOWN.fullmatch(folder.name) and not (self.root / "sessions" / folder.name).exists()
+            if upload or orphan:
                 shutil.rmtree(folder, ignore_errors=True)
         return gone
 

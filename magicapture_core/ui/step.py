@@ -36,6 +36,10 @@ class Step:
         """Everything of the step as the session stands."""
         raise NotImplementedError
 
+    def enter(self, session: Session, filled: Any) -> Updates:  # noqa: ARG002 - for steps with a form
+        """As `show`, where somebody comes to the step by “Next” or “Back”. filled: what its form was filled for."""
+        return self.show(session)
+
     @property
     def outputs(self) -> list[Any]:
         """Every component that `show` may update."""

@@ -171,21 +171,25 @@ class FinishStep(Step):
     def follow(self, key: str, chosen: str | None) -> Updates:
         """How far it is; the result when it is there."""
         try:
-            session = self.studio.sessions.find(key)
+            return self._followed(key, chosen)
         except Problem:  # deleted in another tab
             return {self.timer: gr.Timer(active=False)}
-        updates = self._watched(session)
+
+    def _followed(self, key: str, chosen: str | None) -> Updates:
+        updates = self._watched(self.studio.sessions.find(key))
+        session = self.studio.sessions.find(
+            key
+        )  # after the job was looked at: it stores its result, then ends
         job = self.studio.finishing.job(session)
         return updates if job is not None and job.active else {**updates, **self._result(session, chosen)}
 
     @told(name)
-    def halt(self, key: str) -> Updates:
+    def halt(self, key: str, chosen: str | None) -> Updates:
         """Stop finishing; the portrait stays as it was."""
-        session = self.studio.sessions.find(key)
-        job = self.studio.finishing.job(session)
+        job = self.studio.finishing.job(self.studio.sessions.find(key))
         if job is not None:
             job.stop()
-        return self._watched(session)
+        return self._followed(key, chosen)
 
     @told(name)
     def make_sheet(

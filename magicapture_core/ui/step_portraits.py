@@ -58,6 +58,7 @@ class PortraitsStep(Step):
         self.progress = gr.HTML(elem_id="mc-make-progress")
         self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-gallery")
         self.chosen = gr.State(None)
+        self.filled = gr.State(None)
         self.detail = gr.HTML(js_on_load=cards.CLICKS + cards.INTO_VIEW, elem_id="mc-detail")
         with gr.Row(elem_classes="mc-buttons"):
             self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
@@ -137,10 +138,8 @@ class PortraitsStep(Step):
         model = run.model if run else session.model or self.studio.models.default
         suits = self.studio.portraits.suiting(model, run)
         known = self.studio.models.facts(model).edits
-        runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
         return {
-            self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
-            self.past: gr.Accordion(visible=bool(runs)),
+            self.filled: run.id if run else None,
             self.prompt: prompts[0],
             self.chips: _chips(ideas_for(prompts[1:], known), known or EDITS),
             self.negative: negative,
@@ -148,6 +147,22 @@ class PortraitsStep(Step):
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
             self.exported: "",
+            **self._pictures(session),
+        }
+
+    def enter(self, session: Session, filled: Any) -> Updates:
+        """The form keeps what was typed, unless it was for another run."""
+        if filled is None or filled != session.run:
+            return self.show(session)
+        return self._pictures(session)
+
+    def _pictures(self, session: Session) -> Updates:
+        """All but the form."""
+        runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
+        run = session.chosen_run()
+        return {
+            self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
+            self.past: gr.Accordion(visible=bool(runs)),
             self.detail: "",
             self.chosen: None,
             **self.watch(session, None)[0],
@@ -200,9 +215,10 @@ class PortraitsStep(Step):
 
     def _gallery(self, session: Session, found: list[StoredPortrait], chosen: str | None) -> Updates:
         ready = self.studio.portraits.ready(session, session.chosen_run()) is None
+        archive = session.archive if found and session.archive_run == session.run else None
         return {
             self.gallery: portrait_cards(found, chosen),
-            self.archive: gr.DownloadButton(value=session.archive, visible=bool(found and session.archive)),
+            self.archive: gr.DownloadButton(value=archive, visible=archive is not None),
             self.exporting: gr.Accordion(visible=ready),
         }
 

@@ -37,6 +37,7 @@ class TrainStep(Step):
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         self.looking = TrainingView()
+        self.filled = gr.State(None)
         gr.HTML(
             cards.heading(
                 "Learn the person and the style", "Start it and watch, or close the page and come back later."
@@ -89,9 +90,19 @@ class TrainStep(Step):
             self.schedule: gr.Radio(
                 [(SCHEDULES.get(name, name.title()), name) for name in facts.schedule_names()], value=first
             ),
+            self.filled: self._filled_for(session),
             **self._settings(session, facts, first),
             **self.watch(session, None)[0],
         }
+
+    def enter(self, session: Session, filled: Any) -> Updates:
+        """The form keeps what was typed, unless it was for something else."""
+        if filled != self._filled_for(session):
+            return self.show(session)
+        return self.watch(session, None)[0]
+
+    def _filled_for(self, session: Session) -> list[Any]:
+        return [self.studio.facts(session).name, session.preset]
 
     def _settings(self, session: Session, facts: ModelFacts, schedule: str) -> Updates:
         config = facts.config(schedule, session.preset)
@@ -229,4 +240,7 @@ class TrainStep(Step):
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
-        return self.studio.portraits.ready(session, session.chosen_run())
+        ready = self.studio.portraits.ready
+        if any(ready(session, run) is None for run in session.runs):
+            return None
+        return ready(session, session.chosen_run())

@@ -185,6 +185,8 @@ def _saved(run: StoredRun | None, saved: int) -> str:
         return ""
     if saved >= run.total:
         return cards.progress(1, f"{run.title} is finished", [f"{run.total} steps"], "good")
+    if not saved:
+        return cards.note(f"{run.title} saved nothing before it ended. Start a new training.", "warn")
     share = saved / max(run.total, 1)
     return cards.progress(share, f"{run.title} was interrupted", [
         f"Saved at step {saved} of {run.total}", "Resume it, or go on with what it has learned so far.",

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
@@ -20,6 +19,7 @@ from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.lent_gpu import Loan, Told, lent, one_slice
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.portrait_work import drop_portrait, forget_pictures
 from magicapture_core.ui.sessions import Session, Sessions, StoredRun
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 TRAINING = "training"
 FEWEST, ENOUGH = 1, 4
+SHARED_MOST = {
+    "batch_size": 16, "gradient_accumulation": 32, "resolution": 1024, "prior_pictures": 400, "sample_steps": 100,
+    "keep_checkpoints": 5,
+}  # fmt: skip
+"""The highest settings on a server for others."""
 ROOM_EVERY = 20
 """Steps after which a training looks at how much disk its session takes."""
 
@@ -59,6 +64,8 @@ class TrainingWork:
             config = self.models.facts(name).config(
                 schedule, session.preset, {**own, "subject_kind": session.kind}
             )
+            if not self.models.any_model:
+                _check_shared(config)
             self.sessions.check_room(session)
             self._check_disk(session)
             run = StoredRun(
@@ -72,10 +79,16 @@ class TrainingWork:
                 preset=session.preset,
                 total=config.ti_steps + config.lora_steps,
             )
+            before, session.run = session.run, run.id
             session.runs.append(run)
-            session.run = run.id
             session.model = name
-        self._launch(key, run, resume=False)
+        try:
+            self._launch(key, run, resume=False)
+        except Problem:  # the queue is full: as if it had not been asked for
+            with self.sessions.changing(key) as session:
+                session.runs = [each for each in session.runs if each.id != run.id]
+                session.run = before
+            raise
         return run
 
     def resume(self, key: str, run_id: str | None = None) -> StoredRun:
@@ -124,9 +137,12 @@ class TrainingWork:
             for run in [run for run in session.runs if run.id == run_id]:
                 shutil.rmtree(session.run_folder(run), ignore_errors=True)
                 session.runs.remove(run)
+                forget_pictures([row["picture"] for row in (run.choice or {}).get("rows", ())])
             for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
-                Path(portrait.picture).unlink(missing_ok=True)
-                session.portraits.remove(portrait)
+                drop_portrait(session, portrait)
+            if session.archive and session.archive_run == run_id:
+                forget_pictures([session.archive])
+                session.archive = session.archive_run = None
             if session.run == run_id:
                 session.run = session.runs[-1].id if session.runs else None
         return session
@@ -266,6 +282,13 @@ class TrainingWork:
         except (OSError, ValueError):
             return {}
         return values
+
+
+def _check_shared(config: TrainConfig) -> None:
+    """On a server for others: nothing that would hold the one queue for hours within a single step."""
+    for name, most in SHARED_MOST.items():
+        if getattr(config, name) > most:
+            raise Problem(f"On this server {name} may be {most} at most, got {getattr(config, name)}.")
 
 
 def status(session: Session, job: Job | None) -> dict[str, Any]:

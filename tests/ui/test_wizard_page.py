@@ -76,9 +76,9 @@ def test_the_whole_walk(page: Any) -> None:
 
     prompt = page.locator("#mc-prompt textarea")
     expect(prompt).to_have_value(re.compile(r"\{subject\}.*\{style\}"))
-    before = prompt.input_value()
+    asked = f"{prompt.input_value()}, smiling"
     page.get_by_role("button", name="smiling", exact=True).click()
-    expect(prompt).to_have_value(f"{before}, smiling")
+    expect(prompt).to_have_value(asked)
     page.locator("#mc-make").click()
     expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(4)
     page.locator("#mc-gallery .mc-portrait").nth(1).click()
@@ -94,8 +94,16 @@ def test_the_whole_walk(page: Any) -> None:
     page.locator("#mc-export").click()
     expect(page.locator("#mc-exported a", has_text="pytorch_lora_weights.safetensors")).to_be_visible()
 
+    page.locator("#mc-next-4").click()
+    page.locator("#mc-back-5").click()
+    expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(4)
+    expect(prompt).to_have_value(asked)  # what was typed stays
+
     page.reload()
     expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(4)
+    page.locator("#mc-back-4").click()
+    page.locator("#mc-back-3").click()
+    expect(page.locator("#mc-subject-masks .mc-mask")).to_have_count(6)
 
 
 def test_photos_need_consent_and_get_verdicts(

@@ -1,0 +1,144 @@
+"""A visitor's session without a browser: what is removed with what, and which training portraits are made with."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_limits import with_photos
+from toy import save_toy
+
+from magicapture_core.problems import Problem
+from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
+from magicapture_core.ui.studio import Studio
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Iterator[tuple[Studio, str]]:
+    """A server's inside on the toy model and the key of a session that may add photos."""
+    studio = Studio(tmp_path / "runs", model=str(save_toy(tmp_path / "toy")), any_model=False)
+    key, _ = studio.sessions.create()
+    studio.photos.consent(key, True)
+    yield studio, key
+    studio.close()
+
+
+def add_run(studio: Studio, key: str, name: str, *, saved: bool) -> StoredRun:
+    run = StoredRun(name, name, "toy", "", "quick", {}, 0.0)
+    with studio.sessions.changing(key) as session:
+        session.runs.append(run)
+        session.run = name
+        adapter = session.run_folder(run) / "adapter"
+        adapter.mkdir(parents=True)
+        if saved:
+            (adapter / "subject.safetensors").write_bytes(b"x")
+    return run
+
+
+def add_portrait(session: Session, run: str) -> StoredPortrait:
+    def shown(suffix: str) -> str:
+        path = session.new_shown(suffix)
+        path.write_bytes(b"picture")
+        return str(path)
+
+    portrait = StoredPortrait(secrets.token_hex(8), run, shown(".png"), "a photo", 1, None, {}, [])
+    session.portraits.append(portrait)
+    session.finished[portrait.id] = {name: shown(".webp") for name in ("file", "after", "before")}
+    return portrait
+
+
+def test_a_discarded_training_takes_all_that_was_made_with_it(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    for name in ("first", "second"):
+        add_run(studio, key, name, saved=True)
+    with studio.sessions.changing(key) as session:
+        kept = add_portrait(session, "first")
+        add_portrait(session, "second")
+        rows = [{"picture": str(session.new_shown(".jpg"))}]
+        Path(rows[0]["picture"]).write_bytes(b"strip")
+        session.runs[1].choice = {"rows": rows}
+    studio.portraits._pack(key, session.runs[1])
+    assert studio.sessions.find(key).archive_run == "second"
+    session = studio.training.discard(key, "second")
+    assert session.archive is None
+    left = {str(path) for path in session.shown.iterdir()}
+    assert left == {kept.picture, *session.finished[kept.id].values()}
+    assert session.run == "first"
+
+
+def test_a_training_that_saved_nothing_does_not_shut_out_the_one_before(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    add_run(studio, key, "good", saved=True)
+    add_run(studio, key, "empty", saved=False)
+    assert studio.portraits.ready(studio.sessions.find(key), studio.sessions.find(key).chosen_run())
+    assert studio.portraits.take_ready(key).run == "good"
+    assert studio.portraits.take_ready(key).run == "good"
+
+
+def test_a_training_that_the_queue_refuses_leaves_the_session_as_it_was(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key = visit
+    with_photos(studio, key)
+    add_run(studio, key, "good", saved=True)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise Problem("Too many people are waiting")
+
+    monkeypatch.setattr(studio.jobs, "start", full)
+    with pytest.raises(Problem, match="Too many"):
+        studio.training.start(key, None, "paper", {})
+    session = studio.sessions.find(key)
+    assert [run.id for run in session.runs] == ["good"]
+    assert session.run == "good"
+
+
+@pytest.mark.parametrize("setting", ["gradient_accumulation", "prior_pictures", "keep_checkpoints"])
+def test_on_a_server_for_others_a_step_stays_short(visit: tuple[Studio, str], setting: str) -> None:
+    studio, key = visit
+    with_photos(studio, key)
+    with pytest.raises(Problem, match=f"On this server {setting} may be"):
+        studio.training.start(key, None, "paper", {setting: 100_000})
+
+
+def test_nothing_of_a_photo_stays_under_the_brush_or_as_a_mask(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    with_photos(studio, key)
+    studio.photos.views(key, "subject")
+    photo = studio.sessions.find(key).photos["subject"][0]
+    _, brush, mask = studio.photos.editor(key, "subject", photo.id)
+    views = [Path(photo.views[name]) for name in ("overlay", "mask", "photo")]
+    assert all(path.exists() for path in (brush, mask, *views))
+    studio.photos.set_kind(key, "object")
+    assert not any(path.exists() for path in views)
+    studio.photos.remove(key, "subject", photo.id)
+    assert not brush.exists()
+    assert not mask.exists()
+
+
+def test_what_was_drawn_while_a_session_was_deleted_goes_with_the_next_sweep(
+    visit: tuple[Studio, str],
+) -> None:
+    studio, key = visit
+    session = studio.sessions.find(key)
+    studio.delete(key)
+    late = session.new_shown(".webp")
+    late.write_bytes(b"a face")
+    other, kept = studio.sessions.create()
+    kept.new_shown(".webp").write_bytes(b"another")
+    studio.sessions.sweep()
+    assert not session.shown.exists()
+    assert kept.shown.exists()
+    studio.delete(other)
+
+
+def test_a_session_that_cannot_be_read_is_begun_anew_and_can_be_deleted(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    session = studio.sessions.find(key)
+    (session.folder / "session.json").write_text('{"from": "another version"}')
+    assert studio.sessions.open(key)[0] != key
+    studio.delete(key)
+    assert not session.folder.exists()
