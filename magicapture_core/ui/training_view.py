@@ -108,12 +108,6 @@ class TrainingView:
             f"<small>{view.outside:.0%} of its attention is outside its region</small></figcaption></figure>"
         )
 
-    def forget(self, job_id: str) -> None:
-        """Drop what was made of a job; the files go with the session."""
-        with self._lock:
-            for made in [made for made in self._made if made[0] == job_id]:
-                del self._made[made]
-
 
 def rows_of(reports: tuple[StepReport, ...]) -> list[dict[str, Any]]:
     """Reports as the rows that a run keeps on disk."""
