@@ -160,6 +160,8 @@ def test_style_photos_without_a_face_are_all_style(page: Any, tmp_path: Path) ->
 def test_a_model_that_cannot_be_had_is_said_and_another_can_be_taken(page: Any) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()
+    expect(page.locator("#mc-start")).to_be_visible()
+    page.wait_for_timeout(1500)  # the step's own values arrive with it, and would undo what is typed at once
     page.locator("#mc-model input").fill("nobody/nothing-such")
     page.locator("#mc-model input").press("Enter")
     page.locator("#mc-model input").blur()
