@@ -202,9 +202,8 @@ class Sessions:
 
     def find(self, key: object) -> Session:
         """The session of a key. Raises Problem if there is none."""
-        if not isinstance(key, str) or not self._exists(key):
-            raise Problem(LOST)
-        folder, shown = self._folders(key)
+        self.check(key)
+        folder, shown = self._folders(str(key))
         try:
             values = json.loads((folder / "session.json").read_text(encoding="utf-8"))
             return _session(folder, shown, values)
@@ -213,9 +212,8 @@ class Sessions:
 
     def changing(self, key: object) -> Changing:
         """`with sessions.changing(key) as session:` reads, locks, and writes it at the end."""
-        if not isinstance(key, str) or not self._exists(key):
-            raise Problem(LOST)
-        return Changing(self, key)
+        self.check(key)
+        return Changing(self, str(key))
 
     def delete(self, key: object) -> None:
         """Remove everything of a session from the disk."""
@@ -237,6 +235,12 @@ class Sessions:
     def check_room(self, session: Session) -> None:
         """Raises Problem if a session holds as much as it may."""
         self.limits.check_disk(session.folder, session.shown)
+
+    def check(self, key: object) -> str:
+        """The id of the session that has this key, readable or not. Raises Problem if there is none."""
+        if not isinstance(key, str) or not self._exists(key):
+            raise Problem(LOST)
+        return _id(key)
 
     def owner(self, key: str) -> str:
         """The session's id."""

@@ -82,7 +82,7 @@ class Studio:
 
     def delete(self, key: str) -> None:
         """Stop whatever the session has under way and remove everything of it."""
-        owner = self.sessions.owner(key)
+        owner = self.sessions.check(key)
         job = self.jobs.active(owner)
         ended = self.jobs.forget(owner, DELETE_PATIENCE)
         self.sessions.delete(key)
