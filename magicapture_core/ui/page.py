@@ -153,9 +153,8 @@ class Wizard:
         before = seen or [None, None]
         try:
             busy = self.studio.jobs.active(self.studio.sessions.find(key).id) is not None
-            session = self.studio.sessions.find(
-                key
-            )  # only now: a job stores its last result, and then it ends
+            # Only now, after the job was looked at: it stores its last result, and then it ends.
+            session = self.studio.sessions.find(key)
         except Problem:  # deleted in another tab
             return {self.timer: gr.Timer(active=False)}
         train, seen_train = self.steps[TRAIN].watch(session, before[0])

@@ -177,9 +177,8 @@ class FinishStep(Step):
 
     def _followed(self, key: str, chosen: str | None) -> Updates:
         updates = self._watched(self.studio.sessions.find(key))
-        session = self.studio.sessions.find(
-            key
-        )  # after the job was looked at: it stores its result, then ends
+        # Read again, after the job was looked at: it stores its result, and then it ends.
+        session = self.studio.sessions.find(key)
         job = self.studio.finishing.job(session)
         return updates if job is not None and job.active else {**updates, **self._result(session, chosen)}
 
