@@ -548,6 +548,17 @@ def test_checkpoints_and_scales_of_a_run_are_scored(
         assert adopted.read_bytes() == (run / best / adopted.name).read_bytes()
 
 
+def test_a_line_of_a_sheet_is_never_cut_off() -> None:
+    from magicapture_core.evaluation.sheets import GAP, labelled_rows
+
+    text = "checkpoint-000300 at 0.6: CSIM 0.348, style 0.205, with a face 100%, nearest photo 0.64"
+    one = Image.new("RGB", (64, 64))
+    sheet = np.asarray(labelled_rows([(text, [one])], tile=64))
+    assert (sheet[:, -GAP:] == 255).all()
+    assert (sheet[:20, -40:] < 255).any()  # the end of the text
+    assert labelled_rows([("a", [one] * 3)], tile=64).width == 3 * (64 + GAP) + GAP
+
+
 def test_the_recommendation() -> None:
     from magicapture_core.evaluation.choose import Choice, recommend
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,9 +22,11 @@ MOST = 8
 def labelled_rows(rows: Iterable[tuple[str, Sequence[Image.Image]]], tile: int = TILE) -> Image.Image:
     """Rows of square tiles, each under its text, on white."""
     rows = [(text, list(pictures)) for text, pictures in rows]
-    width = max(1, *(len(pictures) for _, pictures in rows)) * (tile + GAP) + GAP
+    font = ImageFont.load_default(13)
+    tiles = max(1, *(len(pictures) for _, pictures in rows)) * (tile + GAP) + GAP
+    width = max(tiles, *(math.ceil(font.getlength(text)) + 2 * GAP for text, _ in rows))
     sheet = Image.new("RGB", (width, len(rows) * (tile + LINE + GAP) + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(sheet)
     for n, (text, pictures) in enumerate(rows):
         top = n * (tile + LINE + GAP) + GAP
         draw.text((GAP, top + 1), text, fill=(40, 40, 48), font=font)
