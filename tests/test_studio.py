@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from test_limits import with_photos
 from toy import save_toy
 
 from magicapture_core.problems import Problem
+from magicapture_core.ui.choose_work import _judges_in_words
 from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
 
@@ -133,6 +135,17 @@ def test_what_was_drawn_while_a_session_was_deleted_goes_with_the_next_sweep(
     assert not session.shown.exists()
     assert kept.shown.exists()
     studio.delete(other)
+
+
+def test_a_comparison_says_whether_its_judge_had_a_part_in_the_training() -> None:
+    for name, said in (
+        ("SFace (the loss's own)", "SFace, which the training tried to please"),
+        ("ArcFace", "ArcFace,"),
+    ):
+        judges: Any = SimpleNamespace(
+            faces=SimpleNamespace(name=name), images=SimpleNamespace(name="statistics-a")
+        )
+        assert _judges_in_words(judges).startswith(f"Likeness by the face recognition {said}")
 
 
 def test_a_session_that_cannot_be_read_is_begun_anew_and_can_be_deleted(visit: tuple[Studio, str]) -> None:

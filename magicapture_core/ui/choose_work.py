@@ -107,7 +107,9 @@ class ChoosingWork:
 
 def _judges_in_words(judges: Judges) -> str:
     """Who measured, for people who know none of them; paths and terms stay in the command line's notes."""
-    face = judges.faces.name.partition(" (")[0]
+    face, _, own = judges.faces.name.partition(" (")
+    if own:  # the only one at hand
+        face += ", which the training tried to please"
     style = "colours, light and layout" if judges.images.name.startswith("statistics") else judges.images.name
     return f"Likeness by the face recognition {face}, style by {style}."
 
