@@ -97,30 +97,25 @@ def scale_to_region(maps: Tensor, mask: Tensor) -> Tensor:
 
 
 def refocused_map(maps: Tensor, mask: Tensor, scale: Scale = "extremes") -> Tensor:
-    """S(A_k): one token's maps (b,heads,h,w), scaled per head, on the grid of mask (b,1,H,W), averaged over heads.
+    """S(A_k): one token's maps (b,heads,h,w), resized to the grid of mask (b,1,H,W), scaled per head, averaged.
 
-    scale: by a map's own extremes, before it is resized, or by its mean within the region, after it.
-    Returns (b,1,H,W) in [0,1].
+    scale: by a map's own extremes, or by its mean within the region. Returns (b,1,H,W) in [0,1].
     """
-    size = mask.shape[-2:]
-    if scale == "extremes":
-        scaled = F.interpolate(scale_to_unit(maps), size=size, mode="bilinear", align_corners=False)
-    else:
-        resized = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
-        scaled = scale_to_region(resized, mask)
+    resized = F.interpolate(maps.float(), size=mask.shape[-2:], mode="bilinear", align_corners=False)
+    scaled = scale_to_unit(resized) if scale == "extremes" else scale_to_region(resized, mask)
     return scaled.mean(dim=1, keepdim=True)
 
 
 def attention_refocusing(maps: Tensor, mask: Tensor, scale: Scale = "extremes") -> Tensor:
-    """Eq. 8 for one token in one layer: ‖S(A_k) - M‖², taken only where M = 0.
+    """Eq. 8 for one token: ‖S(A_k) - M‖², taken only where M = 0.
 
-    maps: (b,heads,h,w) attention probabilities of the token; mask: (b,1,H,W) in {0,1}, the token's
-    region; scale: what S measures a map by, as for `refocused_map`. Returns (b,): the mean over the cells
-    outside the region; 0 where nothing is outside.
+    maps: (b,heads,h,w) attention probabilities of the token, the heads of all layers together; mask: (b,1,H,W) in
+    {0,1}, the token's region; scale: what S measures a map by, as for `refocused_map`. Returns (b,): the mean over
+    all cells of the grid, of which those in the region count as 0. So a token whose outside is small, as [V2]'s is
+    the face alone, weighs little.
     """
-    outside = (mask == 0).to(maps.dtype)
-    squared = refocused_map(maps, mask, scale).pow(2) * outside
-    return squared.sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp(min=1)
+    outside = (mask == 0).to(torch.float32)
+    return (refocused_map(maps, mask, scale).pow(2) * outside).mean(dim=(1, 2, 3))
 
 
 def attention_outside(maps: Tensor, mask: Tensor) -> Tensor:

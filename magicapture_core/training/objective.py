@@ -165,21 +165,17 @@ class Objective:
         return terms
 
     def _attention(self, heard: list[Tensor], face: Tensor, positions: Tensor) -> Tensor:
-        """Eq. 8 of every item: the mean over layers and over the tokens its prompt holds. (b,)
+        """Eq. 8 of every item: the mean over the tokens its prompt holds. (b,)
 
         [V1] is held to the face, [V2] to its complement. A style photo without a face says nothing
         about where [V1] belongs, so it counts for [V2] alone (whose region is then the whole picture).
         """
         regions = (face, 1 - face)
         present = (positions >= 0) & torch.cat([region.amax((2, 3)) > 0 for region in regions], dim=1)  # b 2
+        heads = torch.cat(heard, dim=2)  # b 2 heads h w, of all layers
         per_token = torch.stack(
             [
-                torch.stack(
-                    [
-                        losses.attention_refocusing(maps[:, k], region, self.config.attention_scale)
-                        for maps in heard
-                    ]
-                ).mean(0)
+                losses.attention_refocusing(heads[:, k], region, self.config.attention_scale)
                 for k, region in enumerate(regions)
             ],
             dim=1,
