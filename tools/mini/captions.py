@@ -79,7 +79,7 @@ def _pick(choices: list[str], rng: np.random.Generator) -> str:
 
 
 PERSON_MARK, STYLE_MARK = "~", "^"
-"""Words that train_unet.py replaces by what a face recognition sees in the face, and by the colours around it.
+"""Words that networks.Denoiser replaces by what a face recognition sees in the face, and by the colours around it.
 
 So the space of the words holds people and looks, as that of a large model holds the names of many people.
 """
@@ -87,12 +87,22 @@ So the space of the words holds people and looks, as that of a large model holds
 
 NAMED, STYLED = 0.5, 0.35
 """Shares of captions with a mark; of the captions without a named style."""
+BESIDE_MARK = (0.5, 0.5)
+"""How often gender and age, where known, are said beside a person's mark: so they can correct what it got wrong."""
+SELDOM_BESIDE_MARK = (0.2, 0.1)
+"""The same in the captions that the first models at 256 px learned from."""
 
 
-def noun(attributes: Mapping[str, str], rng: np.random.Generator, mark: str = "") -> str:
-    """ "a person", "an old man", "a ~ woman": the noun is "person" about half of the time, with a mark more often."""
-    who = attributes.get("who", "person") if rng.random() < (0.2 if mark else 0.48) else "person"
-    age = attributes.get("age", "") if rng.random() < (0.1 if mark else 0.4) else ""
+def noun(
+    attributes: Mapping[str, str],
+    rng: np.random.Generator,
+    mark: str = "",
+    beside: tuple[float, float] = BESIDE_MARK,
+) -> str:
+    """ "a person", "an old man", "a ~ woman": the noun is "person" about half of the time."""
+    said_who, said_age = beside if mark else (0.48, 0.4)
+    who = attributes.get("who", "person") if rng.random() < said_who else "person"
+    age = attributes.get("age", "") if rng.random() < said_age else ""
     return " ".join(word for word in ("an" if age[:1] == "o" else "a", age, mark, who) if word)
 
 
@@ -115,8 +125,13 @@ def _background(name: str, rng: np.random.Generator) -> str:
     return phrase
 
 
-def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
-    """One caption for a picture with these attributes; another draw gives another caption."""
+def caption(
+    attributes: Mapping[str, str], rng: np.random.Generator, beside: tuple[float, float] = BESIDE_MARK
+) -> str:
+    """One caption for a picture with these attributes; another draw gives another caption.
+
+    beside: how often gender and age are said beside a person's mark.
+    """
     get = attributes.get
     mark = PERSON_MARK if rng.random() < NAMED else ""
     style = None
@@ -130,7 +145,7 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
         style_said = style == get("finish")
     if get("framing") == "close" and rng.random() < 0.3:
         opening = opening.replace("a photo", "a close-up photo")
-    start = f"{opening} {noun(attributes, rng, mark)}"
+    start = f"{opening} {noun(attributes, rng, mark, beside)}"
     if not style and rng.random() < STYLED:
         start += f" in the {STYLE_MARK} style"
     elif style:

@@ -1,9 +1,10 @@
-"""Measure the mini model and draw its contact sheets.
+"""Measure the mini model and draw its contact sheet.
 
-python -m tools.mini.evaluate --model assets/mini --work .training/mini --samples 100 --per-phrase 20 --out assets/mini
+python -m tools.mini.evaluate --model assets/mini --faces FACES --samples 100 --per-phrase 20 --out assets/mini
 
-Writes numbers.json and samples.jpg to --out. VAE: PSNR on the held-out faces. Samples: share with exactly one detected
-face; Fréchet distance of SFace embeddings to held-out faces. Phrases: share that a simple measurement confirms.
+Writes numbers.json and samples.jpg to --out. Held-out faces: the 500 photos of FACES that `measure.read_manifest` keeps
+out of all training. VAE: PSNR on them. Samples: share with exactly one detected face; Fréchet distance of SFace
+embeddings to the held-out faces. Phrases: share that a simple measurement confirms.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from magicapture_core.models import best_dtype
 from tools.mark import mark
-from tools.mini.measure import luma
+from tools.mini.measure import luma, read_manifest, read_rgb
 from tools.mini.stage import pick_device
 from tools.mini.train_vae import psnr
 
@@ -136,13 +137,9 @@ def sample(
 
 
 def only_face(analyser: Any, pixels: np.ndarray) -> Any | None:
-    """The face, if there is exactly one. Pictures are doubled first: detectors are made for larger ones."""
-    faces = analyser.detect(enlarged(pixels))
+    """The face, if there is exactly one."""
+    faces = analyser.detect(pixels)
     return faces[0] if len(faces) == 1 else None
-
-
-def enlarged(pixels: np.ndarray) -> np.ndarray:
-    return cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_CUBIC)
 
 
 def embeddings(analyser: Any, pictures: np.ndarray) -> tuple[np.ndarray, int]:
@@ -150,7 +147,13 @@ def embeddings(analyser: Any, pictures: np.ndarray) -> tuple[np.ndarray, int]:
     from magicapture_core.faces import embed_face
 
     found = [(pixels, face) for pixels in pictures if (face := only_face(analyser, pixels)) is not None]
-    return np.stack([embed_face(analyser, enlarged(pixels), face) for pixels, face in found]), len(found)
+    return np.stack([embed_face(analyser, pixels, face) for pixels, face in found]), len(found)
+
+
+def held_out(faces: Path, count: int) -> np.ndarray:
+    """At most `count` photos (n, 256, 256, 3) uint8 that no training saw."""
+    rows = [row for row in read_manifest(faces / "manifest.jsonl", faces) if row["held_out"]]
+    return np.stack([read_rgb(faces / row["file"]) for row in rows[:count]])
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -169,16 +172,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="assets/mini")
-    parser.add_argument("--work", required=True, help="folder of heldout.npy")
+    parser.add_argument("--faces", type=Path, help="folder of 256 px photos with manifest.jsonl")
     parser.add_argument("--out", required=True, help="folder of numbers.json and samples.jpg")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--per-phrase", type=int, default=100)
     parser.add_argument("--heldout", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--sheet-only", action="store_true")
     parser.add_argument("--device")
     args = parser.parse_args()
+    if not args.faces and not args.sheet_only:
+        parser.error("give --faces, or --sheet-only for the samples alone")
     device, out = pick_device(args.device), Path(args.out)
     pipeline = StableDiffusionPipeline.from_pretrained(
         args.model, safety_checker=None, dtype=torch.float32
@@ -192,7 +197,7 @@ def main() -> None:
         return
     from magicapture_core.faces import choose_analyser
 
-    started, heldout = time.monotonic(), np.load(Path(args.work) / "heldout.npy")[: args.heldout]
+    started, heldout = time.monotonic(), held_out(args.faces, args.heldout)
     analyser, _ = choose_analyser("bundled")
     numbers: dict[str, Any] = {"samples": args.samples, "per_phrase": args.per_phrase, "held_out": len(heldout),
                                "steps": args.steps, "guidance": args.guidance}  # fmt: skip
@@ -207,11 +212,8 @@ def main() -> None:
     numbers["frechet_sface_between_halves_of_held_out"] = round(frechet(real[:half], real[half:]), 4)
     numbers["phrases"], faces = {}, [only_face(analyser, each) for each in pictures]
     for name, (prompt, check) in PHRASES.items():
-        tests = [
-            check(enlarged(p), only_face(analyser, p))
-            for p in sample(pipeline, prompt, args.per_phrase, args)
-        ]
-        plain = [check(enlarged(p), face) for p, face in zip(pictures, faces, strict=True)]
+        tests = [check(p, only_face(analyser, p)) for p in sample(pipeline, prompt, args.per_phrase, args)]
+        plain = [check(p, face) for p, face in zip(pictures, faces, strict=True)]
         numbers["phrases"][name] = {"confirmed": round(float(np.mean(tests)), 3),
                                     "without_the_phrase": round(float(np.mean(plain)), 3)}  # fmt: skip
         print(name, numbers["phrases"][name], flush=True)

@@ -1,6 +1,9 @@
-"""Measure what the captions may say about each photo: person mask, expression, clothing, hair, background.
+"""Measure what the captions may say about a photo: person mask, expression, clothing, hair.
 
-python -m tools.mini.measure --faces FACES --manifest FACES/manifest.jsonl --models MODELS --work .training/mini
+python -m tools.mini.measure --faces FACES --manifest FACES/manifest.jsonl --models assets/faces --work .training/rows
+
+The command writes rows.jsonl (for tools/people/make_presets.py) and masks.npy. The making of the model measures the
+faces that it makes itself, by `measure_face`.
 """
 
 from __future__ import annotations
@@ -8,22 +11,29 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from magicapture_core.faces import FaceAnalyser
 
 HELD_OUT = 500
 """Faces kept out of all training, drawn with seed 0."""
 
 
 def read_manifest(manifest: Path, faces: Path) -> list[dict[str, Any]]:
-    """Rows of the manifest whose photo is in `faces`, each with "held_out" added."""
+    """Rows of the manifest whose photo is in `faces`, each with "held_out" added.
+
+    Who is held out depends on the manifest alone, so a folder that lacks some photos has none of them exchanged.
+    """
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    rows = [row for row in rows if (faces / row["file"]).exists()]
     held = set(np.random.default_rng(0).permutation(len(rows))[:HELD_OUT].tolist())
-    return [{**row, "held_out": index in held} for index, row in enumerate(rows)]
+    marked = [{**row, "held_out": index in held} for index, row in enumerate(rows)]
+    return [row for row in marked if (faces / row["file"]).exists()]
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -54,7 +64,8 @@ def hair(pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any]) -> str | Non
     x0, y0, x1, _ = row["box"]
     region = np.zeros(mask.shape, bool)
     top = max(0, int(y0))
-    columns = np.where(mask[:, int((x0 + x1) / 2)] > 0.9)[0]
+    middle = int(np.clip((x0 + x1) / 2, 0, len(pixels) - 1))
+    columns = np.where(mask[:, middle] > 0.9)[0]
     if len(columns) == 0 or columns[0] > top - 0.04 * len(pixels):
         return None  # no hair visible above the face box
     region[columns[0] : top, int(x0 + 0.2 * (x1 - x0)) : int(x1 - 0.2 * (x1 - x0))] = True
@@ -73,21 +84,44 @@ def hair(pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any]) -> str | Non
     return "brown" if 55 < light < 95 and saturation > 0.3 else None
 
 
-def expression(blendshapes: dict[str, float]) -> str | None:
-    smile = (blendshapes["mouthSmileLeft"] + blendshapes["mouthSmileRight"]) / 2
-    if smile > 0.55:
+def smile_of(blendshapes: Mapping[str, float]) -> float:
+    return (blendshapes["mouthSmileLeft"] + blendshapes["mouthSmileRight"]) / 2
+
+
+def expression(smile: float, jaw: float, smiling: float = 0.55, neutral: float = 0.08) -> str | None:
+    """ "smiling" or "neutral" where that is clear; smile and open jaw as MediaPipe measures them, 0..1."""
+    if smile > smiling:
         return "smiling"
-    return "neutral" if smile < 0.08 and blendshapes["jawOpen"] < 0.1 else None
+    return "neutral" if smile < neutral and jaw < 0.1 else None
 
 
 def person_mask(confidence: np.ndarray, row: dict[str, Any]) -> np.ndarray:
     """The segmenter's confidence (h, w) 0..1, steeper, without what is not joined to the face; (h, w) 0..1."""
     steep = np.clip((confidence - 0.25) / 0.5, 0, 1)
     _, labels = cv2.connectedComponents((steep > 0.5).astype(np.uint8))
-    x, y = (int(value) for value in row["landmarks"][2])
-    mine = (labels == labels[min(y, 255), min(x, 255)]).astype(np.uint8)
+    x, y = (int(np.clip(value, 0, len(labels) - 1)) for value in row["landmarks"][2])
+    mine = (labels == labels[y, x]).astype(np.uint8)
     near = cv2.dilate(mine, np.ones((5, 5), np.uint8))
     return (steep * near).astype(np.float32)
+
+
+def measure_face(analyser: FaceAnalyser, pixels: np.ndarray) -> tuple[dict[str, Any], np.ndarray] | None:
+    """Points, box, smile and jaw of the only face in pixels (h, w, 3) uint8, and the person mask (h, w) 0..1.
+
+    None where there is not exactly one face. The box begins at the hairline, as `hair` wants it.
+    """
+    faces = analyser.detect(pixels)
+    if len(faces) != 1 or "jawOpen" not in faces[0].expressions or faces[0].outline is None:
+        return None
+    face = faces[0]
+    left, _, right, bottom = face.box
+    row = {
+        "landmarks": face.landmarks.tolist(),
+        "box": [left, float(face.outline[:, 1].min()), right, bottom],
+        "smile": smile_of(face.expressions),
+        "jaw": face.expressions["jawOpen"],
+    }
+    return row, person_mask(analyser.foreground(pixels), row)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -115,7 +149,7 @@ def measure(args: argparse.Namespace) -> None:
             masks[index] = np.round(mask * 255)
             shapes = landmarker.detect(image).face_blendshapes
             scores = {shape.category_name: shape.score for shape in shapes[0]} if shapes else {}
-            row["expression"] = expression(scores) if scores else None
+            row["expression"] = expression(smile_of(scores), scores["jawOpen"]) if scores else None
             row["hair"], row["clothes"] = hair(pixels, mask, row), clothing(pixels, mask)
             if index % 500 == 0:
                 print(f"measured {index} of {len(rows)}, {time.monotonic() - started:.0f} s", flush=True)

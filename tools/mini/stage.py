@@ -1,41 +1,114 @@
-"""What the two training stages share: device, arithmetic, course of the learning rate, checkpoints."""
+"""What the training stages share: device, draws, course of the learning rate, the loop itself, checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
+
+REPORT_EVERY = 10.0
+"""Seconds between two lines of a training."""
 
 
 def pick_device(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def free_memory() -> None:
+    """Give the GPU's unused memory back, for the other process."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def half(device: torch.device) -> torch.dtype:
+    """In what the networks compute: pure bfloat16 on a GPU (autocast keeps group norms in float32)."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 class Clock:
-    """Progress of a stage from 0 to 1, by minutes of training (all sessions together) or by steps."""
+    """Progress of a stage from 0 to 1, by minutes of training (all sessions together), by steps, or by both."""
 
     def __init__(self, minutes: float | None, steps: int | None) -> None:
-        if (minutes is None) == (steps is None):
-            raise ValueError("give exactly one of --minutes and --steps")
+        """Given both, whichever ends first counts."""
+        if minutes is None and steps is None:
+            raise ValueError("give --minutes or --steps")
         self.minutes, self.steps = minutes, steps
         self.step, self.seconds, self._last = 0, 0.0, time.monotonic()
 
     @property
     def progress(self) -> float:
-        if self.steps is not None:
-            return min(1.0, self.step / self.steps)
-        assert self.minutes is not None
-        return min(1.0, self.seconds / 60 / self.minutes)
+        by_steps = self.step / self.steps if self.steps else 0.0
+        by_time = self.seconds / 60 / max(self.minutes, 1e-9) if self.minutes is not None else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def restart(self) -> None:
+        """Count from now on: what was prepared before is not training."""
+        self._last = time.monotonic()
 
     def tick(self) -> None:
         now = time.monotonic()
         self.seconds, self._last, self.step = self.seconds + now - self._last, now, self.step + 1
+
+
+class Part(Protocol):
+    """What a checkpoint holds: a network, an optimizer, running errors."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any, /) -> object: ...
+
+
+Step = Callable[[int, float], Mapping[str, Tensor]]
+"""(step's number, progress 0..1) -> numbers to report."""
+
+
+def train(
+    path: Path, parts: Mapping[str, Part], step: Step, *, seconds: float, steps: int | None = None,
+    save_every: float = 60.0, saved: Callable[[], None] | None = None, say: Callable[..., None] = print,
+) -> int:  # fmt: skip
+    """Train until `seconds` from now have passed or `steps` are done; go on from the checkpoint where there is one.
+
+    Saves `parts` at `path` every `save_every` seconds and at the end; `saved` is called after it. Returns the number
+    of steps, all sessions together.
+    """
+    clock = Clock(0.0, steps)
+    if state := load_checkpoint(path, clock):
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    clock.minutes = (clock.seconds + seconds) / 60
+    clock.restart()
+    reported = last = time.monotonic()
+    while clock.progress < 1:
+        numbers = step(clock.step, clock.progress)
+        clock.tick()
+        now = time.monotonic()
+        if now - reported > REPORT_EVERY:
+            text = " ".join(f"{name} {float(value):.4f}" for name, value in numbers.items())
+            say(f"{path.stem} step {clock.step} ({clock.step / clock.seconds:.2f} a second) {text}")
+            reported = now
+        if now - last > save_every and clock.progress < 1:
+            _save(path, clock, parts, saved)
+            last = time.monotonic()
+    _save(path, clock, parts, saved)
+    say(f"{path.stem}: {clock.step} steps in {clock.seconds:.0f} s")
+    return clock.step
+
+
+def _save(path: Path, clock: Clock, parts: Mapping[str, Part], saved: Callable[[], None] | None) -> None:
+    save_checkpoint(path, clock, **{name: part.state_dict() for name, part in parts.items()})
+    if saved:
+        saved()
+
+
+def draws(device: torch.device, seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step, on the device: a training that goes on draws what it would have drawn."""
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
 
 
 def learning_rate(base: float, step: int, progress: float, warmup: int, decay_from: float) -> float:
@@ -56,12 +129,54 @@ def shuffled(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.nd
             yield order[start : start + batch]
 
 
-def read_weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
-    """All weights of a part of an exported model ("unet", "text_encoder", "vae"), float32."""
-    files = sorted((folder / part).glob("*.safetensors"))
-    if not files:
-        raise SystemExit(f"{folder / part} holds no .safetensors file: give the folder of an exported model")
-    return {name: value.float() for file in files for name, value in load_file(file).items()}
+class Batches:
+    """`shuffled`, asked by the step's number instead of in turn, so that a training can go on anywhere."""
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        self.count, self.batch, self.seed = count, min(batch, count), seed
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def __call__(self, step: int) -> np.ndarray:
+        epoch, place = divmod(step, self.count // self.batch)
+        if epoch != self._epoch:
+            self._epoch, self._order = (
+                epoch,
+                np.random.default_rng((self.seed, epoch)).permutation(self.count),
+            )
+        return self._order[place * self.batch : (place + 1) * self.batch]
+
+
+def fastest(name: str, function: Callable[..., Tensor], example: Callable[[], tuple[Any, ...]],
+            say: Callable[..., None]) -> Callable[..., Tensor]:  # fmt: skip
+    """`function`, compiled where that is faster on a GPU, tried with made-up inputs of the true shapes.
+
+    Leaves gradients behind in what `function` computes with.
+    """
+    if not torch.cuda.is_available():
+        return function
+    try:
+        plain = _seconds_of(function, example)
+        began, compiled = time.monotonic(), torch.compile(function, dynamic=False)
+        fast = _seconds_of(compiled, example)
+    except Exception as error:  # noqa: BLE001 - whatever the compiler dislikes, the plain function works
+        say(f"{name} is not compiled: {error!r}"[:300])
+        return function
+    say(
+        f"{name}: {plain * 1e3:.0f} ms a step, compiled {fast * 1e3:.0f} ms ({time.monotonic() - began:.0f} s)"
+    )
+    return compiled if fast < 0.97 * plain else function
+
+
+def _seconds_of(function: Callable[..., Tensor], example: Callable[[], tuple[Any, ...]]) -> float:
+    """Of one call with its gradients, on the GPU, without the first three calls."""
+    began = 0.0
+    for call in range(9):
+        if call == 3:
+            torch.cuda.synchronize()
+            began = time.monotonic()
+        function(*example()).float().square().mean().backward()
+    torch.cuda.synchronize()
+    return (time.monotonic() - began) / 6
 
 
 def save_checkpoint(path: Path, clock: Clock, **state: Any) -> None:
@@ -78,14 +193,3 @@ def load_checkpoint(path: Path, clock: Clock) -> dict[str, Any] | None:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     clock.step, clock.seconds = state["step"], state["seconds"]
     return state
-
-
-@torch.no_grad()
-def update_average(average: dict[str, torch.Tensor], model: torch.nn.Module, step: int, decay: float) -> None:
-    """Exponential moving average of the weights; young averages forget faster."""
-    keep = min(decay, (1 + step) / (10 + step))
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value.float(), 1 - keep)
-        else:
-            average[name].copy_(value)

@@ -1,20 +1,16 @@
-"""Make the training pictures: photos with another background, light, finish, framing or accessory, and their words.
+"""Variants of a photo, with another background, light, finish, framing, accessory or tilt, and their true words.
 
-python -m tools.mini.variants --faces FACES --work .training/mini --resolution 128 --variants 4
+pictures.py makes the training pictures with it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from tools.mini.measure import luma, read_rgb
+from tools.mini.measure import luma
 
 PLAIN = {
     "white": (250, 250, 250),
@@ -36,6 +32,14 @@ FINISH_CHANCES = {None: 0.73, "black-and-white": 0.13, "sepia": 0.06, "vintage":
 LIGHT_CHANCES = {None: 0.58, "soft": 0.12, "warm": 0.14, "cool": 0.07, "side": 0.09}
 ACCESSORY_CHANCES = {None: 0.82, "sunglasses": 0.11, "round glasses": 0.07}
 FRAMING_CHANCES = {None: 0.72, "close": 0.14, "far": 0.14}
+TILT, MOST_TILT = 12.0, 25.0
+"""Spread and limit in degrees of how far `turned` turns a photo."""
+SCALES = (0.6, 1.6)
+"""Smallest and largest scale that `turned` gives a photo."""
+ROOM = 0.5
+"""How far a photo is continued on each side before it is turned, in its sides."""
+CLOSE, FAR = 1.25, 0.8
+"""From these scales on a caption may speak of the framing."""
 
 
 def draw(chances: dict[Any, float], rng: np.random.Generator) -> Any:
@@ -246,13 +250,13 @@ def words_of(attributes: dict[str, str]) -> dict[str, str]:
 
 
 def variant(pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any], attributes: dict[str, str],
-            rng: np.random.Generator) -> np.ndarray:  # fmt: skip
-    """One picture (h, w, 3) uint8 with these attributes."""
+            rng: np.random.Generator, framed: bool = False) -> np.ndarray:  # fmt: skip
+    """One picture (h, w, 3) uint8 with these attributes; with `framed` the person stays in place."""
     picture, person = pixels.astype(np.float32), mask.astype(np.float32) / 255
     if kind := attributes.get("accessory"):
         picture = wear(picture, row, kind, rng)
     framing = attributes.get("framing")
-    if framing or rng.random() < 0.5:
+    if framing or (not framed and rng.random() < 0.5):
         scale = {
             "close": rng.uniform(1.25, 1.45),
             "far": rng.uniform(0.7, 0.8),
@@ -274,52 +278,49 @@ def variant(pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any], attribute
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
-def make(args: argparse.Namespace) -> None:
-    work, started, side = Path(args.work), time.monotonic(), args.resolution
-    rows = [json.loads(line) for line in (work / "rows.jsonl").read_text().splitlines()]
-    masks = np.load(work / "masks.npy", mmap_mode="r")
-    training = [(index, row) for index, row in enumerate(rows) if not row["held_out"]][: args.limit]
-    shape = (len(training) * args.variants, side, side, 3)
-    part = work / "pictures.part.npy"
-    pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-    words = []
-    for place, (index, row) in enumerate(training):
-        pixels = read_rgb(Path(args.faces) / row["file"])
-        for copy in range(args.variants):
-            rng = np.random.default_rng((args.seed, index, copy))
-            attributes = attributes_of(row, masks[index], rng)
-            picture = variant(pixels, masks[index], row, attributes, rng)
-            pictures[place * args.variants + copy] = cv2.resize(
-                picture, (side, side), interpolation=cv2.INTER_AREA
-            )
-            words.append(words_of(attributes))
-        if place % 500 == 0:
-            print(
-                f"variants of {place} of {len(training)} photos, {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-    pictures.flush()
-    part.replace(work / "pictures.npy")
-    (work / "words.jsonl").write_text("".join(json.dumps(each) + "\n" for each in words))
-    held = [read_rgb(Path(args.faces) / row["file"]) for row in rows if row["held_out"]]
-    np.save(
-        work / "heldout.npy",
-        np.stack([cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in held]),
+def framing_of(scale: float) -> str | None:
+    """What a caption may say of a face at this scale, 1 being FFHQ's frame."""
+    return "close" if scale > CLOSE else "far" if scale < FAR else None
+
+
+def continued(photo: np.ndarray) -> np.ndarray:
+    """With room around: the wall goes on mirrored at the sides and above, the clothes straight down below."""
+    room = int(ROOM * len(photo))
+    wide = cv2.copyMakeBorder(photo, room, 0, room, room, cv2.BORDER_REFLECT_101)
+    return cv2.copyMakeBorder(wide, 0, room, 0, 0, cv2.BORDER_REPLICATE)
+
+
+def turned(
+    pixels: np.ndarray, mask: np.ndarray, row: dict[str, Any], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any], float]:
+    """The photo tilted, moved and scaled, as photos of real people are: pixels, mask, row and the scale.
+
+    `row` comes back with its points and box moved along. Where the head touches an edge, the frame stays within the
+    photo. Else a smaller person stands on the lower edge, where the clothes go on, and a larger one is moved about.
+    """
+    side = len(pixels)
+    angle = np.deg2rad(np.clip(rng.normal(0, TILT), -MOST_TILT, MOST_TILT))
+    free, filling = free_of_edges(mask), float(abs(np.cos(angle)) + abs(np.sin(angle)))
+    scale = float(np.exp(rng.uniform(np.log(SCALES[0] if free else filling), np.log(SCALES[1]))))
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = np.array(row["landmarks"], float)[:3].mean(axis=0)
+    goal = side * np.array([0.5 + rng.uniform(-0.1, 0.1), 0.5 + rng.uniform(-0.06, 0.06)])
+    if not free:
+        slack = side / 2 * (1 - filling / scale)
+        centre = np.clip(centre, side / 2 - slack, side / 2 + slack)
+        goal = np.full(2, side / 2)
+    elif scale < 1:
+        goal[1] = scale * centre[1] + (1 - scale) * side
+    move = goal - matrix @ centre
+    affine = np.float32(np.column_stack([matrix, move - matrix @ [ROOM * side, ROOM * side]]))
+    pixels, mask = (
+        cv2.warpAffine(
+            continued(a), affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        for a in (pixels, mask)
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faces", required=True, help="folder of 256 px photos")
-    parser.add_argument(
-        "--work", required=True, help="folder of masks.npy and rows.jsonl; the pictures go there too"
-    )
-    parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--variants", type=int, default=4, help="pictures made of each photo")
-    parser.add_argument("--limit", type=int, help="only the first photos (for a try)")
-    parser.add_argument("--seed", type=int, default=0)
-    make(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    x0, y0, x1, y1 = row["box"]
+    corners = np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)], float) @ matrix.T + move
+    points = np.array(row["landmarks"], float) @ matrix.T + move
+    box = [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+    return pixels, mask, {**row, "landmarks": points.tolist(), "box": box}, scale
