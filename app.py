@@ -125,10 +125,15 @@ def _wire_photos(wizard: Any) -> None:
     photos.photos.click(photos.press, [key], photos.outputs, **_busy(photos.summary))
     photos.people.click(photos.press, [key], photos.outputs, **_busy(photos.people))
     photos.kind.input(photos.choose_kind, [key, photos.kind], photos.outputs, **_busy(photos.summary))
+    for called in (photos.noun, photos.age):
+        called.input(photos.call, [key, photos.noun, photos.age], photos.outputs, **QUIET)
 
-    style.presets.click(style.press, [key], style.outputs, **_busy(style.presets))
-    style.photos.click(style.press, [key], style.outputs, **_busy(style.summary))
-    style.files.upload(style.upload, [key, style.files], style.outputs, **_busy(style.files))
+    for event in (
+        style.presets.click(style.press, [key], style.outputs, **_busy(style.presets)),
+        style.photos.click(style.press, [key], style.outputs, **_busy(style.summary)),
+        style.files.upload(style.upload, [key, style.files], style.outputs, **_busy(style.files)),
+    ):
+        event.then(wizard.awake, None, wizard.pulse, **QUIET)  # drafts come by themselves
 
     masks.view.input(masks.switch, [key, masks.view], masks.outputs, **QUIET)
     for pictures in (masks.subject, masks.style):

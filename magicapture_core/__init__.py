@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from magicapture_core.config import GenerateConfig, PostprocessConfig, TrainConfig
     from magicapture_core.export import export_run
     from magicapture_core.faces import Face, FaceAnalyser, choose_analyser
-    from magicapture_core.generation import Portrait, best_first, generate
+    from magicapture_core.generation import Portrait, best_first, draft, generate
     from magicapture_core.masks import Masks
     from magicapture_core.models import ModelBundle, load
     from magicapture_core.photos import Photo, list_photos, read_photo
@@ -38,7 +38,7 @@ _HOME = {
     "config": ("GenerateConfig", "PostprocessConfig", "TrainConfig"),
     "export": ("export_run",),
     "faces": ("Face", "FaceAnalyser", "choose_analyser"),
-    "generation": ("Portrait", "best_first", "generate"),
+    "generation": ("Portrait", "best_first", "draft", "generate"),
     "masks": ("Masks",),
     "models": ("ModelBundle", "load"),
     "photos": ("Photo", "list_photos", "read_photo"),
@@ -73,6 +73,7 @@ __all__ = [
     "Verdict",
     "best_first",
     "choose_analyser",
+    "draft",
     "export_run",
     "finish",
     "generate",

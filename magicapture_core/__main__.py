@@ -1,4 +1,4 @@
-"""Command line: python -m magicapture_core masks | train | generate | evaluate | export | finish | sheet | weights.
+"""Command line: python -m magicapture_core COMMAND; see COMMANDS.
 
 Exit codes: 0 done, 1 bad input, 2 wrong use, 130 interrupted (training: and saved).
 """
@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.draft import Draft, run_draft
 from magicapture_core.commands.finish import Finish
+from magicapture_core.commands.inputs import (
+    FaceVariant,
+    analyser_for,
+    read_concept,
+    read_photos,
+    style_folder,
+)
 from magicapture_core.commands.sheet import Sheet
 from magicapture_core.commands.weights import Weights
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
@@ -29,13 +37,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from magicapture_core.checkpoints import RunFacts
-    from magicapture_core.concepts import Concept
     from magicapture_core.faces import Face, FaceAnalyser
     from magicapture_core.generation import Portrait
     from magicapture_core.models import ModelBundle
     from magicapture_core.photos import Photo
-
-FaceVariant = Literal["auto", "bundled", "facexlib"]
 
 
 @dataclass
@@ -53,8 +58,8 @@ class Masks:
         """Exits 1 if a photo has no face or cannot be read."""
         from magicapture_core.concepts import judge_photos
 
-        analyser = _analyser(self.faces)
-        photos, unreadable = _read_photos(self.photos)
+        analyser = analyser_for(self.faces)
+        photos, unreadable = read_photos(self.photos)
         verdicts = judge_photos(photos, "subject", analyser=analyser)
         self.out.mkdir(parents=True, exist_ok=True)
         faceless = 0
@@ -101,16 +106,19 @@ class Train:
         """Exits 130 when interrupted, after saving."""
         from magicapture_core.training import train
 
-        style_folder = self._style_folder()
-        analyser = _analyser(self.faces)
-        concepts: dict[str, Concept] = {
-            "subject": self._concept("subject", self.subject, self.subject_masks, analyser),
-            "style": self._concept("style", style_folder, self.style_masks, analyser),
+        analyser = analyser_for(self.faces)
+        cut: dict[str, Any] = {
+            "resolution": self.config.resolution,
+            "framing": models.framing,
+            "kind": self.config.subject_kind,
+            "analyser": analyser,
         }
+        subject = read_concept("subject", self.subject, masks=self.subject_masks, **cut)
+        style = read_concept("style", style_folder(self.style, self.preset), masks=self.style_masks, **cut)
         reports = train(
             models,
-            concepts["subject"],
-            concepts["style"],
+            subject,
+            style,
             self.config,
             self.out,
             analyser=analyser,
@@ -123,37 +131,6 @@ class Train:
             return INTERRUPTED
         console.print(f"Done: {escape(str(self.out))}")
         return DONE
-
-    def _style_folder(self) -> Path:
-        from magicapture_core.presets import PRESETS, load_preset
-
-        if (self.style is None) == (self.preset is None):
-            raise Problem("Give either --style FOLDER or --preset NAME, one of the two.")
-        if self.preset is not None:
-            return PRESETS / load_preset(self.preset).name
-        assert self.style is not None
-        return self.style
-
-    def _concept(
-        self, role: Literal["subject", "style"], folder: Path, masks: Path | None, analyser: FaceAnalyser
-    ) -> Concept:
-        from magicapture_core.concepts import prepare_concept
-
-        photos, unreadable = _read_photos((folder,))
-        if unreadable:
-            raise Problem(f"Take the unreadable files out of {folder}, or replace them.")
-        concept = prepare_concept(
-            photos,
-            role,
-            resolution=self.config.resolution,
-            analyser=analyser,
-            kind=self.config.subject_kind,
-            masks=_read_masks(masks, photos) if masks else None,
-        )
-        for example in concept.examples:
-            for warning in example.warnings:
-                console.print(f"[yellow]Note[/] {escape(example.name)}: {escape(warning)}")
-        return concept
 
 
 @dataclass
@@ -178,7 +155,7 @@ class Generate:
 
         from magicapture_core.generation import best_first, generate
 
-        analyser = _analyser(self.faces) if facts.config.subject_kind == "person" else None
+        analyser = analyser_for(self.faces) if facts.config.subject_kind == "person" else None
         self.out.mkdir(parents=True, exist_ok=True)
         files: dict[int, Path] = {}
         with Progress(console=console) as progress:
@@ -236,6 +213,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _train(command, arguments[1:])
         if isinstance(command, Generate):
             return _generate(command, arguments[1:])
+        if isinstance(command, Draft):
+            return run_draft(command, arguments[1:], f"{PROGRAM} draft")
         return int(command.run())
     except Problem as problem:
         console.print(f"[red]Problem:[/] {escape(str(problem))}")
@@ -249,8 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 COMMANDS: dict[str, type] = {
-    "masks": Masks, "train": Train, "generate": Generate, "evaluate": Evaluate, "export": Export, "finish": Finish,
-    "sheet": Sheet, "weights": Weights,
+    "masks": Masks, "draft": Draft, "train": Train, "generate": Generate, "evaluate": Evaluate, "export": Export,
+    "finish": Finish, "sheet": Sheet, "weights": Weights,
 }  # fmt: skip
 PROGRAM = "python -m magicapture_core"
 
@@ -259,7 +238,7 @@ def _parse(arguments: list[str]) -> Any:
     chosen = COMMANDS.get(arguments[0]) if arguments else None
     if chosen is not None:  # parsed on its own, so that messages name its settings and nothing else
         return tyro.cli(chosen, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}")
-    every: Any = Masks | Train | Generate | Evaluate | Export | Finish | Sheet | Weights
+    every: Any = Masks | Draft | Train | Generate | Evaluate | Export | Finish | Sheet | Weights
     description = "Portraits of a person in a style, from a few photos of each."
     return tyro.cli(every, args=arguments, prog=PROGRAM, description=description)
 
@@ -301,54 +280,6 @@ def _starting_config(command: Train, models: ModelBundle) -> TrainConfig:
         raise Problem(f"--schedule must be one of {', '.join(schedules)} for this model, got {name!r}.")
     preset = load_preset(command.preset).overrides if command.preset else {}
     return from_dict(TrainConfig, {"resolution": models.resolution, **schedules[name], **preset})
-
-
-def _analyser(variant: FaceVariant) -> FaceAnalyser:
-    from magicapture_core.faces import choose_analyser
-
-    analyser, reason = choose_analyser(variant)
-    console.print(f"[dim]{escape(reason)}[/]")
-    return analyser
-
-
-def _read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
-    """Read photos and folders of photos; says which cannot be read. Returns them and how many could not."""
-    from magicapture_core.photos import list_photos, read_photo
-
-    photos, unreadable = [], 0
-    for source in sources:
-        for path in list_photos(source) if source.is_dir() else [source]:
-            try:
-                photos.append(read_photo(path))
-            except Problem as problem:
-                unreadable += 1
-                console.print(f"{escape(path.name)}: refuse {escape(str(problem))}")
-    return photos, unreadable
-
-
-def _read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
-    """The user's masks by photo name; photos without one get an automatic mask."""
-    from PIL import Image, UnidentifiedImageError
-
-    from magicapture_core.masks import mask_from_image
-
-    masks = {}
-    for photo in photos:
-        path = folder / f"{Path(photo.name).stem}.png"
-        if not path.exists():
-            continue
-        height, width = photo.pixels.shape[:2]
-        try:
-            with Image.open(path) as image:
-                # Large photos are scaled down when read, so their masks are, too.
-                same = abs(image.width * height - image.height * width) <= max(image.size)
-                scaled = image.resize((width, height), Image.Resampling.NEAREST) if same else image
-                masks[photo.name] = mask_from_image(scaled)[0].numpy()
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise Problem(f"{path} is no picture of a mask ({error}). Save it as PNG.") from error
-    if not masks:
-        raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
-    return masks
 
 
 def _write_masks(photo: Photo, face: Face, analyser: FaceAnalyser, out: Path, stems: set[str]) -> None:

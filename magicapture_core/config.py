@@ -13,6 +13,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from magicapture_core.problems import Problem
 
 SubjectKind = Literal["person", "object"]
+Framing = Literal["photo", "aligned"]
+"""How photos become square pictures: cut out as they are, or straightened to FFHQ's frame."""
+InitialWords = Literal["paper", "photos"]
+AGES = ("young", "middle-aged", "old")
+PEOPLE = ("person", "woman", "man")
 LoraTarget = Literal["cross", "self", "feed_forward", "text_encoder"]
 Trained = Literal["lora", "cross_kv", "unet"]
 Scheduler = Literal["euler_ancestral", "dpm++", "unipc", "ddim"]
@@ -29,6 +34,9 @@ class TrainConfig:
     subject_kind: SubjectKind = "person"
     """What the subject photos show. "object" learns a thing: a foreground mask instead of a face mask,
     and an image-feature similarity instead of face recognition in Eq. 7."""
+    subject_words: str = ""
+    """What a person is called in prompts: "woman", "man" or "person", after an age in words if wanted (young,
+    middle-aged, old): "old man". Empty: "person". Helps a small model that would guess otherwise."""
     resolution: int = 512
     """Side of the square training pictures, in pixels; a multiple of 8 that suits the model."""
     ti_steps: int = 1200
@@ -67,6 +75,9 @@ class TrainConfig:
     """Weight of the identity loss, Eq. 7 (phase 2). 0 turns it and its second UNet pass off."""
     lambda_attn: float = 2.5
     """Weight of Attention Refocusing, Eq. 8 (phase 2). 0 turns it off."""
+    lambda_colour: float = 0.0
+    """Weight of the colour of the face (phase 2): unlike the paper, if above 0, the face of a composed picture is
+    drawn toward the colour that the faces of the style's photos share, as far as they share one."""
     composed_weight: float = 1.0
     """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
     masked: bool = True
@@ -93,6 +104,9 @@ class TrainConfig:
     """Length of that part, as a share of the phase."""
     embedding_norm: float | None = None
     """Unlike the paper, if set (its code: 0.4): embeddings are pulled toward this norm in phase 1."""
+    initial_words: InitialWords = "paper"
+    """Where [V1] and [V2] start: as in the paper, or, unlike the paper, if "photos": as words that a model with
+    words.safetensors makes of the photos' faces and looks. Other models keep the paper's start."""
     style_init_std: float = 0.017
     """Standard deviation of the normal distribution from which [V2] starts."""
     subject_init_word: str = "person"
@@ -121,8 +135,8 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
                         "embedding_learning_rate", "lora_weight_decay", "lambda_id", "lambda_attn",
-                        "composed_weight", "prior_weight", "style_weight", "style_init_std", "sample_every",
-                        "attention_every", "seed")  # fmt: skip
+                        "lambda_colour", "composed_weight", "prior_weight", "style_weight", "style_init_std",
+                        "sample_every", "attention_every", "seed")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, "0 or more", value)
@@ -138,6 +152,15 @@ class TrainConfig:
         _require(0 <= self.style_weight_until <= 1, "style_weight_until", "0 to 1", self.style_weight_until)
         _require("cross" in self.lora_targets, "lora_targets", 'at least "cross"', self.lora_targets)
         _require(bool(self.subject_init_word.strip()), "subject_init_word", "a word", self.subject_init_word)
+        if self.subject_words:
+            check_noun(self.subject_words)
+
+    @property
+    def noun(self) -> str:
+        """What the subject is called in prompts."""
+        return (
+            self.subject_words if self.subject_words and self.subject_kind == "person" else self.subject_kind
+        )
 
     @property
     def items_per_step(self) -> int:
@@ -241,6 +264,13 @@ class PostprocessConfig:
 
 LARGEST = 10**18
 """Beyond it no setting means anything, and libraries overflow."""
+
+
+def check_noun(words: str) -> None:
+    """Raise Problem unless a person may be called so."""
+    *age, noun = words.split(" ")
+    _require(noun in PEOPLE and (not age or (len(age) == 1 and age[0] in AGES)), "subject_words",
+             f"one of {', '.join(PEOPLE)}, alone or after one of {', '.join(AGES)}", words)  # fmt: skip
 
 
 def _require(holds: bool, name: str, expected: str, got: object) -> None:

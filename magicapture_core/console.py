@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from magicapture_core.config import TrainConfig
 
@@ -44,6 +45,8 @@ def show_progress(reports: Iterator[StepReport], config: TrainConfig, interrupte
                 left=f"{duration(report.seconds_left)} left",
                 losses=" ".join(f"{name} {value:.3f}" for name, value in report.losses.items()),
             )
+            if report.note:
+                console.print(f"[yellow]Note[/] {escape(report.note)}")
             if report.sample is not None and report.sample.identity is not None:
                 console.print(f"step {report.step}: sample picture, identity {report.sample.identity:.3f}")
             if interrupted and report.step < total:

@@ -16,6 +16,7 @@ from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run, Ru
 from magicapture_core.files import atomic_file, read_tensors
 from magicapture_core.model_card import how_to_load
 from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.prompts import SUBJECT_TOKEN, named
 
 Format = Literal["diffusers", "kohya"]
 LORA_FILE = ADAPTER_FILES[0]
@@ -37,7 +38,7 @@ pipe = StableDiffusionPipeline.{load_model}
 pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
 pipe.load_textual_inversion(".", weight_name="subject.safetensors", token="<subject>")
 pipe.load_textual_inversion(".", weight_name="style.safetensors", token="<style>")
-{load_lora}picture = pipe("a photo of a <subject> {noun} in the <style> style").images[0]
+{load_lora}picture = pipe("a photo of a {subject} in the <style> style").images[0]
 ```
 
 Run it in this folder. Without `<subject>` the person does not show, without `<style>` the style does not.
@@ -54,11 +55,11 @@ A person and a style learned with MagiCapture for `{model}`. Use it with that mo
 
 Prompt in A1111 and Forge:
 
-    a photo of a {name}-subject {noun} in the {name}-style style{lora_prompt}
+    a photo of a {webui_subject} in the {name}-style style{lora_prompt}
 
 Prompt in ComfyUI{lora_node}:
 
-    a photo of a embedding:{name}-subject {noun} in the embedding:{name}-style style
+    a photo of a {comfy_subject} in the embedding:{name}-style style
 
 Steps 50, guidance 7, Euler a. The embeddings' file names are the words of the prompt: rename both together.
 """
@@ -183,9 +184,11 @@ def _write_readme(template: str, run: Run, out: Path, **words: str) -> Path:
     facts = run.facts()
     # A folder on this machine means nothing elsewhere, and may name its owner.
     model = Path(facts.model).name if Path(facts.model).exists() else facts.model
+    name, subject = export_name(run.folder), named(facts.config.noun)
     text = template.format(
-        name=export_name(run.folder), model=model, noun=facts.config.subject_kind,
-        load_model=how_to_load(facts.model), **words,
+        name=name, model=model, load_model=how_to_load(facts.model), subject=subject,
+        webui_subject=subject.replace(SUBJECT_TOKEN, f"{name}-subject"),
+        comfy_subject=subject.replace(SUBJECT_TOKEN, f"embedding:{name}-subject"), **words,
     )  # fmt: skip
     with atomic_file(out / "README.md") as path:
         path.write_text(text, encoding="utf-8")

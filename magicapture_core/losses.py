@@ -18,6 +18,7 @@ TERMS = {
     "prior": "DreamBooth",
     "identity": "Eq. 7",
     "attention": "Eq. 8",
+    "colour": "colour of the face",
 }
 """Names of the loss terms in reports and losses.jsonl, and the equation (or method) each belongs to."""
 
@@ -67,6 +68,28 @@ def masked_reconstruction(target: Tensor, output: Tensor, mask: Tensor) -> Tenso
 def identity(generated: Tensor, subject: Tensor) -> Tensor:
     """Eq. 7: 1 - cos(R(B(x0)), R(B(I_s))). Both (b, dim) face embeddings of any length. Returns (b,)."""
     return 1 - F.cosine_similarity(generated.float(), subject.float(), dim=-1)
+
+
+CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""Cb and Cr of RGB (BT.601): colour without lightness, in which people differ more than styles."""
+CHROMA_UNIT = 0.1
+"""Distance in Cb and Cr that costs 1: about that between a face by day and the same in evening light."""
+
+
+def chroma_of(pictures: Tensor, cell: int) -> Tensor:
+    """(b,3,h,w) in [-1,1] → (b,2,h/cell,w/cell): Cb and Cr in [-.5,.5], the mean of each cell of `cell`² pixels."""
+    return torch.einsum("kc,bchw->bkhw", pictures.new_tensor(CHROMA), F.avg_pool2d(pictures, cell) / 2)
+
+
+def face_colour(chroma: Tensor, face: Tensor, wanted: Tensor, tolerance: Tensor) -> Tensor:
+    """Unlike the paper: how far the colour of a face lies from that of the style's faces, beyond their own variety.
+
+    chroma: (b,2,h,w) of `chroma_of`; face: (b,1,h,w) in {0,1}; wanted: (2,) mean of the style's faces; tolerance: 0-d,
+    their spread. Returns (b,): the mean of (max(0, distance - tolerance) / CHROMA_UNIT)² over the face's cells.
+    """
+    distance = torch.linalg.vector_norm(chroma - wanted.view(1, 2, 1, 1), dim=1, keepdim=True)
+    beyond = ((distance - tolerance).clamp(min=0) / CHROMA_UNIT).square() * face
+    return beyond.sum(dim=(1, 2, 3)) / face.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:

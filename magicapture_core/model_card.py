@@ -9,6 +9,7 @@ from magicapture_core.checkpoints import ADAPTER_FILES, UNET_FILE, Run
 from magicapture_core.config import TrainConfig, to_dict
 from magicapture_core.files import atomic_file
 from magicapture_core.losses import TERMS
+from magicapture_core.prompts import named
 
 CARD = """---
 license: other
@@ -41,7 +42,7 @@ from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.{load_model}
 pipe.load_textual_inversion("adapter", weight_name="subject.safetensors", token="<subject>")
 pipe.load_textual_inversion("adapter", weight_name="style.safetensors", token="<style>")
-{load_lora}picture = pipe("a photo of a <subject> {kind} in the <style> style").images[0]
+{load_lora}picture = pipe("a photo of a {subject} in the <style> style").images[0]
 ```
 
 ## Intended use
@@ -79,6 +80,7 @@ def write_model_card(run: Run) -> None:
         subject_count=len(facts.subject),
         style_count=len(facts.style),
         kind=config.subject_kind,
+        subject=named(config.noun),
         model=Path(facts.model).name if Path(facts.model).exists() else facts.model,
         load_model=how_to_load(facts.model),
         lora_sentence=weights,

@@ -35,18 +35,33 @@ OPENINGS = (
     "an image of a",
 )
 ENDINGS = {
-    "prior": "{noun}",
-    "source": f"{SUBJECT_TOKEN} {{noun}}",
-    "reference": f"{{noun}} in the {STYLE_TOKEN} style",
-    "composed": f"{SUBJECT_TOKEN} {{noun}} in the {STYLE_TOKEN} style",
+    "prior": "{kind}",
+    "source": "{subject}",
+    "reference": f"{{kind}} in the {STYLE_TOKEN} style",
+    "composed": f"{{subject}} in the {STYLE_TOKEN} style",
 }
 Task = Literal["prior", "source", "reference", "composed"]
 """What an item teaches: any person (DreamBooth's prior preservation only), the subject, the style, both together."""
 
 
 def templates(task: Task, noun: str = "person") -> list[str]:
-    """The predefined prompts of a task: c_s, c_r or c_c of the paper, or its class alone."""
-    return [f"{opening} {ENDINGS[task].format(noun=noun)}" for opening in OPENINGS]
+    """The predefined prompts of a task: c_s, c_r or c_c of the paper, or its class alone.
+
+    noun: what the subject is called, for instance "old woman". Whom the style photos show is not told by it.
+    """
+    kind = noun if noun == "object" else "person"
+    ending = ENDINGS[task].format(kind=kind, subject=named(noun))
+    return [_with_article(f"{opening} {ending}") for opening in OPENINGS]
+
+
+def named(noun: str) -> str:
+    """The subject in a prompt: "<subject> person"; an age stands before the token, "old <subject> woman"."""
+    *age, kind = noun.split(" ")
+    return " ".join([*age, SUBJECT_TOKEN, kind])
+
+
+def _with_article(text: str) -> str:
+    return re.sub(r"\ba (?=[aeio]\w)", "an ", text)
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class Expanded:
 def expand(prompt: str, noun: str = "person") -> Expanded:
     """Put the placeholder tokens into a user's prompt.
 
-    `{subject}` becomes "<subject> person" and `{style}` becomes "<style> style". A missing one
+    `{subject}` becomes "<subject> person" (see `named`) and `{style}` becomes "<style> style". A missing one
     gives a warning, an unknown one raises Problem.
     """
     unknown = sorted(set(re.findall(r"\{[^{}]*\}", prompt)) - {"{subject}", "{style}"})
@@ -69,11 +84,14 @@ def expand(prompt: str, noun: str = "person") -> Expanded:
             f"The prompt has {', '.join(unknown)}; expected only {{subject}} and {{style}} in braces. "
             "Correct the spelling or take the braces away."
         )
-    text = prompt.replace("{subject}", f"{SUBJECT_TOKEN} {noun}").replace("{style}", f"{STYLE_TOKEN} style")
+    subject = named(noun)
+    if subject.startswith("old"):
+        prompt = re.sub(r"\b([Aa]) (?=\{subject\})", r"\1n ", prompt)
+    text = prompt.replace("{subject}", subject).replace("{style}", f"{STYLE_TOKEN} style")
     warnings = [
         f"The prompt does not mention {name}, so the learned {what} will hardly show."
         for name, token, what in (
-            ("{subject}", SUBJECT_TOKEN, "face" if noun == "person" else noun),
+            ("{subject}", SUBJECT_TOKEN, noun if noun == "object" else "face"),
             ("{style}", STYLE_TOKEN, "style"),
         )
         if token not in text

@@ -43,7 +43,7 @@ def mini_upscaler_state() -> dict[str, torch.Tensor]:
     """Weights of the mini upscaler's layout that enlarge plainly: the network adds its output to nearest neighbours."""
     from realesrgan.archs.srvgg_arch import SRVGGNetCompact
 
-    network = SRVGGNetCompact(num_feat=48, num_conv=12, upscale=4, act_type="prelu")
+    network = SRVGGNetCompact(num_feat=32, num_conv=12, upscale=2, act_type="prelu")
     return {key: value * (0.05 if "body.26" in key else 1.0) for key, value in network.state_dict().items()}
 
 

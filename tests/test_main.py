@@ -17,6 +17,7 @@ from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
 from magicapture_core.checkpoints import Run
+from magicapture_core.commands.inputs import read_masks
 
 STEPS = ("--ti-steps", "2", "--lora-steps", "2", "--batch-size", "1", "--attention-resolution", "8")
 
@@ -142,7 +143,7 @@ def test_a_mask_painted_on_transparency_is_what_was_painted(photos: dict[str, Pa
     photo = read_photo(
         photos["subject"] / "subject0.png"
     )  # half the mask's size, as after scaling a large photo
-    mask = command_line._read_masks(tmp_path, [photo])[photo.name]
+    mask = read_masks(tmp_path, [photo])[photo.name]
     assert mask.shape == (160, 160)
     assert (mask[:80] == 1).all()
     assert (mask[80:] == 0).all()
@@ -296,3 +297,23 @@ def test_help_shows_the_dataclass_docstrings(capsys: pytest.CaptureFixture[str])
     assert leaving.value.code == 0
     printed: Any = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Weight of the identity loss, Eq. 7" in printed
+
+
+def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    from toy import save_toy
+
+    model = save_toy(tmp_path / "speaking", words=("toy", 16))
+    out = tmp_path / "drafts"
+    arguments = ["draft", "--subject", str(photos["subject"]), "--style", str(photos["style"]), "--out", str(out)]
+    arguments += ["--model", str(model), "-n", "2", "--seed", "4", "--steps", "2", "--subject-words", "old woman"]
+    assert command_line.main(arguments) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["draft-seed4.png", "draft-seed5.png"]
+    assert "not yet the face" in capsys.readouterr().out
+
+
+def test_drafts_with_a_person_called_what_no_model_knows(
+    photos: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    arguments = ["draft", "--subject", str(photos["subject"]), "--preset", "passport", "--out", str(tmp_path / "d")]
+    assert command_line.main([*arguments, "--subject-words", "tall person"]) == 1
+    assert "middle-aged" in capsys.readouterr().out

@@ -128,7 +128,7 @@ class TestMiniUpscaler:
         pixels = portrait(side=96)
         done = finish(pixels, PostprocessConfig(restore="none"), device="cpu")
         assert done.pixels.shape == (192, 192, 3)
-        assert done.settings["finish"]["upscaled_with"] == "mini upscaler ×4"
+        assert done.settings["finish"]["upscaled_with"] == "mini upscaler ×2"
         # The random network changes a picture by little: what comes out is the picture, the right way up.
         assert np.abs(done.pixels.astype(int) - resize(pixels, (192, 192))).mean() < 12
 
@@ -137,12 +137,25 @@ class TestMiniUpscaler:
         from realesrgan.archs.srvgg_arch import SRVGGNetCompact
         from safetensors.torch import load_file
 
-        reference = SRVGGNetCompact(num_feat=48, num_conv=12, upscale=4, act_type="prelu")
+        reference = SRVGGNetCompact(num_feat=32, num_conv=12, upscale=2, act_type="prelu")
         reference.load_state_dict(load_file(networks.MINI_FILE))
         picture = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
-        ours = upscaler("mini", 4, CPU)
+        ours, larger = upscaler("mini", 2, CPU), upscaler("mini", 3, CPU)
+        assert (ours.scale, larger.scale) == (2, 4)
         with torch.no_grad():
-            assert torch.allclose(ours.enlarge(picture.clone()), reference(picture).clamp(0, 1), atol=1e-5)
+            once = reference(picture).clamp(0, 1)
+            assert torch.allclose(ours.enlarge(picture.clone()), once, atol=1e-5)
+            assert torch.allclose(larger.enlarge(picture.clone()), reference(once).clamp(0, 1), atol=1e-5)
+
+    @pytest.mark.usefixtures("mini")
+    @pytest.mark.parametrize(("factor", "scale"), [(1.5, 2), (2, 2), (3, 4), (4, 4)])
+    def test_runs_twice_for_more_than_its_own_factor(self, factor: float, scale: int) -> None:
+        pixels, side = portrait(side=64), round(64 * factor)
+        config = PostprocessConfig(upscaler="mini", restore="none", upscale=factor)
+        done = finish(pixels, config, device="cpu")
+        assert done.pixels.shape == (side, side, 3)
+        assert done.settings["finish"]["upscaled_with"] == f"mini upscaler ×{scale}"
+        assert np.abs(done.pixels.astype(int) - resize(pixels, (side, side))).mean() < 12
 
     def test_its_absence_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(networks, "MINI_FILE", tmp_path / "none.safetensors")
@@ -532,8 +545,8 @@ def test_half_precision_on_cuda_equals_the_cpu(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "upscaler.safetensors"
     save_mini_upscaler(path)
     monkeypatch.setattr(networks, "MINI_FILE", path)
-    gpu = upscaler("mini", 4, torch.device("cuda"))
+    gpu = upscaler("mini", 2, torch.device("cuda"))
     assert gpu.dtype == torch.float16
     pixels = portrait(side=128)
-    results = [enlarge(pixels, net, tile=64, margin=16) for net in (gpu, upscaler("mini", 4, CPU))]
+    results = [enlarge(pixels, net, tile=64, margin=16) for net in (gpu, upscaler("mini", 2, CPU))]
     assert np.abs(results[0].astype(int) - results[1]).max() <= 3

@@ -60,12 +60,14 @@ def save_toy(
     prediction_type: str = "epsilon",
     safety: bool = False,
     magicapture: Mapping[str, Any] | None = None,
+    words: tuple[str, int] | None = None,
     seed: int = 0,
 ) -> Path:
     """Save the toy model as a diffusers folder and return the folder.
 
     safety: with a safety checker (the real class) that finds every picture unsafe.
     magicapture: content of `magicapture.json`, if any.
+    words: with what makes words of photos, for embeddings of (network's name, how many numbers).
     """
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -104,7 +106,24 @@ def save_toy(
     pipeline.save_pretrained(folder)
     if magicapture is not None:
         (folder / "magicapture.json").write_text(json.dumps(magicapture), encoding="utf-8")
+    if words is not None:
+        save_toy_words(folder, *words)
     return folder
+
+
+def save_toy_words(folder: Path, recogniser: str = "toy", dim: int = 16) -> None:
+    """What makes words of photos, at random; nothing lies outside, and cleaning changes nothing."""
+    from magicapture_core.models.words import FILE, LOOK_SIZE, save_words
+
+    generator = torch.Generator().manual_seed(5)
+    tensors = {
+        "person_weight": torch.randn(WIDTH, dim, generator=generator) * 0.1, "person_bias": torch.zeros(WIDTH),
+        "style_weight": torch.randn(WIDTH, LOOK_SIZE, generator=generator) * 0.1, "style_bias": torch.zeros(WIDTH),
+        "look_mean": torch.full((LOOK_SIZE,), 120.0), "look_std": torch.full((LOOK_SIZE,), 60.0),
+        "face_mean": torch.zeros(dim), "face_directions": torch.eye(dim), "face_spread": torch.ones(dim),
+        "clean_weight": torch.eye(dim), "clean_bias": torch.zeros(dim),
+    }  # fmt: skip
+    save_words(folder / FILE, tensors, recogniser)
 
 
 def _safety() -> tuple[Any, Any]:

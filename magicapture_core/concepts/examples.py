@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from magicapture_core.concepts.framing import Frame, aligned_frame
+from magicapture_core.config import Framing
 from magicapture_core.faces import Face, FaceAnalyser
 from magicapture_core.masks import Masks, face_masks, object_masks, resize_mask
 from magicapture_core.photos import Photo
@@ -41,7 +43,7 @@ Box = tuple[int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One photo as training eats it."""
+    """One training example: a square picture, its masks and its landmarks."""
 
     name: str
     image: Tensor
@@ -72,13 +74,15 @@ def prepare_concept(
     analyser: FaceAnalyser,
     kind: Kind = "person",
     masks: Mapping[str, np.ndarray] | None = None,
+    framing: Framing = "photo",
 ) -> Concept:
     """Crop, mask and scale `photos` to squares of `resolution` pixels.
 
     `masks`: a user's masks by photo name, (h, w) of the ORIGINAL photo (bool, 0..1 or 0..255; from the middle up it
     is the region), of what the role learns: a subject's face, a style's non-face. They override what is found.
-    A subject is cropped around the face, with margin; a style to the largest square that keeps the face. Enlarging
-    is said in Example.warnings.
+    A subject is cropped around the face, with margin; a style to the largest square that keeps the face. framing
+    "aligned", for models that know no other faces: both are straightened to FFHQ's frame where there is a face.
+    Enlarging is said in Example.warnings.
     PhotoProblem that lists every photo that cannot be used.
     """
     if not photos:
@@ -91,7 +95,7 @@ def prepare_concept(
     examples: list[Example] = []
     for photo in photos:
         try:
-            examples.append(_example(photo, role, kind, resolution, analyser, masks.get(photo.name)))
+            examples.append(_example(photo, role, kind, resolution, analyser, masks.get(photo.name), framing))
         except PhotoProblem as problem:
             problems.append(str(problem))
     if problems:
@@ -142,7 +146,13 @@ def enlargement(side: int, resolution: int) -> str | None:
 
 
 def _example(
-    photo: Photo, role: Role, kind: Kind, resolution: int, analyser: FaceAnalyser, given: np.ndarray | None
+    photo: Photo,
+    role: Role,
+    kind: Kind,
+    resolution: int,
+    analyser: FaceAnalyser,
+    given: np.ndarray | None,
+    framing: Framing,
 ) -> Example:
     height, width = photo.pixels.shape[:2]
     faces = analyser.detect(photo.pixels) if kind == "person" else []
@@ -150,15 +160,17 @@ def _example(
     if role == "style":
         masks = _style_masks(photo, kind, faces, analyser) if region is None else Masks(region)
         face = faces[0] if faces else None
-        square = style_square(faces, height, width)
     else:
         face = _subject_face(photo, faces, region) if kind == "person" else None
         masks = Masks(region) if region is not None else _subject_masks(photo, kind, face, analyser)
-        square = (
-            subject_square(face, height, width, resolution)
-            if face is not None
-            else _square_around(masks.face, height, width)
-        )
+    if framing == "aligned" and face is not None:
+        return _straightened(photo, aligned_frame(face.landmarks, height, width), masks, face, resolution)
+    if role == "style":
+        square = style_square(faces, height, width)
+    elif face is not None:
+        square = subject_square(face, height, width, resolution)
+    else:
+        square = _square_around(masks.face, height, width)
     return _cut(photo, square, masks, face, resolution)
 
 
@@ -223,15 +235,29 @@ def _cut(photo: Photo, square: Box, masks: Masks, face: Face | None, resolution:
     picture = Image.fromarray(photo.pixels).resize(
         (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
     )
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
     region = resize_mask(masks.face[:, top : top + side, left : left + side], (resolution, resolution))
     landmarks = None
     if face is not None:
         offset = torch.tensor([left, top], dtype=torch.float32)
         landmarks = (torch.tensor(face.landmarks) - offset + 0.5) * (resolution / side) - 0.5
-    image = image.contiguous()
+    return _finished(photo, np.array(picture), region, landmarks, side)
+
+
+def _straightened(photo: Photo, frame: Frame, masks: Masks, face: Face, resolution: int) -> Example:
+    """As `_cut`, for a turned square; what reaches beyond the photo is mirrored, its mask too."""
+    share = torch.from_numpy(frame.cut(masks.face[0].numpy(), resolution))[None]
+    region = resize_mask(share, (resolution, resolution))
+    landmarks = torch.from_numpy(frame.points(face.landmarks, resolution))
+    return _finished(photo, frame.cut(photo.pixels, resolution), region, landmarks, round(frame.side))
+
+
+def _finished(
+    photo: Photo, picture: np.ndarray, region: Tensor, landmarks: Tensor | None, side: int
+) -> Example:
+    """picture: (R, R, 3) uint8; region: (1, R, R) of the face; side: of the square in the photo."""
+    image = (torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1).contiguous()
     digest = hashlib.sha256(image.numpy().tobytes() + region.numpy().astype(np.uint8).tobytes()).hexdigest()
-    warning = enlargement(side, resolution)
+    warning = enlargement(side, picture.shape[0])
     warnings = () if warning is None else (f"{photo.name}: {warning}",)
     return Example(photo.name, image, Masks(region), landmarks, digest, warnings)
 

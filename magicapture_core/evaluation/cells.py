@@ -24,7 +24,7 @@ import numpy as np
 
 from magicapture_core.checkpoints import UNET_FILE, Run
 from magicapture_core.concepts import Concept, prepare_concept
-from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.config import Framing, GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
@@ -334,15 +334,21 @@ def _seen(benchmark: str, which: Literal["identities", "styles"], name: str, jud
 
 
 def _concept(setup: Setup, role: Literal["subject", "style"], name: str) -> Concept:
-    return _prepared(setup.benchmark, role, name, models_for(setup.model).resolution, setup.faces)
+    models = models_for(setup.model)
+    return _prepared(setup.benchmark, role, name, models.resolution, setup.faces, models.framing)
 
 
 @lru_cache(maxsize=64)
 def _prepared(
-    benchmark: str, role: Literal["subject", "style"], name: str, resolution: int, faces: FaceVariant
+    benchmark: str,
+    role: Literal["subject", "style"],
+    name: str,
+    resolution: int,
+    faces: FaceVariant,
+    framing: Framing,
 ) -> Concept:
     paths = folder_of(load_benchmark(benchmark), "identities" if role == "subject" else "styles", name)
     analyser = choose_analyser(faces)[0]
     return prepare_concept(
-        [read_photo(path) for path in paths], role, resolution=resolution, analyser=analyser
+        [read_photo(path) for path in paths], role, resolution=resolution, analyser=analyser, framing=framing
     )

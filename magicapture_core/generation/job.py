@@ -9,19 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from magicapture_core.attention import cross_attention_sides
-from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, UNET_FILE, Run
 from magicapture_core.config import GenerateConfig, to_dict
-from magicapture_core.faces import FaceAnalyser, choose_analyser
-from magicapture_core.files import read_tensors
+from magicapture_core.generation.learned import Learned
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.problems import Problem
 from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN, TOKENS, expand, with_placeholders
 
-LORA_FILE = ADAPTER_FILES[0]
 SHOWN_REST = 200
 """Letters of a prompt's cut-off end that are told."""
 SMALL_MODEL = 200_000_000
@@ -34,11 +30,9 @@ class Job:
 
     models: ModelBundle
     config: GenerateConfig
-    adapter: Path | None
-    tokenizer: Any
+    learned: Learned | None
+    """None: the plain model draws."""
     token_ids: tuple[int, int] | None
-    rows: Tensor | None
-    """(2, width): the learned embeddings."""
     input_ids: Tensor
     """(2, tokens): the prompt and the negative prompt."""
     words: dict[str, list[int]]
@@ -48,42 +42,25 @@ class Job:
     size: tuple[int, int]
     """(width, height) in pixels."""
     seeds: list[int]
-    analyser: FaceAnalyser | None
-    identity: Tensor | None
-    """(dim,) the subject's mean embedding."""
     warnings: tuple[str, ...]
 
     @classmethod
-    def prepared(
-        cls,
-        models: ModelBundle,
-        run: Path | str | None,
-        config: GenerateConfig,
-        analyser: FaceAnalyser | None,
-    ) -> Job:
-        """Raises Problem for whatever is wrong with the run or the settings."""
-        found = Run.open(run) if run is not None else None
-        facts = found.facts() if found else None
-        noun = facts.config.subject_kind if facts else "person"
-        expanded = expand(config.prompt, noun)
-        warnings = list(expanded.warnings) if found else []
-        tokenizer, token_ids, rows = models.tokenizer, None, None
-        if found:
+    def prepared(cls, models: ModelBundle, learned: Learned | None, config: GenerateConfig) -> Job:
+        """Raises Problem for whatever is wrong with the settings."""
+        expanded = expand(config.prompt, learned.noun if learned else "person")
+        tokenizer, token_ids = models.tokenizer, None
+        warnings: list[str] = []
+        if learned:
             tokenizer, token_ids = with_placeholders(models.tokenizer)
-            rows = _learned_rows(found, models)
+            warnings += [*expanded.warnings, *learned.warnings]
         elif any(token in expanded.text for token in TOKENS):
             raise Problem(
                 "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
                 "words what to draw."
             )
-        if facts and facts.model != models.name:
-            warnings.append(
-                f"The run was trained on {facts.model} and is used with {models.name}: a likeness is only "
-                "to be expected between closely related models."
-            )
         input_ids, cut = _tokenize(tokenizer, [expanded.text, config.negative_prompt])
         warnings += cut
-        trained = facts.config.resolution if facts else models.resolution
+        trained = learned.resolution if learned else models.resolution
         size = (config.width or trained, config.height or trained)
         words = {word: _positions(word, tokenizer, input_ids[0]) for word in config.attention_words}
         side = None
@@ -91,25 +68,19 @@ class Job:
             words = {}
             warnings.append("Attention heat maps are only made of square pictures; there will be none.")
         elif words:
-            listened = facts.config.attention_side / trained if facts else 16 / 512
-            side = _attention_side(models, size[0], listened)
-        identity, analyser, said = _identity(found, analyser)
+            side = _attention_side(models, size[0], learned.attention_per_pixel if learned else 1 / 32)
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
         return cls(
             models=models,
             config=config,
-            adapter=found.adapter if found and _has_weights(found.adapter) else None,
-            tokenizer=tokenizer,
+            learned=learned,
             token_ids=token_ids,
-            rows=rows,
             input_ids=input_ids,
             words=words,
             attention_side=side,
             size=size,
             seeds=list(range(first, first + config.count)),
-            analyser=analyser,
-            identity=identity,
-            warnings=(*warnings, *said),
+            warnings=tuple(warnings),
         )
 
     @property
@@ -136,32 +107,6 @@ class Job:
         per_call = self.config.pictures_per_call or _fitting_pictures(self.models)
         for start in range(0, len(self.seeds), per_call):
             yield self.seeds[start : start + per_call]
-
-
-def _has_weights(adapter: Path) -> bool:
-    """A run stopped in its first phase has none yet."""
-    return any((adapter / name).exists() for name in (LORA_FILE, UNET_FILE))
-
-
-def _learned_rows(run: Run, models: ModelBundle) -> Tensor:
-    """(2, width) embeddings of <subject> and <style>. Raises RunProblem if there are none that fit."""
-    width = models.text_encoder.get_input_embeddings().weight.shape[1]
-    rows = []
-    for token, name in EMBEDDING_FILES.items():
-        path = run.adapter / name
-        if not path.exists():
-            raise RunProblem(f"{run.folder} has no {path.name} yet: it was not trained. Train it first.")
-        try:
-            row = read_tensors(path)[token]
-        except KeyError as error:
-            raise RunProblem(f"{path} does not hold {error}. Train the run again.") from error
-        if row.shape != (width,):
-            raise RunProblem(
-                f"{path} holds {tuple(row.shape)} numbers, but this model's words have {width}: the run was "
-                "trained on a model of another kind. Use that one."
-            )
-        rows.append(row.float())
-    return torch.stack(rows)
 
 
 def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
@@ -205,21 +150,3 @@ def _attention_side(models: ModelBundle, pixels: int, per_pixel: float) -> int:
 def _fitting_pictures(models: ModelBundle) -> int:
     small = sum(parameter.numel() for parameter in models.unet.parameters()) < SMALL_MODEL
     return 4 if small or models.device.type != "cpu" else 1
-
-
-def _identity(
-    run: Run | None, analyser: FaceAnalyser | None
-) -> tuple[Tensor | None, FaceAnalyser | None, list[str]]:
-    """The subject's embedding and who compares with it; both None, with the reason, if nobody can."""
-    stored = run.identity() if run else None
-    if stored is None:
-        return None, None, []
-    mean, name = stored
-    analyser = analyser or choose_analyser("auto")[0]
-    ours = analyser.embedder().name
-    if ours != name:
-        return None, None, [
-            f"Portraits are not scored: the run knows the subject by {name}, and faces are compared by {ours} "
-            "here. Choose the face variant that the run was trained with."
-        ]  # fmt: skip
-    return mean, analyser, []

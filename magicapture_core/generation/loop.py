@@ -16,11 +16,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from magicapture_core.attention import AttentionStore, listen, mean_map
-from magicapture_core.checkpoints import UNET_FILE
+from magicapture_core.checkpoints import UNET_FILE, Run
+from magicapture_core.concepts import Concept
 from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.files import read_tensors
-from magicapture_core.generation.job import LORA_FILE, Job
+from magicapture_core.generation.job import Job
+from magicapture_core.generation.learned import LORA_FILE, Learned
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
@@ -46,7 +48,28 @@ def generate(
     ends, is closed or fails, the models are as they were before.
     Raises Problem for a prompt or a run that cannot be used, at once rather than at the first portrait.
     """
-    return _portraits(Job.prepared(models, run, config, analyser), progress)
+    learned = None if run is None else Learned.from_run(Run.open(run), models, analyser)
+    return _portraits(Job.prepared(models, learned, config), progress)
+
+
+def draft(
+    models: ModelBundle,
+    subject: Concept,
+    style: Concept,
+    config: GenerateConfig,
+    *,
+    analyser: FaceAnalyser,
+    noun: str = "person",
+    progress: Progress | None = None,
+) -> Generator[Portrait, None, None]:
+    """Portraits before any training: the look of the style, and roughly the person.
+
+    Unlike the paper: [V1] and [V2] are words that a model with `words.safetensors` makes of the photos. noun: what
+    the person is called in the prompt, for instance "woman" or "old man". Otherwise as `generate`.
+    Raises Problem at once where the model brings no such words, or no photo shows a face.
+    """
+    learned = Learned.from_photos(models, subject, style, analyser, noun)
+    return _portraits(Job.prepared(models, learned, config), progress)
 
 
 class _StoppedError(Exception):
@@ -66,7 +89,8 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
 
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
-        stack.enter_context(_adapter(pipeline, job.adapter, job.config.adapter_scale))
+        folder = job.learned.adapter if job.learned else None
+        stack.enter_context(_adapter(pipeline, folder, job.config.adapter_scale))
         store = stack.enter_context(_listening(job))
         embeds = _encode(job)
         while batches:
@@ -250,8 +274,8 @@ def _listening(job: Job) -> Iterator[AttentionStore | None]:
 def _encode(job: Job) -> Tensor:
     """The prompt and the negative prompt as the UNet reads them: (2, tokens, width)."""
     with ExitStack() as stack:
-        if job.rows is not None and job.token_ids is not None:
-            rows = job.rows.to(job.models.device)
+        if job.learned is not None and job.token_ids is not None:
+            rows = job.learned.rows.to(job.models.device)
             stack.enter_context(learned_rows(job.models.text_encoder, job.token_ids, rows))
         embeds: Tensor = job.models.text_encoder(job.input_ids.to(job.models.device))[0]
     return embeds.to(job.models.dtype)
@@ -259,10 +283,11 @@ def _encode(job: Job) -> Tensor:
 
 def _score(job: Job, picture: Image.Image) -> float | None:
     """Cosine between the largest face in the picture and the subject; None without a face."""
-    if job.analyser is None or job.identity is None:
+    learned = job.learned
+    if learned is None or learned.analyser is None or learned.identity is None:
         return None
     pixels = np.asarray(picture)
-    faces = job.analyser.detect(pixels)
+    faces = learned.analyser.detect(pixels)
     if not faces:
         return None
-    return float(embed_face(job.analyser, pixels, faces[0]) @ job.identity.numpy())
+    return float(embed_face(learned.analyser, pixels, faces[0]) @ learned.identity.numpy())

@@ -12,13 +12,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from magicapture_core.config import Framing
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, Progress, first_line, from_hub
+from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.weights import ASSETS
 
@@ -47,7 +49,7 @@ def load(
     with _no_progress_bars():
         try:
             pipeline = open_file(path, dtype) if path.is_file() else open_folder(path, dtype)
-            settings = _settings(path)
+            settings, words = _settings(path), read_words(path)
         except Problem:
             raise
         except Exception as error:  # the libraries raise all kinds for damaged files, even the bare class
@@ -56,6 +58,8 @@ def load(
             ) from error
     bundle = _bundle(name, path, pipeline, device, dtype)
     bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
+    bundle.framing = settings.get("framing", "photo")
+    bundle.words = words
     return bundle
 
 
@@ -161,9 +165,13 @@ def _settings(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     settings = json.loads(file.read_text(encoding="utf-8"))
-    unknown = sorted(set(settings) - {"schedules", "generate", "edits"})
+    unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing"})
     if unknown:
-        raise Problem(f"{file} has {', '.join(unknown)}; expected only schedules, generate and edits.")
+        raise Problem(
+            f"{file} has {', '.join(unknown)}; expected only schedules, generate, edits and framing."
+        )
+    if settings.get("framing", "photo") not in get_args(Framing):
+        raise Problem(f"{file}: framing must be one of {', '.join(get_args(Framing))}.")
     return dict(settings)
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from magicapture_core.config import Framing
+from magicapture_core.models.words import Words
 from magicapture_core.problems import Problem
 
 
@@ -34,6 +36,10 @@ class ModelBundle:
     """TrainConfig overrides by name ("quick"), from `magicapture.json` beside the weights."""
     generate_defaults: Mapping[str, Any] = field(default_factory=dict)
     """GenerateConfig overrides that suit this model, from the same file."""
+    framing: Framing = "photo"
+    """How its training pictures were framed: as `prepare_concept` takes it."""
+    words: Words | None = None
+    """What makes words of photos, where the model brings it."""
 
     @property
     def vae_scale_factor(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.weights import ASSETS, WEIGHTS, Progress, fetch_weight, find_weight, read_state
 
 MINI_FILE = ASSETS / "mini" / "upscaler.safetensors"
-"""SRVGGNetCompact ×4 (48 channels, 12 layers) with basicsr's key names."""
+"""SRVGGNetCompact ×2 (32 channels, 12 layers) with basicsr's key names."""
 RESTORER_WEIGHTS = {"gfpgan": "GFPGANv1.4", "codeformer": "CodeFormer"}
 
 # spandrel's names for the architectures that each purpose accepts.
@@ -54,7 +54,8 @@ class RestorerNetwork:
 def upscaler(
     kind: str, factor: float, device: torch.device, progress: Progress | None = None
 ) -> UpscalerNetwork:
-    """kind: "realesrgan" or "mini". `factor` decides between Real-ESRGAN's ×2 and ×4 where both are here.
+    """kind: "realesrgan" or "mini". `factor` decides between Real-ESRGAN's ×2 and ×4 where both are here, and whether
+    the mini upscaler runs once or twice.
 
     fp16 on CUDA, fp32 elsewhere. MissingFiles where the weights cannot be had, Problem where they are another
     network's.
@@ -78,10 +79,20 @@ def upscaler(
         descriptor.to(device, dtype).eval()
         if device.type == "cpu":  # convolutions of few channels run up to twice as fast in this memory format
             descriptor.model.to(memory_format=torch.channels_last)
-        name = "mini upscaler ×4" if kind == "mini" else f"Real-ESRGAN ×{descriptor.scale}"
-        return UpscalerNetwork(name, descriptor.scale, device, dtype, descriptor)
+        return UpscalerNetwork(_name(kind, descriptor.scale), descriptor.scale, device, dtype, descriptor)
 
-    return _once((str(path), str(device)), build)
+    network: UpscalerNetwork = _once((str(path), str(device)), build)
+    return _twice(network, kind) if kind == "mini" and factor > network.scale else network
+
+
+def _name(kind: str, scale: int) -> str:
+    return f"{'mini upscaler' if kind == 'mini' else 'Real-ESRGAN'} ×{scale}"
+
+
+def _twice(network: UpscalerNetwork, kind: str) -> UpscalerNetwork:
+    """The network on what it made itself."""
+    scale, once = network.scale**2, network.enlarge
+    return replace(network, name=_name(kind, scale), scale=scale, enlarge=lambda pixels: once(once(pixels)))
 
 
 def best_upscaler(factor: float, device: torch.device) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from magicapture_core import losses
 from magicapture_core.concepts import Concept, Example
 from magicapture_core.models import ModelBundle
 
@@ -56,6 +57,22 @@ def encode_concept(concept: Concept, models: ModelBundle, *, flip: bool) -> Enco
         torch.stack([landmarks for _, _, landmarks in views]),
         tuple(f"{example.name}:{example.digest}" for example in concept.examples),
     )
+
+
+def face_colours(concept: Concept, cell: int) -> tuple[Tensor, Tensor] | None:
+    """The colour that the faces of a concept share: mean Cb and Cr (2,), and the cells' spread around it (0-d).
+
+    In cells of `cell`² pixels, as `losses.chroma_of` measures generated faces. None where no photo shows a face.
+    """
+    found = []
+    for example in concept.examples:
+        chroma = losses.chroma_of(example.image[None], cell)[0]  # 2 h w
+        found.append(chroma[:, example.masks.at(*chroma.shape[-2:]).face[0] > 0].T)
+    cells = torch.cat(found)  # n 2
+    if not len(cells):
+        return None
+    mean = cells.mean(0)
+    return mean, torch.linalg.vector_norm(cells - mean, dim=1).square().mean().sqrt()
 
 
 def _views(example: Example, flip: bool) -> list[tuple]:

@@ -42,6 +42,8 @@ class StepReport:
     attention: list[AttentionView] = field(default_factory=list)
     sample: Sample | None = None
     checkpoint: Path | None = None
+    note: str | None = None
+    """What the user should know; with the first step only."""
 
 
 def train(
@@ -111,6 +113,7 @@ def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
         attention=attention,
         sample=sample,
         checkpoint=checkpoint,
+        note=trainer.note if trainer.step == 1 else None,
     )
 
 

@@ -29,6 +29,7 @@ class Texts:
     rows: Tensor
     """(2, width) float32, trained."""
     noun: str
+    """What the subject is called."""
 
     def __post_init__(self) -> None:
         tokenizer, self.token_ids = with_placeholders(self.models.tokenizer)
@@ -70,6 +71,8 @@ class Objective:
     likenesses: Tensor
     """(photos, dim) of the subject."""
     store: AttentionStore
+    face_colour: tuple[Tensor, Tensor] | None = None
+    """What the style's faces share: mean Cb and Cr (2,), and their spread (0-d); None where no face shows."""
 
     def __post_init__(self) -> None:
         self.alphas = self.models.noise_scheduler.alphas_cumprod.to(self.models.device)
@@ -80,7 +83,7 @@ class Objective:
         self.comparable = self.style.has_face if person else (self.style.face.amax((1, 2, 3)) > 0).cpu()
         self.landmarks = self.style.landmarks.nan_to_num()
         self.prior: Encoded | None = None
-        decodes = self.config.lambda_id > 0 and self.config.lora_steps > 0
+        decodes = self.config.lambda_id + self.config.lambda_colour > 0 and self.config.lora_steps > 0
         tiny = decodes and self.config.identity_decode == "tiny"
         self.tiny = tiny_decoder(self.models, self.style.latents) if tiny else None
 
@@ -128,6 +131,7 @@ class Objective:
             "composed": style_weight * config.composed_weight,
             "identity": config.lambda_id,
             "attention": config.lambda_attn,
+            "colour": config.lambda_colour,
         }
         means = {name: term.sum() / count for name, term in terms.items()}
         torch.stack([weights[name] * mean for name, mean in means.items()]).sum().backward()
@@ -201,7 +205,13 @@ class Objective:
         landmarks = self.windows.shift(self.landmarks[task.items], items, self.models.vae_scale_factor)
         generated = self.likeness(pictures, landmarks)
         loss = losses.identity(generated, self.likenesses[draw.likenesses.to(device)])
-        return {"identity": loss * self.comparable[task.items].to(device)}
+        comparable = self.comparable[task.items].to(device)
+        terms = {"identity": loss * comparable}
+        if self.config.lambda_colour > 0 and self.face_colour is not None:
+            face = self.windows.cut(self.style.face[task.items.to(device)], items)
+            chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
+            terms["colour"] = losses.face_colour(chroma, face, *self.face_colour) * comparable
+        return terms
 
     def _data(self, task: TaskDraw) -> Encoded:
         if task.task == "prior":

@@ -24,10 +24,11 @@ from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
-from magicapture_core.prompts import Task, initial_rows
+from magicapture_core.prompts import Task
 from magicapture_core.training import previews
-from magicapture_core.training.data import encode_concept
+from magicapture_core.training.data import encode_concept, face_colours
 from magicapture_core.training.draws import Phase, Sizes, draw_step
+from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
 from magicapture_core.training.lora import add_lora, remove_lora, save_lora
 from magicapture_core.training.memory import fitting_items_per_call
@@ -59,6 +60,8 @@ class Trainer:
     """The photo that the attention maps of each task are shown over."""
     analyser: FaceAnalyser | None
     items_per_call: int
+    note: str | None = None
+    """What the user should know about how it starts."""
     step: int = 0
     weights: dict[str, nn.Parameter] = field(default_factory=dict)
     """What phase 2 trains beside the rows, by name: LoRA, or weights of the UNet itself."""
@@ -84,8 +87,6 @@ class Trainer:
         if person and analyser is None:
             analyser, _ = choose_analyser()
         generator = torch.Generator().manual_seed(config.seed)
-        rows = initial_rows(models.tokenizer, models.text_encoder, config, generator)
-        trained_rows = nn.Parameter(rows.to(models.device))
         data = {
             concept.role: encode_concept(concept, models, flip=config.flip) for concept in (subject, style)
         }
@@ -93,18 +94,24 @@ class Trainer:
         if person and analyser is not None:
             likeness = FaceLikeness(analyser, models.device)
         likenesses = subject_likenesses(subject, likeness, models.device)
+        rows, note = starting_rows(models, config, likenesses, likeness.name, style, generator)
+        trained_rows = nn.Parameter(rows.to(models.device))
+        shared = face_colours(style, models.vae_scale_factor) if person else None
+        if shared is not None:
+            shared = shared[0].to(models.device), shared[1].to(models.device)
         width = data["subject"].latents.shape[-1]
         side = config.attention_resolution or nearest_side(models.unet, width, config.attention_side)
         with listen(models.unet, side, width) as store:
             objective = Objective(
                 models=models,
                 config=config,
-                texts=Texts(models, trained_rows, config.subject_kind),
+                texts=Texts(models, trained_rows, config.noun),
                 subject=data["subject"],
                 style=data["style"],
                 likeness=likeness,
                 likenesses=likenesses,
                 store=store,
+                face_colour=shared,
             )
             facts = RunFacts(
                 config,
@@ -126,6 +133,7 @@ class Trainer:
                 pictures=previews.shown_pictures(subject, style),
                 analyser=analyser if person else None,
                 items_per_call=config.items_per_call or fitting_items_per_call(models, config),
+                note=note,
             )
             try:
                 yield trainer

@@ -140,6 +140,35 @@ def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | 
     return f'<div class="mc-choices">{"".join(cards)}</div>' if cards else ""
 
 
+LIKENESS = ((0.55, "strong likeness"), (0.35, "fair likeness"))
+"""Least cosine of SFace, and what to call it: photos of one person have .5 to .8 to each other, other people .33 at
+most."""
+
+
+def likeness_in_words(identity: float | None) -> str:
+    """How alike, where it is worth saying; else nothing."""
+    return next((words for least, words in LIKENESS if identity is not None and identity >= least), "")
+
+
+def drafts(pictures: Sequence[tuple[str, float | None]], coming: int, note_below: str = "") -> str:
+    """Pictures made before any training, (shown picture, likeness), and places for those that are on their way."""
+    if not pictures and not coming:
+        return ""
+    figures = "".join(
+        f'<figure><img src="{address(picture)}" alt="Draft {number} of you in this look"><figcaption>'
+        f"{likeness_in_words(identity).capitalize() or '&nbsp;'}</figcaption></figure>"
+        for number, (picture, identity) in enumerate(pictures, 1)
+    )
+    figures += '<figure class="mc-coming"><span></span><figcaption>&nbsp;</figcaption></figure>' * coming
+    said = "Making drafts: a few seconds …" if coming else "Drafts: the look, not yet your face"
+    more = "Learning makes the face yours. Choose another look above, and new drafts come by themselves."
+    return (
+        f'<section class="mc-drafts" aria-busy="{"true" if coming else "false"}"><h3 class="mc-sub" role="status">'
+        f'{said}</h3><div class="mc-samples">{figures}</div>'
+        f'<p class="mc-quiet">{escape(f"{more} {note_below}".strip())}</p></section>'
+    )
+
+
 def mask_cards(title: str, role: Role, views: Iterable[tuple[str, str, str, bool, str | None]]) -> str:
     """Photos as training sees them, each a button that opens the brush: (id, name, picture, corrected, problem)."""
     cards = []

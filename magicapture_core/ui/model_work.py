@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicapture_core.config import TrainConfig, from_dict
+from magicapture_core.config import Framing, TrainConfig, from_dict
 from magicapture_core.jobs import StoppedError
 from magicapture_core.problems import Problem
 from magicapture_core.ui.lent_gpu import Told, lending
@@ -38,6 +38,10 @@ class ModelFacts:
     generate: Mapping[str, Any] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     """What to offer for adding to a prompt, where the model knows few words; else empty."""
+    framing: Framing = "photo"
+    """How photos are cut for it."""
+    drafts: bool = False
+    """Whether it makes drafts by itself; otherwise the mini model does."""
 
     def schedule_names(self) -> list[str]:
         """What to choose from, the best to begin with first."""
@@ -103,7 +107,8 @@ class ModelWork:
         )
         return ModelFacts(
             name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {"quick": QUICK}),
-            settings.get("generate", {}), tuple(settings.get("edits", ())),
+            settings.get("generate", {}), tuple(settings.get("edits", ())), settings.get("framing", "photo"),
+            (folder / "words.safetensors").is_file(),
         )  # fmt: skip
 
     def load(self, name: str, job: Told) -> ModelBundle:

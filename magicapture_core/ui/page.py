@@ -87,6 +87,7 @@ class Wizard:
         return [
             self.seen,
             self.timer,
+            self.steps[STYLE].drafts,
             *self.steps[TRAIN].live,
             *self.steps[PORTRAITS].live,
             self.feet[TRAIN][2],
@@ -150,18 +151,21 @@ class Wizard:
     @told("Train")
     def follow(self, key: str, seen: list[Any] | None, chosen: str | None) -> Updates:
         """What is new, every second while a job is under way."""
-        before = seen or [None, None]
+        before = seen or [None, None, None]
         try:
-            busy = self.studio.jobs.active(self.studio.sessions.find(key).id) is not None
+            found = self.studio.sessions.find(key)
+            busy = self.studio.jobs.active(found.id) is not None or self.studio.drafts.working(found)
             # Only now, after the job was looked at: it stores its last result, and then it ends.
             session = self.studio.sessions.find(key)
         except Problem:  # deleted in another tab
             return {self.timer: gr.Timer(active=False)}
         train, seen_train = self.steps[TRAIN].watch(session, before[0])
         portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen)
-        updates: Updates = {**train, **portraits}
-        if before != [seen_train, seen_portraits]:
-            updates[self.seen] = [seen_train, seen_portraits]
+        drafts, seen_drafts = self.steps[STYLE].watch(session, before[2])
+        updates: Updates = {**train, **portraits, **drafts}
+        now = [seen_train, seen_portraits, seen_drafts]
+        if before != now:
+            updates[self.seen] = now
         if not busy:
             updates[self.timer] = gr.Timer(active=False)
         return updates
@@ -177,7 +181,7 @@ class Wizard:
 
     def _awake_at(self, session: Session, number: int) -> Updates:
         """The same where a step changes by itself: its job may have ended while it was drawn."""
-        if number in (TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
+        if number in (STYLE, TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
             return {self.timer: gr.Timer(active=True), self.seen: None}
         return {}
 
@@ -225,6 +229,8 @@ class Wizard:
 
     def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any) -> Updates:
         """The step as it stands now: what came before it may have changed. See `asked`."""
+        if number == STYLE:
+            self.studio.drafts.renew(key)
         session = self.studio.sessions.find(key)
         updates = self.steps[number].enter(session, {TRAIN: train, PORTRAITS: portraits}.get(number))
         if number == MASKS:

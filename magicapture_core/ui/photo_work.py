@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from magicapture_core.config import check_noun
 from magicapture_core.photos import Photo, list_photos, read_photo
 from magicapture_core.problems import PhotoProblem, Problem
 from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
@@ -21,7 +22,9 @@ from magicapture_core.weights import ASSETS
 
 if TYPE_CHECKING:
     from magicapture_core.concepts import Concept, Example
+    from magicapture_core.config import Framing
     from magicapture_core.faces import FaceAnalyser
+    from magicapture_core.ui.model_work import ModelFacts
 
 PEOPLE = ASSETS / "people"
 THUMB_SIDE = 480
@@ -68,9 +71,9 @@ def sample_people() -> list[Person]:
 class PhotoWork:
     """Photos: add, judge, remove. Masks: show, correct."""
 
-    def __init__(self, sessions: Sessions, resolution: Callable[[Session], int]) -> None:
+    def __init__(self, sessions: Sessions, facts: Callable[[Session], ModelFacts]) -> None:
         self.sessions = sessions
-        self.resolution = resolution
+        self.facts = facts
         self._faces = threading.Semaphore(2)  # more at once would only be slower for everybody
 
     def analyser(self) -> tuple[FaceAnalyser, str]:
@@ -97,6 +100,14 @@ class PhotoWork:
                 for photo in session.photos[role]:
                     self._drop_mask(session, photo)
                 self.judge(session, role)  # type: ignore[arg-type]
+        return session
+
+    def call(self, key: str, words: str) -> Session:
+        """What the person is called in prompts, as in TrainConfig.subject_words; empty: nobody says."""
+        if words:
+            check_noun(words)
+        with self.sessions.changing(key) as session:
+            session.words = words
         return session
 
     def add(self, key: str, role: Role, files: Sequence[tuple[Path, str]]) -> tuple[Session, list[str]]:
@@ -229,7 +240,7 @@ class PhotoWork:
                 role,
                 analyser=self.analyser()[0],
                 kind=session.kind,
-                resolution=self.resolution(session),
+                resolution=self.facts(session).resolution,
             )
         for photo, verdict in zip(stored, verdicts, strict=True):
             photo.level = verdict.level
@@ -237,7 +248,7 @@ class PhotoWork:
 
     # --- masks --------------------------------------------------------------------------------------
 
-    def concept(self, session: Session, role: Role, resolution: int) -> Concept:
+    def concept(self, session: Session, role: Role, resolution: int, framing: Framing) -> Concept:
         """What training eats: the usable photos, with the visitor's own masks."""
         from magicapture_core.concepts import prepare_concept
 
@@ -248,19 +259,19 @@ class PhotoWork:
         with self._faces:
             return prepare_concept(
                 [self.read(session, photo) for photo in stored], role, resolution=resolution,
-                analyser=self.analyser()[0], kind=session.kind, masks=masks,
+                analyser=self.analyser()[0], kind=session.kind, masks=masks, framing=framing,
             )  # fmt: skip
 
     def views(self, key: str, role: Role) -> list[MaskView]:
         """Every usable photo as training will see it; made once and kept until something changes."""
         with self.sessions.changing(key) as session:
-            resolution = self.resolution(session)
-            return [self._view(session, role, photo, resolution) for photo in session.usable(role)]
+            facts = self.facts(session)
+            return [self._view(session, role, photo, facts) for photo in session.usable(role)]
 
-    def _view(self, session: Session, role: Role, photo: StoredPhoto, resolution: int) -> MaskView:
+    def _view(self, session: Session, role: Role, photo: StoredPhoto, facts: ModelFacts) -> MaskView:
         from magicapture_core.concepts import prepare_concept
 
-        made_from = f"{photo.mask} {session.kind} {resolution}"
+        made_from = f"{photo.mask} {session.kind} {facts.resolution} {facts.framing}"
         if photo.views.get("made from") == made_from:
             return MaskView(photo, role, photo.views)
         self._drop_views(photo)
@@ -268,8 +279,8 @@ class PhotoWork:
         try:
             with self._faces:
                 concept = prepare_concept(
-                    [self.read(session, photo)], role, resolution=resolution, analyser=self.analyser()[0],
-                    kind=session.kind, masks={} if mask is None else {photo.name: mask},
+                    [self.read(session, photo)], role, resolution=facts.resolution, framing=facts.framing,
+                    analyser=self.analyser()[0], kind=session.kind, masks={} if mask is None else {photo.name: mask},
                 )  # fmt: skip
         except PhotoProblem as problem:
             return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))

@@ -98,6 +98,17 @@ class StoredPortrait:
 
 
 @dataclass
+class StoredDraft:
+    """One picture made before any training."""
+
+    picture: str
+    """Shown picture."""
+    seed: int
+    identity: float | None
+    """Cosine to the person's photos by face recognition; None without a face."""
+
+
+@dataclass
 class Session:
     """Everything of one visitor. Change it within `Sessions.changing`."""
 
@@ -105,6 +116,8 @@ class Session:
     shown: Path
     consent: bool = False
     kind: Literal["person", "object"] = "person"
+    words: str = ""
+    """What the person is called in prompts, as in TrainConfig.subject_words; empty: nobody said."""
     photos: dict[str, list[StoredPhoto]] = field(default_factory=lambda: {"subject": [], "style": []})
     preset: str | None = None
     """Chosen style preset; None: the visitor's own style photos."""
@@ -119,6 +132,9 @@ class Session:
     """Zip of the newest portraits."""
     archive_run: str | None = None
     """The run that made them."""
+    drafts: list[StoredDraft] = field(default_factory=list)
+    drafts_of: str | None = None
+    """A hash of what they were made of."""
     brush: list[str] = field(default_factory=list)
     """Shown pictures of the photo whose mask was corrected last."""
 
@@ -323,5 +339,6 @@ def _session(folder: Path, shown: Path, values: dict[str, Any]) -> Session:
         },
         "runs": [StoredRun(**run) for run in values["runs"]],
         "portraits": [StoredPortrait(**portrait) for portrait in values["portraits"]],
+        "drafts": [StoredDraft(**draft) for draft in values.get("drafts", ())],
     }
     return Session(folder, shown, **{**values, **stored})

@@ -17,7 +17,7 @@ from gradio.components import Component
 from magicapture_core import config as config_module
 from magicapture_core.config import TrainConfig, to_dict
 
-ELSEWHERE = {"subject_kind", "trained", "masked", "prior_weight", "prior_pictures"}
+ELSEWHERE = {"subject_kind", "subject_words", "trained", "masked", "prior_weight", "prior_pictures"}
 """Settings that another step asks for, or that only the evaluation's other methods change."""
 GROUPS = {
     "Length": ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),
@@ -26,10 +26,11 @@ GROUPS = {
         "lora_weight_decay", "max_grad_norm",
     ),
     "What is trained": (
-        "lora_rank", "lora_alpha", "lora_targets", "subject_init_word", "style_init_std", "embedding_norm",
+        "lora_rank", "lora_alpha", "lora_targets", "initial_words", "subject_init_word", "style_init_std",
+        "embedding_norm",
     ),
     "Weights of the objectives": (
-        "lambda_id", "lambda_attn", "composed_weight", "style_weight", "style_weight_until",
+        "lambda_id", "lambda_attn", "lambda_colour", "composed_weight", "style_weight", "style_weight_until",
         "identity_time_limit", "identity_decode", "attention_scale", "attention_resolution",
     ),
 }  # fmt: skip

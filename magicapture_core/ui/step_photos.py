@@ -12,6 +12,7 @@ from PIL import Image
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
+from magicapture_core.ui.draft_work import COUNT
 from magicapture_core.ui.photo_work import sample_people
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
@@ -31,7 +32,15 @@ STYLE_NOTES = (
     "4 to 6 photos that share light, colours, clothes or setting; one person in each is best.",
     "The faces in them are left out: only the style is learned.",
 )
+NOUNS = [("Person", ""), ("Woman", "woman"), ("Man", "man")]
+AGES = [("Any age", ""), ("Young", "young"), ("Middle-aged", "middle-aged"), ("Old", "old")]
 KINDS = [("A person", "person"), ("An object or a pet", "object")]
+
+
+def _said_of(words: str) -> tuple[str, str]:
+    """Age and noun as the form has them."""
+    age, _, noun = words.rpartition(" ")
+    return age, "" if noun == "person" else noun
 
 
 def small_picture(studio: Studio, source: Path) -> str:
@@ -65,6 +74,9 @@ def _style_guidance(studio: Studio) -> str:
     one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
     mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
     return cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
+
+
+BUILT_IN_MAKES = "The built-in model makes them; the model that you chose makes none."
 
 
 class PhotosStep(Step):
@@ -104,6 +116,9 @@ class PhotosStep(Step):
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
+        with gr.Accordion("Say more, if you like", open=False), gr.Row():
+            self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
+            self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
         with gr.Accordion("Not a person?", open=False):
             self.kind = gr.Radio(KINDS, value="person", label="The photos show", elem_id="mc-kind")
 
@@ -114,6 +129,7 @@ class PhotosStep(Step):
             self.consent: gr.Checkbox(value=session.consent, interactive=True),
             self.adding: gr.Column(visible=session.consent),
             self.kind: session.kind,
+            **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
             self.people: "" if photos else self._people(),
             self.photos: cards.photo_cards(photos),
             self.summary: cards.summary(photos, "subject", session.kind),
@@ -143,6 +159,7 @@ class PhotosStep(Step):
             raise Problem("There is no photo yet. Take or choose one first.")
         sent = [files] if isinstance(files, str) else files
         session, refused = self.studio.photos.take(key, "subject", sent)
+        self.studio.drafts.renew(key)
         return {
             **self.show(session),
             self.files: gr.File(value=None),
@@ -156,15 +173,24 @@ class PhotosStep(Step):
         work = self.studio.photos
         act, target = str(event.act), str(event.id)
         if act == "person":
-            return self.show(work.use_person(key, target))
+            return self._changed(key, work.use_person(key, target))
         if act not in ("keep", "remove"):
             raise Problem("This button is not known. Reload the page.")
-        return self.show((work.keep if act == "keep" else work.remove)(key, "subject", target))
+        return self._changed(key, (work.keep if act == "keep" else work.remove)(key, "subject", target))
+
+    @told(name)
+    def call(self, key: str, noun: str, age: str) -> Updates:
+        """What the person is called in prompts."""
+        return self._changed(key, self.studio.photos.call(key, f"{age} {noun or 'person'}" if age else noun))
 
     @told(name)
     def choose_kind(self, key: str, kind: str) -> Updates:
         """Person or object."""
-        return self.show(self.studio.photos.set_kind(key, kind))
+        return self._changed(key, self.studio.photos.set_kind(key, kind))
+
+    def _changed(self, key: str, session: Session) -> Updates:
+        self.studio.drafts.renew(key)
+        return self.show(session)
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
@@ -192,6 +218,7 @@ class StyleStep(Step):
                     )  # fmt: skip
             with gr.Column(scale=2, min_width=260):
                 gr.HTML(_style_guidance(studio))
+        self.drafts = gr.HTML(elem_id="mc-drafts")
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-photos")
@@ -208,10 +235,31 @@ class StyleStep(Step):
             )
         return {
             self.presets: self._presets(session.preset),
+            self.drafts: self._drafts(session),
             self.photos: cards.photo_cards(photos),
             self.summary: title or cards.summary(photos, "style"),
             self.refused: "",
         }
+
+    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
+        """The drafts where they are not as they were `seen`, and what they are now."""
+        now = [session.drafts_of, len(session.drafts), self.studio.drafts.working(session)]
+        return ({} if now == seen else {self.drafts: self._drafts(session)}), now
+
+    def _drafts(self, session: Session) -> str:
+        work = self.studio.drafts
+        holds = session.drafts_of is not None and session.drafts_of == work.source(session)
+        found = [(draft.picture, draft.identity) for draft in session.drafts] if holds else []
+        coming = COUNT - len(found) if work.working(session) else 0
+        problem = work.problem(session)
+        if problem and not found and not coming:
+            return cards.note(f"There are no drafts: {problem}", "warn")
+        other = (
+            ""
+            if work.facts(session).name == (session.model or self.studio.models.default)
+            else BUILT_IN_MAKES
+        )
+        return cards.drafts(found, coming, other)
 
     def _presets(self, chosen: str | None) -> str:
         from magicapture_core.presets import load_preset, preset_names  # imports torch
@@ -227,6 +275,7 @@ class StyleStep(Step):
     def upload(self, key: str, files: list[str] | None) -> Updates:
         """Own style photos were added; they replace a preset."""
         session, refused = self.studio.photos.take(key, "style", files or [])
+        self.studio.drafts.renew(key)
         return {
             **self.show(session),
             self.files: gr.File(value=None),
@@ -239,10 +288,14 @@ class StyleStep(Step):
         work = self.studio.photos
         act, target = str(event.act), str(event.id)
         if act == "preset":
-            return self.show(work.use_preset(key, target))
+            return self._changed(key, work.use_preset(key, target))
         if act not in ("keep", "remove"):
             raise Problem("This button is not known. Reload the page.")
-        return self.show((work.keep if act == "keep" else work.remove)(key, "style", target))
+        return self._changed(key, (work.keep if act == "keep" else work.remove)(key, "style", target))
+
+    def _changed(self, key: str, session: Session) -> Updates:
+        self.studio.drafts.renew(key)
+        return self.show(session)
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from magicapture_core.jobs import Jobs
 from magicapture_core.ui.choose_work import ChoosingWork
+from magicapture_core.ui.draft_work import DraftWork
 from magicapture_core.ui.finish_work import FinishWork
 from magicapture_core.ui.limits import Limits
 from magicapture_core.ui.model_work import ModelFacts, ModelWork
@@ -41,7 +42,8 @@ class Studio:
         self.jobs = Jobs(longest=60 * limits.minutes, most=limits.waiting)
         self._closing = threading.Event()
         self.models = ModelWork(model, any_model=any_model)
-        self.photos = PhotoWork(self.sessions, lambda session: self.facts(session).resolution)
+        self.photos = PhotoWork(self.sessions, self.facts)
+        self.drafts = DraftWork(self.sessions, self.jobs, self.models, self.photos)
         self.training = TrainingWork(self.sessions, self.jobs, self.models, self.photos)
         self.portraits = PortraitWork(self.sessions, self.jobs, self.models, self.photos)
         self.choosing = ChoosingWork(self.sessions, self.jobs, self.models, self.photos)
@@ -54,6 +56,7 @@ class Studio:
             while not self._closing.wait(SWEEP_SECONDS):
                 try:
                     for owner in self.sessions.sweep():
+                        self.drafts.forget(owner)
                         self.jobs.forget(owner, DELETE_PATIENCE)
                 except OSError:
                     log.exception("could not remove old files")
@@ -84,6 +87,7 @@ class Studio:
         """Stop whatever the session has under way and remove everything of it."""
         owner = self.sessions.check(key)
         job = self.jobs.active(owner)
+        self.drafts.forget(owner)
         ended = self.jobs.forget(owner, DELETE_PATIENCE)
         self.sessions.delete(key)
         if not ended and job is not None:
@@ -97,6 +101,7 @@ class Studio:
     def close(self, timeout: float = 60.0) -> None:
         """Stop every job, so that each saves where it stands."""
         self._closing.set()
+        self.drafts.close()
         if not self.jobs.close(timeout):
             log.warning("a job did not stop within %.0f s; it goes on from its last checkpoint", timeout)
 

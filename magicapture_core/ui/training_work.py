@@ -62,7 +62,9 @@ class TrainingWork:
                 raise Problem(lacking)
             name = self.models.checked(model)
             config = self.models.facts(name).config(
-                schedule, session.preset, {**own, "subject_kind": session.kind}
+                schedule,
+                session.preset,
+                {"subject_words": session.words, **own, "subject_kind": session.kind},
             )
             if not self.models.any_model:
                 _check_shared(config)
@@ -218,7 +220,7 @@ class TrainingWork:
         models = self.models.load(run.model, job)
         job.say("Preparing the photos")
         concepts = {
-            role: self.photos.concept(session, role, config.resolution)  # type: ignore[arg-type]
+            role: self.photos.concept(session, role, config.resolution, models.framing)  # type: ignore[arg-type]
             for role in ("subject", "style")
         }
         if job.stopping:

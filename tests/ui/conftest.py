@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         from magicapture_core.ui.studio import Studio
 
         settings = {"schedules": {"quick": QUICK}, "generate": {"steps": 3}}
-        model = save_toy(folder / "toy", magicapture=settings)
+        model = save_toy(folder / "toy", magicapture=settings, words=("SFace", 128))
         studio = Studio(runs, model=str(model))
         blocks = app.build(studio)
         blocks.queue(default_concurrency_limit=4)

@@ -1,0 +1,151 @@
+"""What portraits are made from: a trained run, or, for drafts, words that the model makes of photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, UNET_FILE, Run
+from magicapture_core.concepts import Concept
+from magicapture_core.faces import FaceAnalyser, align, choose_analyser
+from magicapture_core.files import read_tensors
+from magicapture_core.models import ModelBundle
+from magicapture_core.models.words import look_features
+from magicapture_core.problems import Problem, RunProblem
+
+LORA_FILE = ADAPTER_FILES[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The two words, the adapter's weights and whom the portraits are compared with."""
+
+    rows: Tensor
+    """(2, width): the embeddings of [V1] and [V2]."""
+    noun: str
+    """What the subject is called in prompts: "person", "old woman", "object"."""
+    resolution: int
+    attention_per_pixel: float
+    """Side of the attention maps that are listened to, for each pixel of the pictures' side."""
+    adapter: Path | None = None
+    """Folder of the trained weights; None where there are none."""
+    analyser: FaceAnalyser | None = None
+    identity: Tensor | None = None
+    """(dim,) the subject's mean embedding, by `analyser`'s network; None: nobody compares."""
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_run(cls, run: Run, models: ModelBundle, analyser: FaceAnalyser | None) -> Learned:
+        """Raises RunProblem for a run that has saved nothing or does not fit the model."""
+        facts = run.facts()
+        warnings = []
+        if facts.model != models.name:
+            warnings.append(
+                f"The run was trained on {facts.model} and is used with {models.name}: a likeness is only "
+                "to be expected between closely related models."
+            )
+        identity, analyser, said = _identity(run, analyser)
+        config = facts.config
+        return cls(
+            rows=_learned_rows(run, models),
+            noun=config.noun,
+            resolution=config.resolution,
+            attention_per_pixel=config.attention_side / config.resolution,
+            adapter=run.adapter if _has_weights(run.adapter) else None,
+            analyser=analyser,
+            identity=identity,
+            warnings=(*warnings, *said),
+        )
+
+    @classmethod
+    def from_photos(
+        cls,
+        models: ModelBundle,
+        subject: Concept,
+        style: Concept,
+        analyser: FaceAnalyser,
+        noun: str = "person",
+    ) -> Learned:
+        """For drafts: the words that `models` makes of photos. Raises Problem where it cannot make any."""
+        words = models.words
+        if words is None:
+            raise Problem(
+                f"{models.name} cannot make drafts: it brings no words.safetensors, with which words are made of "
+                "photos. The built-in model does: --model mini."
+            )
+        embedder = analyser.embedder()
+        if embedder.name != words.recogniser:
+            raise Problem(
+                f"Drafts need the face recognition {words.recogniser}, but faces are compared by {embedder.name} here. "
+                "Choose the bundled face networks."
+            )
+        if subject.kind != "person":
+            raise Problem("Drafts are made of people only. An object has to be trained.")
+        vectors = [
+            embedder(align(example.image[None] / 2 + 0.5, example.landmarks[None]))
+            for example in subject.examples
+            if example.landmarks is not None
+        ]
+        if not vectors:
+            raise Problem(
+                "No face was found in the photos, so there is no draft. Add a photo with a clear face."
+            )
+        embeddings = torch.cat(vectors)
+        looks = look_features(torch.stack([example.image for example in style.examples]))
+        resolution = subject.examples[0].image.shape[-1]
+        return cls(
+            rows=torch.stack([words.person(embeddings), words.style(looks)]),
+            noun=noun,
+            resolution=resolution,
+            attention_per_pixel=1 / 32,
+            analyser=analyser,
+            identity=F.normalize(embeddings.mean(0), dim=0),
+        )
+
+
+def _has_weights(adapter: Path) -> bool:
+    """A run stopped in its first phase has none yet."""
+    return any((adapter / name).exists() for name in (LORA_FILE, UNET_FILE))
+
+
+def _learned_rows(run: Run, models: ModelBundle) -> Tensor:
+    """(2, width) embeddings of <subject> and <style>. Raises RunProblem if there are none that fit."""
+    width = models.text_encoder.get_input_embeddings().weight.shape[1]
+    rows = []
+    for token, name in EMBEDDING_FILES.items():
+        path = run.adapter / name
+        if not path.exists():
+            raise RunProblem(f"{run.folder} has no {path.name} yet: it was not trained. Train it first.")
+        try:
+            row = read_tensors(path)[token]
+        except KeyError as error:
+            raise RunProblem(f"{path} does not hold {error}. Train the run again.") from error
+        if row.shape != (width,):
+            raise RunProblem(
+                f"{path} holds {tuple(row.shape)} numbers, but this model's words have {width}: the run was "
+                "trained on a model of another kind. Use that one."
+            )
+        rows.append(row.float())
+    return torch.stack(rows)
+
+
+def _identity(
+    run: Run, analyser: FaceAnalyser | None
+) -> tuple[Tensor | None, FaceAnalyser | None, list[str]]:
+    """The subject's embedding and who compares with it; both None, with the reason, if nobody can."""
+    stored = run.identity()
+    if stored is None:
+        return None, None, []
+    mean, name = stored
+    analyser = analyser or choose_analyser("auto")[0]
+    ours = analyser.embedder().name
+    if ours != name:
+        return None, None, [
+            f"Portraits are not scored: the run knows the subject by {name}, and faces are compared by {ours} "
+            "here. Choose the face variant that the run was trained with."
+        ]  # fmt: skip
+    return mean, analyser, []
