@@ -14,6 +14,7 @@ TERM_TITLES = {
     "prior": ("Any person", "DreamBooth's prior preservation: how well the model keeps drawing others"),
     "identity": ("Face likeness", "Eq. 7: distance between the faces, 0 is the same person"),
     "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
+    "colour": ("Colour of the face", "How far the face's colour is from the style's"),
 }
 LEGEND = "Faint: every step. Bold: the trend. Dashed: where part 2 begins."
 WIDTH, HEIGHT, POINTS = 300, 90, 160
