@@ -44,7 +44,9 @@ from magicapture_core.training.trainer import Trainer
 from tools.measured import measured
 
 PHOTOS = (2, 4, 8, 16)
-RESOLUTIONS = (64, 96, 128, 192)
+RESOLUTIONS = (128, 192, 256, 320)
+USUAL = 256
+"""Pixels of a side, the mini model's own."""
 FOREVER = 10**6
 
 
@@ -65,7 +67,7 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, Any]:
     models, (analyser, _) = load("mini"), choose_analyser("bundled")
     found: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    cases = [*((count, 128) for count in PHOTOS), *((4, side) for side in RESOLUTIONS)]
+    cases = [*((count, USUAL) for count in PHOTOS), *((4, side) for side in RESOLUTIONS)]
     for _ in range(arguments.rounds):
         for count, side in dict.fromkeys(cases):
             with _trainer(models, analyser, count, side) as (advance, prepared):
@@ -74,13 +76,13 @@ def main(arguments: Arguments) -> dict[str, Any]:
                 )
     prepared = {case: statistics.median(turn[0] for turn in turns) for case, turns in found.items()}
     step = {case: statistics.median(turn[1] for turn in turns) for case, turns in found.items()}
-    with _trainer(models, analyser, 4, 128) as (advance, _):
+    with _trainer(models, analyser, 4, USUAL) as (advance, _):
         seconds = [advance() for _ in range(arguments.length)]
     third = arguments.length // 3
     return {
         "machine": machine(torch.device("cpu")),
-        "preparing_seconds_by_photos": {count: round(prepared[count, 128], 2) for count in PHOTOS},
-        "step_seconds_by_photos": {count: round(step[count, 128], 3) for count in PHOTOS},
+        "preparing_seconds_by_photos": {count: round(prepared[count, USUAL], 2) for count in PHOTOS},
+        "step_seconds_by_photos": {count: round(step[count, USUAL], 3) for count in PHOTOS},
         "step_seconds_by_resolution": {side: round(step[4, side], 3) for side in RESOLUTIONS},
         "late_over_early_steps": round(
             statistics.median(seconds[-third:]) / statistics.median(seconds[:third]), 3

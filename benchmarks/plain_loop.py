@@ -37,7 +37,8 @@ class PlainLoop:
                 for name, value in self._task(task, phase, count).items():
                     totals[name] = totals.get(name, 0.0) + value / count
             if item.identity is not None:
-                totals["identity"] = totals.get("identity", 0.0) + self._identity(item) / count
+                for name, value in self._decoded(item).items():
+                    totals[name] = totals.get(name, 0.0) + value / count
         self.optimizer.step()
         self.optimizer.zero_grad()
         return totals
@@ -64,7 +65,7 @@ class PlainLoop:
         (weighted / count).backward()
         return values
 
-    def _identity(self, item: StepDraw) -> float:
+    def _decoded(self, item: StepDraw) -> dict[str, float]:
         o, device = self.o, self.o.models.device
         task = item.identity
         assert task is not None
@@ -82,8 +83,14 @@ class PlainLoop:
             image, landmarks = self.photos["subject"][2 * int(item.likenesses)]
             subject = o.likeness(image[None].to(device), landmarks[None])
         loss = losses.identity(generated, subject).mean()
-        (o.config.lambda_id * loss / len(item.tasks[0].items)).backward()
-        return loss.item()
+        values, weighted = {"identity": loss.item()}, o.config.lambda_id * loss
+        if o.config.lambda_colour > 0 and o.face_colour is not None:
+            face = o.style.face[task.items.to(device)]
+            colour = losses.colour_of(picture.float(), o.models.vae_scale_factor)
+            off = losses.face_colour(colour, face, o.face_colour).mean()
+            values["colour"], weighted = off.item(), weighted + o.config.lambda_colour * off
+        (weighted / len(item.tasks[0].items)).backward()
+        return values
 
     @torch.no_grad()
     def _encoded(self, task: TaskDraw) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ def test_phase_1_trains_the_rows_alone(toy: Any, tmp_path: Path) -> None:
         ({"lambda_id": 0.0}, {"source", "reference", "composed", "attention"}),
         ({"lambda_attn": 0.0}, {"source", "reference", "composed", "identity"}),
         ({"lambda_id": 0.0, "composed_weight": 0.0}, {"source", "reference", "attention"}),
+        ({"lambda_colour": 1.0}, {"source", "reference", "composed", "attention", "identity", "colour"}),
+        ({"lambda_colour": 1.0, "lambda_id": 0.0}, {"source", "reference", "composed", "attention", "colour"}),
     ],
 )
 def test_terms_can_be_turned_off(toy: Any, tmp_path: Path, changes: dict[str, Any], terms: set[str]) -> None:
@@ -150,6 +153,27 @@ def test_the_second_unet_pass_is_made_only_for_the_identity_loss(toy: Any, tmp_p
     list(start(toy, short(ti_steps=1, lora_steps=1, lambda_id=0.0), tmp_path / "b"))
     assert calls == [8, 12]
     handle.remove()
+
+
+def test_the_face_takes_the_styles_colour_and_keeps_the_skins_lightness() -> None:
+    from magicapture_core.concepts import Concept
+    from magicapture_core.training.data import TYPICAL_LIGHTNESS, wanted_colour
+
+    def plain(role: Any, level: float, red: float = 0.0) -> Concept:
+        concept = toy_concept(role, 1)
+        image = torch.full((3, 64, 64), level * 2 - 1)
+        image[0] += red * 2
+        return replace(concept, examples=(replace(concept.examples[0], image=image),))
+
+    wanted = wanted_colour(plain("subject", 0.33), plain("style", 0.5), 8)
+    assert wanted is not None
+    assert wanted.chroma.abs().max() < 1e-5
+    assert wanted.variety < 1e-5
+    assert wanted.lightness.item() == pytest.approx(0.5 * 0.33 / TYPICAL_LIGHTNESS, abs=1e-4)
+    reddish = wanted_colour(plain("subject", 0.33, 0.2), plain("style", 0.5, 0.1), 8)
+    assert reddish is not None
+    torch.testing.assert_close(reddish.chroma, torch.tensor([-0.0168736, 0.05]), atol=1e-4, rtol=0)
+    assert wanted_colour(plain("subject", 0.3), toy_concept("style", faces=False), 8) is None
 
 
 def test_an_object_is_learned_by_image_features(toy: Any, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ class Objective:
     likenesses: Tensor
     """(photos, dim) of the subject."""
     store: AttentionStore
-    face_colour: tuple[Tensor, Tensor] | None = None
-    """What the style's faces share: mean Cb and Cr (2,), and their spread (0-d); None where no face shows."""
+    face_colour: losses.FaceColour | None = None
+    """None where no face shows."""
 
     def __post_init__(self) -> None:
         self.alphas = self.models.noise_scheduler.alphas_cumprod.to(self.models.device)
@@ -106,7 +106,7 @@ class Objective:
             terms = self._reconstruction(draw.part(part), rows, unique, leaf, phase)
             self._backward(terms, style_weight, count, totals)
             if draw.identity is not None:
-                terms = self._identity(draw.part(part), rows, leaf)
+                terms = self._decoded(draw.part(part), rows, leaf)
                 self._backward(terms, style_weight, count, totals)
         if leaf.grad is not None:
             hidden.backward(leaf.grad)
@@ -133,6 +133,8 @@ class Objective:
             "attention": config.lambda_attn,
             "colour": config.lambda_colour,
         }
+        if not terms:
+            return
         means = {name: term.sum() / count for name, term in terms.items()}
         torch.stack([weights[name] * mean for name, mean in means.items()]).sum().backward()
         self.store.take()  # gradient checkpointing hears the maps again while going backward
@@ -186,32 +188,43 @@ class Objective:
         )  # b 2
         return (per_token * present).sum(1) / present.sum(1).clamp(min=1)
 
-    def _identity(self, draw: StepDraw, rows: dict[Task, Tensor], leaf: Tensor) -> dict[str, Tensor]:
-        """Eq. 7: its own noise level, its own UNet pass, and a decode that the gradient goes through."""
+    def _decoded(self, draw: StepDraw, rows: dict[Task, Tensor], leaf: Tensor) -> dict[str, Tensor]:
+        """What is asked of the decoded x̂0 of composed items: Eq. 7, and the colour of the face."""
         assert draw.identity is not None
-        assert draw.likenesses is not None
         device, task = self.models.device, draw.identity
         items = task.items.tolist()
+        pictures = self._decode(self.windows.cut(self._original(task, leaf[rows["composed"]]), items))
+        comparable = self.comparable[task.items].to(device)
+        terms: dict[str, Tensor] = {}
+        if self.config.lambda_id > 0:
+            terms["identity"] = self._identity(pictures, draw, items) * comparable
+        if self.config.lambda_colour > 0 and self.face_colour is not None:
+            face = self.windows.cut(self.style.face[task.items.to(device)], items)
+            colour = losses.colour_of(pictures.float(), self.models.vae_scale_factor)
+            terms["colour"] = losses.face_colour(colour, face, self.face_colour) * comparable
+        return terms
+
+    def _original(self, task: TaskDraw, hidden: Tensor) -> Tensor:
+        """ẑ0 by Tweedie from z_r^(t_id): its own noise level and its own UNet pass. (n,c,h,w)"""
+        device = self.models.device
         timesteps, noise = task.timesteps.to(device), task.noise.to(device)
         abar = self.alphas[timesteps]
         noisy = losses.add_noise(self.style.latents[task.items.to(device)], noise, abar)
         self.store.positions = None
-        output = self._unet(noisy, timesteps, leaf[rows["composed"]])
-        original = losses.predict_original(noisy, output, abar, self.models.prediction_type)
-        pictures = self._decode(self.windows.cut(original, items))
+        output = self._unet(noisy, timesteps, hidden)
+        return losses.predict_original(noisy, output, abar, self.models.prediction_type)
+
+    def _identity(self, pictures: Tensor, draw: StepDraw, items: list[int]) -> Tensor:
+        """Eq. 7 of decoded pictures, through which the gradient goes. (n,)"""
+        assert draw.identity is not None
+        assert draw.likenesses is not None
+        task = draw.identity
         if self.config.subject_kind != "person":  # the subject's photos were cut out, too (likeness.py)
             place = self.windows.cut(self.style.face[task.items.to(self.style.face.device)], items)
             pictures = pictures * F.interpolate(place.to(pictures), pictures.shape[-2:])
         landmarks = self.windows.shift(self.landmarks[task.items], items, self.models.vae_scale_factor)
         generated = self.likeness(pictures, landmarks)
-        loss = losses.identity(generated, self.likenesses[draw.likenesses.to(device)])
-        comparable = self.comparable[task.items].to(device)
-        terms = {"identity": loss * comparable}
-        if self.config.lambda_colour > 0 and self.face_colour is not None:
-            face = self.windows.cut(self.style.face[task.items.to(device)], items)
-            chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
-            terms["colour"] = losses.face_colour(chroma, face, *self.face_colour) * comparable
-        return terms
+        return losses.identity(generated, self.likenesses[draw.likenesses.to(self.models.device)])
 
     def _data(self, task: TaskDraw) -> Encoded:
         if task.task == "prior":

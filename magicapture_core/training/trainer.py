@@ -21,12 +21,13 @@ from magicapture_core.checkpoints import Checkpoint, Run, RunFacts, save_embeddi
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.losses import FaceColour
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
-from magicapture_core.training.data import encode_concept, face_colours
+from magicapture_core.training.data import encode_concept, wanted_colour
 from magicapture_core.training.draws import Phase, Sizes, draw_step
 from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
@@ -96,9 +97,9 @@ class Trainer:
         likenesses = subject_likenesses(subject, likeness, models.device)
         rows, note = starting_rows(models, config, likenesses, likeness.name, style, generator)
         trained_rows = nn.Parameter(rows.to(models.device))
-        shared = face_colours(style, models.vae_scale_factor) if person else None
-        if shared is not None:
-            shared = shared[0].to(models.device), shared[1].to(models.device)
+        colour = wanted_colour(subject, style, models.vae_scale_factor) if person else None
+        if colour is not None:
+            colour = FaceColour(*(part.to(models.device) for part in colour))
         width = data["subject"].latents.shape[-1]
         side = config.attention_resolution or nearest_side(models.unet, width, config.attention_side)
         with listen(models.unet, side, width) as store:
@@ -111,7 +112,7 @@ class Trainer:
                 likeness=likeness,
                 likenesses=likenesses,
                 store=store,
-                face_colour=shared,
+                face_colour=colour,
             )
             facts = RunFacts(
                 config,
