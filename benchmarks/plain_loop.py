@@ -86,8 +86,8 @@ class PlainLoop:
         values, weighted = {"identity": loss.item()}, o.config.lambda_id * loss
         if o.config.lambda_colour > 0 and o.face_colour is not None:
             face = o.style.face[task.items.to(device)]
-            colour = losses.colour_of(picture.float(), o.models.vae_scale_factor)
-            off = losses.face_colour(colour, face, o.face_colour).mean()
+            chroma = losses.chroma_of(picture.float(), o.models.vae_scale_factor)
+            off = losses.face_colour(chroma, face, o.face_colour).mean()
             values["colour"], weighted = off.item(), weighted + o.config.lambda_colour * off
         (weighted / len(item.tasks[0].items)).backward()
         return values

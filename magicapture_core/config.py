@@ -77,8 +77,8 @@ class TrainConfig:
     """Weight of Attention Refocusing, Eq. 8 (phase 2). 0 turns it off."""
     lambda_colour: float = 0.0
     """Weight of the colour of the face (phase 2): unlike the paper, if above 0, the face of a composed picture is
-    drawn toward the colour that the faces of the style's photos share, as far as they share one, and toward the
-    lightness of the subject's skin in the style's light."""
+    drawn toward the colour that the faces of the style's photos share, as far as they share one. Lightness is left
+    alone: people differ in it."""
     composed_weight: float = 1.0
     """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
     masked: bool = True

@@ -70,43 +70,35 @@ def identity(generated: Tensor, subject: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(generated.float(), subject.float(), dim=-1)
 
 
-YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
-"""Lightness and colour of RGB (BT.601)."""
-COLOUR_UNIT = 0.1
-"""Distance in Cb and Cr, or in Y, that costs 1: about that between a face by day and the same in evening light."""
-LIGHTNESS_TOLERANCE = 0.03
+CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""Cb and Cr of RGB (BT.601): colour without lightness, in which people differ more than styles."""
+CHROMA_UNIT = 0.1
+"""Distance in Cb and Cr that costs 1: about that between a face by day and the same in evening light."""
 
 
 class FaceColour(NamedTuple):
-    """What the face of a composed picture should look like at a glance."""
+    """The colour that the faces of a style share."""
 
-    chroma: Tensor
-    """(2,) mean Cb and Cr of the style's faces."""
+    mean: Tensor
+    """(2,) Cb and Cr."""
     variety: Tensor
-    """0-d: how far their parts lie from it; so far a face may lie, too."""
-    lightness: Tensor
-    """0-d: mean Y in [0,1] of the subject's face in the style's light."""
+    """0-d: how far their parts lie from it."""
 
 
-def colour_of(pictures: Tensor, cell: int) -> Tensor:
-    """(b,3,h,w) in [-1,1] → (b,3,h/cell,w/cell): Y in [0,1], Cb and Cr in [-.5,.5], each cell's mean."""
-    levels = F.avg_pool2d(pictures, cell) / 2 + 0.5
-    return torch.einsum("kc,bchw->bkhw", pictures.new_tensor(YCBCR), levels)
+def chroma_of(pictures: Tensor, cell: int) -> Tensor:
+    """(b,3,h,w) in [-1,1] → (b,2,h/cell,w/cell): Cb and Cr in [-.5,.5], the mean of each cell of `cell`² pixels."""
+    return torch.einsum("kc,bchw->bkhw", pictures.new_tensor(CHROMA), F.avg_pool2d(pictures, cell) / 2)
 
 
-def face_colour(colour: Tensor, face: Tensor, wanted: FaceColour) -> Tensor:
-    """Unlike the paper: how far a face's colour and lightness lie from what the style and the subject's skin ask for.
+def face_colour(chroma: Tensor, face: Tensor, wanted: FaceColour) -> Tensor:
+    """Unlike the paper: how far the colour of a face lies from that of the style's faces, beyond their own variety.
 
-    colour: (b,3,h,w) of `colour_of`; face: (b,1,h,w) in {0,1}. Returns (b,), in squares of COLOUR_UNIT: the mean over
-    the face's cells of how far their chroma lies beyond the variety of the style's own faces, and how far the face's
-    mean lightness is off by more than LIGHTNESS_TOLERANCE.
+    chroma: (b,2,h,w) of `chroma_of`; face: (b,1,h,w) in {0,1}. Returns (b,): the mean over the face's cells of
+    (max(0, distance - variety) / CHROMA_UNIT)².
     """
-    area = face.sum(dim=(1, 2, 3)).clamp(min=1)
-    distance = torch.linalg.vector_norm(colour[:, 1:] - wanted.chroma.view(1, 2, 1, 1), dim=1, keepdim=True)
-    beyond = ((distance - wanted.variety).clamp(min=0) / COLOUR_UNIT).square() * face
-    lightness = (colour[:, :1] * face).sum(dim=(1, 2, 3)) / area
-    off = ((lightness - wanted.lightness).abs() - LIGHTNESS_TOLERANCE).clamp(min=0) / COLOUR_UNIT
-    return beyond.sum(dim=(1, 2, 3)) / area + off.square() * (face.amax(dim=(1, 2, 3)) > 0)
+    distance = torch.linalg.vector_norm(chroma - wanted.mean.view(1, 2, 1, 1), dim=1, keepdim=True)
+    beyond = ((distance - wanted.variety).clamp(min=0) / CHROMA_UNIT).square() * face
+    return beyond.sum(dim=(1, 2, 3)) / face.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:

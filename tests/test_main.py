@@ -304,8 +304,27 @@ def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys
 
     model = save_toy(tmp_path / "speaking", words=("toy", 16))
     out = tmp_path / "drafts"
-    arguments = ["draft", "--subject", str(photos["subject"]), "--style", str(photos["style"]), "--out", str(out)]
-    arguments += ["--model", str(model), "-n", "2", "--seed", "4", "--steps", "2", "--subject-words", "old woman"]
+    arguments = [
+        "draft",
+        "--subject",
+        str(photos["subject"]),
+        "--style",
+        str(photos["style"]),
+        "--out",
+        str(out),
+    ]
+    arguments += [
+        "--model",
+        str(model),
+        "-n",
+        "2",
+        "--seed",
+        "4",
+        "--steps",
+        "2",
+        "--subject-words",
+        "old woman",
+    ]
     assert command_line.main(arguments) == 0
     assert sorted(path.name for path in out.iterdir()) == ["draft-seed4.png", "draft-seed5.png"]
     assert "not yet the face" in capsys.readouterr().out
@@ -314,6 +333,14 @@ def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys
 def test_drafts_with_a_person_called_what_no_model_knows(
     photos: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
-    arguments = ["draft", "--subject", str(photos["subject"]), "--preset", "passport", "--out", str(tmp_path / "d")]
+    arguments = [
+        "draft",
+        "--subject",
+        str(photos["subject"]),
+        "--preset",
+        "passport",
+        "--out",
+        str(tmp_path / "d"),
+    ]
     assert command_line.main([*arguments, "--subject-words", "tall person"]) == 1
     assert "middle-aged" in capsys.readouterr().out

@@ -136,7 +136,10 @@ def test_phase_1_trains_the_rows_alone(toy: Any, tmp_path: Path) -> None:
         ({"lambda_attn": 0.0}, {"source", "reference", "composed", "identity"}),
         ({"lambda_id": 0.0, "composed_weight": 0.0}, {"source", "reference", "attention"}),
         ({"lambda_colour": 1.0}, {"source", "reference", "composed", "attention", "identity", "colour"}),
-        ({"lambda_colour": 1.0, "lambda_id": 0.0}, {"source", "reference", "composed", "attention", "colour"}),
+        (
+            {"lambda_colour": 1.0, "lambda_id": 0.0},
+            {"source", "reference", "composed", "attention", "colour"},
+        ),
     ],
 )
 def test_terms_can_be_turned_off(toy: Any, tmp_path: Path, changes: dict[str, Any], terms: set[str]) -> None:
@@ -155,25 +158,27 @@ def test_the_second_unet_pass_is_made_only_for_the_identity_loss(toy: Any, tmp_p
     handle.remove()
 
 
-def test_the_face_takes_the_styles_colour_and_keeps_the_skins_lightness() -> None:
+def test_the_colour_that_the_styles_faces_share() -> None:
     from magicapture_core.concepts import Concept
-    from magicapture_core.training.data import TYPICAL_LIGHTNESS, wanted_colour
+    from magicapture_core.training.data import shared_face_colour
 
-    def plain(role: Any, level: float, red: float = 0.0) -> Concept:
-        concept = toy_concept(role, 1)
-        image = torch.full((3, 64, 64), level * 2 - 1)
-        image[0] += red * 2
-        return replace(concept, examples=(replace(concept.examples[0], image=image),))
+    def plain(*reds: float) -> Concept:
+        concept = toy_concept("style", len(reds))
+        images = [torch.zeros(3, 64, 64) for _ in reds]
+        for image, red in zip(images, reds, strict=True):
+            image[0] += red * 2
+        examples = [replace(e, image=image) for e, image in zip(concept.examples, images, strict=True)]
+        return replace(concept, examples=tuple(examples))
 
-    wanted = wanted_colour(plain("subject", 0.33), plain("style", 0.5), 8)
-    assert wanted is not None
-    assert wanted.chroma.abs().max() < 1e-5
-    assert wanted.variety < 1e-5
-    assert wanted.lightness.item() == pytest.approx(0.5 * 0.33 / TYPICAL_LIGHTNESS, abs=1e-4)
-    reddish = wanted_colour(plain("subject", 0.33, 0.2), plain("style", 0.5, 0.1), 8)
+    grey = shared_face_colour(plain(0, 0), 8)
+    assert grey is not None
+    assert grey.mean.abs().max() < 1e-5
+    assert grey.variety < 1e-5
+    reddish = shared_face_colour(plain(0.1, 0.3), 8)  # Cb -.0168736 and Cr .05 for each .1 of red
     assert reddish is not None
-    torch.testing.assert_close(reddish.chroma, torch.tensor([-0.0168736, 0.05]), atol=1e-4, rtol=0)
-    assert wanted_colour(plain("subject", 0.3), toy_concept("style", faces=False), 8) is None
+    torch.testing.assert_close(reddish.mean, torch.tensor([-0.0337472, 0.1]), atol=1e-4, rtol=0)
+    assert reddish.variety.item() == pytest.approx((0.0168736**2 + 0.05**2) ** 0.5, abs=1e-4)
+    assert shared_face_colour(toy_concept("style", faces=False), 8) is None
 
 
 def test_an_object_is_learned_by_image_features(toy: Any, tmp_path: Path) -> None:

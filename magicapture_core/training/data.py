@@ -59,32 +59,17 @@ def encode_concept(concept: Concept, models: ModelBundle, *, flip: bool) -> Enco
     )
 
 
-TYPICAL_LIGHTNESS = 0.55
-"""Mean Y of the faces in photos of all kinds of people: of 300 of `tools/mini` .55."""
-
-
-def wanted_colour(subject: Concept, style: Concept, cell: int) -> losses.FaceColour | None:
-    """The colour that the style's faces share, and the lightness of the subject's skin in the style's light.
-
-    A subject whose face is darker than most in their own photos shall be so, in the same proportion, among the style's
-    faces. In cells of `cell`² pixels. None where either shows no face.
-    """
-    faces = [_face_cells(concept, cell) for concept in (subject, style)]
-    if not all(len(cells) for cells in faces):
-        return None
-    subjects, styles = faces
-    mean = styles.mean(0)
-    variety = torch.linalg.vector_norm(styles[:, 1:] - mean[1:], dim=1).square().mean().sqrt()
-    return losses.FaceColour(mean[1:], variety, mean[0] * subjects[:, 0].mean() / TYPICAL_LIGHTNESS)
-
-
-def _face_cells(concept: Concept, cell: int) -> Tensor:
-    """(n, 3): Y, Cb and Cr of the cells in which a face lies, over all photos."""
+def shared_face_colour(style: Concept, cell: int) -> losses.FaceColour | None:
+    """The colour that the style's faces share, in cells of `cell`² pixels; None where no photo shows a face."""
     found = []
-    for example in concept.examples:
-        colour = losses.colour_of(example.image[None], cell)[0]  # 3 h w
-        found.append(colour[:, example.masks.at(*colour.shape[-2:]).face[0] > 0].T)
-    return torch.cat(found)
+    for example in style.examples:
+        chroma = losses.chroma_of(example.image[None], cell)[0]  # 2 h w
+        found.append(chroma[:, example.masks.at(*chroma.shape[-2:]).face[0] > 0].T)
+    cells = torch.cat(found)  # n 2
+    if not len(cells):
+        return None
+    mean = cells.mean(0)
+    return losses.FaceColour(mean, torch.linalg.vector_norm(cells - mean, dim=1).square().mean().sqrt())
 
 
 def _views(example: Example, flip: bool) -> list[tuple]:

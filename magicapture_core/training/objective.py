@@ -200,8 +200,8 @@ class Objective:
             terms["identity"] = self._identity(pictures, draw, items) * comparable
         if self.config.lambda_colour > 0 and self.face_colour is not None:
             face = self.windows.cut(self.style.face[task.items.to(device)], items)
-            colour = losses.colour_of(pictures.float(), self.models.vae_scale_factor)
-            terms["colour"] = losses.face_colour(colour, face, self.face_colour) * comparable
+            chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
+            terms["colour"] = losses.face_colour(chroma, face, self.face_colour) * comparable
         return terms
 
     def _original(self, task: TaskDraw, hidden: Tensor) -> Tensor:

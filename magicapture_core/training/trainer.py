@@ -27,7 +27,7 @@ from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
-from magicapture_core.training.data import encode_concept, wanted_colour
+from magicapture_core.training.data import encode_concept, shared_face_colour
 from magicapture_core.training.draws import Phase, Sizes, draw_step
 from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
@@ -97,7 +97,7 @@ class Trainer:
         likenesses = subject_likenesses(subject, likeness, models.device)
         rows, note = starting_rows(models, config, likenesses, likeness.name, style, generator)
         trained_rows = nn.Parameter(rows.to(models.device))
-        colour = wanted_colour(subject, style, models.vae_scale_factor) if person else None
+        colour = shared_face_colour(style, models.vae_scale_factor) if person else None
         if colour is not None:
             colour = FaceColour(*(part.to(models.device) for part in colour))
         width = data["subject"].latents.shape[-1]
