@@ -62,7 +62,8 @@ class MasksStep(Step):
     def pictures(self, key: str, view: str) -> Updates:
         """Every photo as training sees it."""
         session = self.studio.sessions.find(key)
-        resolution = self.studio.facts(session).resolution
+        facts = self.studio.facts(session)
+        how = "Straightened and cut" if facts.framing == "aligned" else "Cut"
         found: dict[Role, str] = {}
         for role in ("subject", "style"):
             views = self.studio.photos.views(key, role)  # type: ignore[arg-type]
@@ -78,8 +79,9 @@ class MasksStep(Step):
         return {
             self.subject: found["subject"],
             self.style: found["style"],
-            self.how: f'<p class="mc-quiet">Cut to squares of {resolution}×{resolution} pixels, exactly as they are '
-            f'learned from.</p><details class="mc-more"><summary>How the faces were found</summary>{reason}</details>',
+            self.how: f'<p class="mc-quiet">{how} to squares of {facts.resolution}×{facts.resolution} pixels, exactly '
+            "as they are learned from.</p>"
+            f'<details class="mc-more"><summary>How the faces were found</summary>{reason}</details>',
         }
 
     @told(name)

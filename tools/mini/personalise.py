@@ -1,4 +1,4 @@
-"""Train the sample people in presets and make portraits, as a user would: likeness, time, memory, contact sheets.
+"""Draft and train the sample people in presets, as a user would: likeness, style, time, memory, contact sheets.
 
 python -m tools.mini.personalise --work .training/mini/runs --judge w600k_mbf.onnx --out assets/mini
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,27 @@ from typing import Any
 import cv2
 import numpy as np
 
-from magicapture_core import GenerateConfig, generate, list_photos, load, read_photo
-from magicapture_core.evaluation.judges import FaceJudge, arcface_judge
+from magicapture_core import (
+    GenerateConfig,
+    choose_analyser,
+    draft,
+    generate,
+    list_photos,
+    load,
+    prepare_concept,
+    read_photo,
+)
+from magicapture_core.evaluation import metrics
+from magicapture_core.evaluation.cells import People, score_picture, see_photos
+from magicapture_core.evaluation.judges import Judges, arcface_judge, style_statistics
 from magicapture_core.heat import heat_overlay
 from tools.mark import mark
 from tools.measured import measured
 
-PEOPLE, PRESETS = ("alma", "bruno"), ("passport", "mono-studio")
+PEOPLE = ("alma", "bruno", "conrad", "dana")
+PRESETS = ("passport", "mono-studio", "golden-hour", "corporate")
+SHOWN = ("alma-passport", "bruno-mono-studio", "conrad-golden-hour", "dana-corporate")
+"""Pairs whose sheets go into --out; all of them lie in --work."""
 COMPOSED = "a photo of a {subject} in the {style}"
 EDITS = (
     "a photo of a {subject} in the {style}, wearing sunglasses",
@@ -47,6 +63,14 @@ class Pair:
     def name(self) -> str:
         return f"{self.person}-{self.preset}"
 
+    @property
+    def subject(self) -> Path:
+        return Path("assets/people") / self.person
+
+    @property
+    def style(self) -> Path:
+        return Path("presets") / self.preset
+
 
 def photos_of(folder: Path) -> list[np.ndarray]:
     return [read_photo(path).pixels for path in list_photos(folder)]
@@ -58,7 +82,7 @@ def run_training(pair: Pair, out: Path) -> dict[str, float]:
     if facts.exists():
         return json.loads(facts.read_text())
     seconds, memory = measured(
-        "train", "--subject", f"assets/people/{pair.person}", "--preset", pair.preset, "--model", "mini",
+        "train", "--subject", str(pair.subject), "--preset", pair.preset, "--model", "mini",
         "--out", str(out.resolve()),
     )  # fmt: skip
     found = {"minutes": round(seconds / 60, 2), "gigabytes": round(memory / 1e9, 2)}
@@ -66,20 +90,33 @@ def run_training(pair: Pair, out: Path) -> dict[str, float]:
     return found
 
 
-def scores(judge: FaceJudge, pictures: list[np.ndarray], subject: np.ndarray) -> list[float | None]:
-    return [None if (vector := judge.look(p).vector) is None else float(vector @ subject) for p in pictures]
-
-
-def summary(values: list[float | None]) -> dict[str, float]:
-    """Mean cosine with pictures without a face counted as 0, and how many have one."""
+def numbers_of(
+    pictures: Sequence[np.ndarray], person: People, style: People, judges: Judges
+) -> dict[str, float]:
+    """Means over the pictures; without a face likeness counts as 0, and the colour of the face not at all."""
+    rows = [score_picture(judges.faces.look(picture), person, style, judges) for picture in pictures]
+    likeness = [row["csim_mean"] or 0.0 for row in rows]
     return {
-        "cosine": round(float(np.mean([value or 0.0 for value in values])), 3),
-        "best": round(max(value or 0.0 for value in values), 3),
-        "with_a_face": round(float(np.mean([value is not None for value in values])), 3),
+        "likeness": round(float(np.mean(likeness)), 3),
+        "best": round(max(likeness), 3),
+        "style": round(metrics.mean_of([row["style_score"] for row in rows]), 3),
+        "face_colour": round(metrics.mean_of([row["face_colour"] for row in rows]), 2),
+        "with_a_face": round(float(np.mean([row["face"] for row in rows])), 3),
     }
 
 
-def labelled(pictures: list[np.ndarray], text: str) -> np.ndarray:
+def own_numbers(style: People) -> dict[str, float]:
+    """What the style's own photos have among themselves, each compared with the others."""
+    count = len(style.embeddings)
+    alike = metrics.unit(style.embeddings) @ metrics.unit(style.embeddings).T
+    colours = [metrics.face_colour_distance(colour, style.colours) for colour in style.colours]
+    return {
+        "style": round(float((alike.sum() - count) / (count * (count - 1))), 3),
+        "face_colour": round(float(np.mean(colours)), 2),
+    }
+
+
+def labelled(pictures: Sequence[np.ndarray], text: str) -> np.ndarray:
     """A row of tiles under a line of text, (h, w, 3) uint8."""
     tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in pictures]
     row = np.hstack(tiles)
@@ -88,31 +125,88 @@ def labelled(pictures: list[np.ndarray], text: str) -> np.ndarray:
     return np.vstack([strip, row])
 
 
-def sheet_of(pair: Pair, models: Any, run: Path, best: list[np.ndarray]) -> np.ndarray:
-    """References, subject, portraits, attention of both tokens, edited prompts."""
-    rows = [
-        labelled(photos_of(Path("assets/people") / pair.person)[:6], f"{pair.person}: the six photos"),
-        labelled(photos_of(Path("presets") / pair.preset)[:6], f"{pair.preset}: the six references"),
-        labelled(best[:6], "portraits: the six most alike of 16, by another network than the loss's"),
-    ]
-    settings = {**models.generate_defaults, "seed": 0}
-    words = ("{subject}", "{style}")
-    config = GenerateConfig(**settings | {"prompt": COMPOSED, "count": 3, "attention_words": words})
-    tiles = []
-    for portrait in generate(models, run, config):
-        pixels = np.asarray(portrait.image)
-        tiles += [heat_overlay(pixels, portrait.attention[word]) for word in words]
-    rows.append(labelled(tiles, "where [V1] and [V2] look, three portraits"))
-    for prompt in EDITS:
-        config = GenerateConfig(**settings | {"prompt": prompt, "count": 6})
-        rows.append(labelled([np.asarray(p.image) for p in generate(models, run, config)], prompt))
-    return np.vstack(rows)
+class Desk:
+    """What all pairs share: the model, who looks at faces, who judges."""
+
+    def __init__(self, judge: Path, pictures: int) -> None:
+        self.models, self.pictures = load("mini"), pictures
+        self.analyser, _ = choose_analyser("bundled")
+        self.judges = Judges(arcface_judge(judge), style_statistics(), None)
+        self.settings = {**self.models.generate_defaults, "seed": 0}
+
+    def config(self, **changes: Any) -> GenerateConfig:
+        return GenerateConfig(**{**self.settings, "prompt": COMPOSED, "count": self.pictures, **changes})
+
+    def drafts(self, pair: Pair) -> list[np.ndarray]:
+        """Before any training."""
+        concepts = [
+            prepare_concept(
+                [read_photo(path) for path in list_photos(folder)], role, resolution=self.models.resolution,
+                analyser=self.analyser, framing=self.models.framing,
+            )
+            for role, folder in (("subject", pair.subject), ("style", pair.style))
+        ]  # fmt: skip
+        portraits = draft(self.models, *concepts, self.config(), analyser=self.analyser)
+        return [np.asarray(portrait.image) for portrait in portraits]
+
+    def portraits(self, run: Path, **changes: Any) -> list[Any]:
+        return list(generate(self.models, run, self.config(**changes), analyser=self.analyser))
+
+    def sheet(self, pair: Pair, run: Path, drafts: list[np.ndarray], best: list[np.ndarray]) -> np.ndarray:
+        """Subject, references, drafts, portraits, attention of both tokens, edited prompts."""
+        rows = [
+            labelled(photos_of(pair.subject)[:6], f"{pair.person}: the six photos"),
+            labelled(photos_of(pair.style)[:6], f"{pair.preset}: the six references"),
+            labelled(drafts[:6], "drafts, before any training: seeds 0 to 5"),
+            labelled(
+                best[:6],
+                f"portraits: the six most alike of {self.pictures}, by another network than the loss's",
+            ),
+        ]
+        words = ("{subject}", "{style}")
+        tiles = []
+        for portrait in self.portraits(run, count=3, attention_words=words):
+            tiles += [heat_overlay(np.asarray(portrait.image), portrait.attention[word]) for word in words]
+        rows.append(labelled(tiles, "where [V1] and [V2] look, three portraits"))
+        for prompt in EDITS:
+            made = [np.asarray(each.image) for each in self.portraits(run, prompt=prompt, count=6)]
+            rows.append(labelled(made, prompt))
+        return np.vstack(rows)
+
+    def measure(self, pair: Pair, work: Path, out: Path) -> dict[str, Any]:
+        """Draft, train, draw; write the sheet, and return what was measured."""
+        person, style = (see_photos(photos_of(folder), self.judges) for folder in (pair.subject, pair.style))
+        begun = time.monotonic()
+        drafts = self.drafts(pair)
+        draft_seconds = (time.monotonic() - begun) / len(drafts)
+        cost = run_training(pair, work / pair.name)
+        begun = time.monotonic()
+        pictures = [np.asarray(each.image) for each in self.portraits(work / pair.name)]
+        seconds = (time.monotonic() - begun) / len(pictures)
+        values = [self.judges.faces.look(picture).vector for picture in pictures]
+        alike = [-1.0 if v is None else metrics.csim_mean(v, person.vectors) for v in values]
+        best = [pictures[i] for i in np.argsort(alike)[::-1]]
+        path = work / f"personalised-{pair.name}.jpg"
+        sheet = self.sheet(pair, work / pair.name, drafts, best)
+        cv2.imwrite(str(path), sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+        mark(path)
+        if pair.name in SHOWN:
+            shutil.copyfile(path, out / path.name)
+        return {
+            "portraits": numbers_of(pictures, person, style, self.judges),
+            "drafts": numbers_of(drafts, person, style, self.judges),
+            "own_style": own_numbers(style),
+            "photos": round(float((metrics.unit(person.vectors) @ metrics.unit(person.vectors).mean(0)).mean()), 3),
+            **cost,
+            "seconds_per_portrait": round(seconds, 2),
+            "seconds_per_draft": round(draft_seconds, 2),
+        }  # fmt: skip
 
 
-def between_people(judge: FaceJudge) -> float:
+def between_people(judges: Judges) -> float:
     """Mean cosine between photos of different sample people."""
     vectors = [
-        [vector for p in photos_of(folder) if (vector := judge.look(p).vector) is not None]
+        see_photos(photos_of(folder), judges).vectors
         for folder in sorted(Path("assets/people").iterdir())
         if folder.is_dir()
     ]
@@ -122,53 +216,29 @@ def between_people(judge: FaceJudge) -> float:
     return round(float(np.mean(values)), 3)
 
 
-def personalise(pair: Pair, models: Any, judge: FaceJudge, args: argparse.Namespace) -> dict[str, Any]:
-    """Train one person in one preset, write the sheet, and return what was measured."""
-    photos = photos_of(Path("assets/people") / pair.person)
-    vectors = [v for p in photos if (v := judge.look(p).vector) is not None]
-    subject = np.mean(vectors, axis=0)
-    subject /= np.linalg.norm(subject)
-    run = Path(args.work) / pair.name
-    cost = run_training(pair, run)
-    config = GenerateConfig(
-        **models.generate_defaults | {"prompt": COMPOSED, "count": args.pictures, "seed": 0}
-    )
-    started = time.monotonic()
-    pictures = [np.asarray(p.image) for p in generate(models, run, config)]
-    seconds = round((time.monotonic() - started) / args.pictures, 2)
-    values = scores(judge, pictures, subject)
-    order = sorted(range(len(values)), key=lambda i: -(values[i] or 0.0))
-    sheet = sheet_of(pair, models, run, [pictures[i] for i in order])
-    path = Path(args.out) / f"personalised-{pair.name}.jpg"
-    cv2.imwrite(str(path), sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
-    mark(path)
-    alike = round(float(np.mean(np.stack(vectors) @ subject)), 3)
-    return {"photos": alike, **summary(values), **cost, "seconds_per_portrait": seconds}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--work", required=True, help="folder of the runs; finished ones are not trained again"
+        "--work", required=True, type=Path, help="folder of the runs; finished ones are not trained again"
     )
-    parser.add_argument("--judge", required=True, help="w600k_mbf.onnx")
-    parser.add_argument("--out", required=True, help="folder of personalised.json and the sheets")
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--judge", required=True, type=Path, help="w600k_mbf.onnx")
+    parser.add_argument("--out", required=True, type=Path, help="folder of personalised.json and the sheets")
+    parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--people", nargs="+", default=PEOPLE)
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     args = parser.parse_args()
-    out, judge, models = Path(args.out), arcface_judge(Path(args.judge)), load("mini")
-    for folder in (out, Path(args.work)):
+    for folder in (args.out, args.work):
         folder.mkdir(parents=True, exist_ok=True)
-    table, different = out / "personalised.json", between_people(judge)
+    desk = Desk(args.judge, args.pictures)
+    table, different = args.out / "personalised.json", between_people(desk.judges)
     for pair in (Pair(person, preset) for person in args.people for preset in args.presets):
-        measured_now = {pair.name: personalise(pair, models, judge, args)}
-        print(measured_now, flush=True)
+        now = {pair.name: desk.measure(pair, args.work, args.out)}
+        print(now, flush=True)
         # Read again: another call may have added other people meanwhile.
         pairs = json.loads(table.read_text())["pairs"] if table.exists() else {}
-        numbers = {"different_people": different, "pictures": args.pictures, "pairs": pairs | measured_now}
+        numbers = {"different_people": different, "pictures": args.pictures, "pairs": pairs | now}
         table.write_text(json.dumps(numbers, indent=2) + "\n")
 
 
