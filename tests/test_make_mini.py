@@ -527,3 +527,18 @@ def test_faces_come_from_seeds_and_pairs_show_one_person() -> None:
     people = np.stack([embed_face(analyser, pixels, analyser.detect(pixels)[0]) for pixels in made])
     alike = people @ people.T
     assert min(alike[0, 1], alike[2, 3]) > alike[:2, 2:].max()
+
+
+def test_rare_skin_tones_get_as_many_pictures_as_common_ones_as_far_as_they_can() -> None:
+    from tools.mini.pictures import OFTENEST, balanced
+
+    numbers = np.arange(1000, 2000)
+    tones = np.where(np.arange(1000) < 900, 60.0, np.where(np.arange(1000) < 990, 35.0, -40.0))
+    chosen = balanced(numbers, tones, 600, np.random.default_rng(0))
+    assert len(chosen) == 600
+    counts = {name: int(((chosen >= low) & (chosen < high)).sum())
+              for name, low, high in (("light", 1000, 1900), ("medium", 1900, 1990), ("dark", 1990, 2000))}  # fmt: skip
+    assert counts == {"dark": 10 * OFTENEST, "medium": 280, "light": 280}
+    _, often = np.unique(chosen, return_counts=True)
+    assert often.max() == OFTENEST
+    assert len(balanced(numbers, tones, 10**6, np.random.default_rng(0))) == 1000

@@ -49,7 +49,7 @@ class Options:
     """Of a wizard that runs already, for example http://127.0.0.1:7860/. None: start one, on an empty folder."""
     model: str | None = None
     """Model of the wizard that is started; None: its own choice."""
-    person: int = 0
+    person: int = 3
     """Which sample person."""
     preset: str = "corporate"
     """Which style."""
@@ -150,6 +150,7 @@ def walk(page: Any, options: Options) -> None:
     page.locator("#mc-next-0").click()
     page.locator(f"#mc-presets [data-id={options.preset}]").click()
     page.wait_for_selector("#mc-style-photos .mc-photo:nth-child(4)")
+    page.wait_for_function("document.querySelectorAll('#mc-drafts img').length === 4", timeout=TRAINING)
     take(page, options, "2-style")
     page.locator("#mc-next-1").click()
     page.wait_for_selector("#mc-style-masks .mc-mask:nth-child(4)")

@@ -15,7 +15,7 @@ import numpy as np
 from tools.mini import captions, variants
 from tools.mini.clock import RunClock
 from tools.mini.faces import FACES, READY
-from tools.mini.measure import clothing, expression, hair
+from tools.mini.measure import cheek_tone, clothing, expression, hair
 from tools.mini.settings import SIDE, Settings
 from tools.mini.store import save_array, write_text
 
@@ -34,6 +34,10 @@ LEAST = 20.0
 """Seconds that this stage gets however late it is."""
 WORDS = 77
 """Tokens of a caption."""
+TONES = (-30.0, 10.0, 28.0, 41.0, 55.0)
+"""Between the groups of skin tones, in degrees of ITA: dark, brown, tan, intermediate, light, very light."""
+OFTENEST = 4
+"""How often one face may be used, where its group is small."""
 
 _shared: dict[str, Any] = {}
 
@@ -90,23 +94,44 @@ def _variants_of(task: tuple[Settings, int, int, float]) -> tuple[int, list[list
     row = row_of(shared, number, pixels, mask.astype(np.float32) / 255)
     beside, texts = captions.BESIDE_MARK if settings.nouns else captions.SELDOM_BESIDE_MARK, []
     for copy in range(sizes.pictures_per_face):
-        rng = np.random.default_rng((settings.seed, number, copy))
+        rng = np.random.default_rng((settings.seed, number, place, copy))  # a face may have several places
         picture, words = picture_of(pixels, mask, row, settings.turned, rng)
         shared["pictures"][place * sizes.pictures_per_face + copy] = picture
         texts.append([captions.caption(words, rng, beside) for _ in range(sizes.captions)])
     return place, texts
 
 
+def balanced(numbers: np.ndarray, tones: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `count` of the faces `numbers` (n,), in random order, so that groups of skin tones are alike in size.
+
+    The generator seldom draws dark skin, and a model that seldom sees it makes everybody light. tones: (n,) degrees of
+    ITA. A face of a small group stands in up to OFTENEST times; what a group cannot give, the others do.
+    """
+    group_of = np.digitize(tones, TONES)
+    stocks = []
+    for group in np.unique(group_of):
+        members = numbers[group_of == group]
+        stocks.append(np.concatenate([rng.permutation(members) for _ in range(OFTENEST)]))
+    chosen, left = [], min(count, len(numbers))
+    for place, stock in enumerate(sorted(stocks, key=len)):
+        share = min(len(stock), left // (len(stocks) - place))
+        chosen.append(stock[:share])
+        left -= share
+    return rng.permutation(np.concatenate(chosen))
+
+
 def prepare(settings: Settings) -> np.ndarray:
     """Empty arrays for the pictures, unless they are there; returns owners.npy, (faces,) number of each used face.
 
-    In random order, so that wherever the time cuts it off, old and new faces are among them alike.
+    In random order, so that wherever the time cuts it off, all kinds of faces are among them alike.
     """
     work, sizes = settings.work, settings.sizes
     if not (work / OWNERS).exists():
         with np.load(work / "labels.npz") as labels:
-            usable = np.flatnonzero(labels["usable"])
-        owners = np.random.default_rng(settings.seed).permutation(usable)[: sizes.faces_with_pictures]
+            usable, landmarks = np.flatnonzero(labels["usable"]), labels["landmarks"]
+        faces = np.load(work / FACES, mmap_mode="r")
+        tones = np.array([cheek_tone(faces[number], landmarks[number]) for number in usable])
+        owners = balanced(usable, tones, sizes.faces_with_pictures, np.random.default_rng(settings.seed))
         count = len(owners) * sizes.pictures_per_face
         shapes = {PICTURES: (np.uint8, (count, SIDE, SIDE, 3)), CAPTIONS: (np.int16, (count, sizes.captions, WORDS)),
                   DONE: (bool, (len(owners),))}  # fmt: skip
