@@ -50,6 +50,8 @@ class Person:
     name: str
     title: str
     photos: tuple[Path, ...]
+    words: str = ""
+    """What they are called in prompts."""
 
 
 def sample_people() -> list[Person]:
@@ -61,10 +63,11 @@ def sample_people() -> list[Person]:
         except PhotoProblem:
             continue
         title = folder.name.replace("_", " ").replace("-", " ").title()
-        facts = folder / "person.json"
-        if facts.is_file():
-            title = str(json.loads(facts.read_text(encoding="utf-8")).get("title", title))
-        people.append(Person(folder.name, title, photos))
+        file = folder / "person.json"
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        people.append(
+            Person(folder.name, str(facts.get("title", title)), photos, str(facts.get("words", "")))
+        )
     return people
 
 
@@ -147,7 +150,7 @@ class PhotoWork:
         if person is None:
             raise Problem(f"There is no sample person {name!r}.")
         with self.sessions.changing(key) as session:
-            session.kind = "person"
+            session.kind, session.words = "person", person.words
             self._drop_all(session, "subject")
             for path in person.photos:
                 self._store(session, "subject", path, path.name)
@@ -183,6 +186,8 @@ class PhotoWork:
         with self.sessions.changing(key) as session:
             for photo in [photo for photo in session.photos[role] if photo.id == photo_id]:
                 self._drop(session, role, photo)
+            if role == "subject" and not session.photos["subject"]:
+                session.words = ""  # whoever comes next may be somebody else
             self.judge(session, role)
         return session
 

@@ -116,7 +116,7 @@ class PhotosStep(Step):
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
-        with gr.Accordion("Say more, if you like", open=False), gr.Row():
+        with gr.Accordion("Who is it? Saying so helps the likeness", open=False), gr.Row():
             self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
             self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
         with gr.Accordion("Not a person?", open=False):

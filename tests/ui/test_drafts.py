@@ -51,7 +51,7 @@ def sources(page: Any) -> list[str]:
 def test_what_the_person_is_called_is_kept(page: Any, server: Any) -> None:
     page.locator("#mc-people [data-act=person]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
-    page.get_by_role("button", name="Say more, if you like").click()
+    page.get_by_role("button", name="Who is it? Saying so helps the likeness").click()
     page.locator("#mc-noun").get_by_label("Woman", exact=True).check()
     page.locator("#mc-age").get_by_label("Old", exact=True).check()
     expect(page.locator("#mc-age").get_by_label("Old", exact=True)).to_be_checked()
@@ -63,7 +63,7 @@ def test_what_the_person_is_called_is_kept(page: Any, server: Any) -> None:
     assert '"words": "old woman"' in file.read_text()
     page.reload()
     page.wait_for_selector("#mc-photos img")
-    page.get_by_role("button", name="Say more, if you like").click()
+    page.get_by_role("button", name="Who is it? Saying so helps the likeness").click()
     expect(page.locator("#mc-noun").get_by_label("Woman", exact=True)).to_be_checked()
 
 
@@ -127,4 +127,19 @@ def test_an_object_gets_no_drafts(server: Any) -> None:
     studio.photos.set_kind(key, "object")
     studio.drafts.renew(key)
     assert settled(studio, key).drafts == []
+    studio.delete(key)
+
+
+def test_sample_people_bring_their_words_and_take_them_along(server: Any) -> None:
+    studio = server.studio
+    key, _ = with_photos(studio)
+    session = studio.sessions.find(key)
+    assert session.words == "middle-aged woman"
+    run = studio.training.start(key, None, "quick", {})
+    assert run.settings["subject_words"] == "middle-aged woman"
+    studio.training.stop(key)
+    assert studio.jobs.newest(session.id, "training").wait(60)
+    for photo in session.photos["subject"]:
+        studio.photos.remove(key, "subject", photo.id)
+    assert studio.sessions.find(key).words == ""
     studio.delete(key)

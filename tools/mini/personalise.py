@@ -71,6 +71,11 @@ class Pair:
     def style(self) -> Path:
         return Path("presets") / self.preset
 
+    @property
+    def words(self) -> str:
+        """What the person is called, as a visitor would say it."""
+        return str(json.loads((self.subject / "person.json").read_text())["words"])
+
 
 def photos_of(folder: Path) -> list[np.ndarray]:
     return [read_photo(path).pixels for path in list_photos(folder)]
@@ -83,7 +88,7 @@ def run_training(pair: Pair, out: Path) -> dict[str, float]:
         return json.loads(facts.read_text())
     seconds, memory = measured(
         "train", "--subject", str(pair.subject), "--preset", pair.preset, "--model", "mini",
-        "--out", str(out.resolve()),
+        "--subject-words", pair.words, "--out", str(out.resolve()),
     )  # fmt: skip
     found = {"minutes": round(seconds / 60, 2), "gigabytes": round(memory / 1e9, 2)}
     facts.write_text(json.dumps(found))
@@ -146,7 +151,7 @@ class Desk:
             )
             for role, folder in (("subject", pair.subject), ("style", pair.style))
         ]  # fmt: skip
-        portraits = draft(self.models, *concepts, self.config(), analyser=self.analyser)
+        portraits = draft(self.models, *concepts, self.config(), analyser=self.analyser, noun=pair.words)
         return [np.asarray(portrait.image) for portrait in portraits]
 
     def portraits(self, run: Path, **changes: Any) -> list[Any]:
