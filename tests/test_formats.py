@@ -161,7 +161,7 @@ class TestPhoto:
         assert (photo.pixels[:40] == SPECS["icao"].background).all()
 
     def test_background_can_be_kept(self) -> None:
-        photo = make_passport_photo(person(), SPECS["icao"], replace=False)
+        photo = make_passport_photo(person("bruno", 1), SPECS["icao"], replace=False)
         assert "background" in failed(photo)
 
     def test_leaning_heads_are_straightened(self) -> None:
@@ -193,7 +193,7 @@ def roomy() -> np.ndarray:
     return scene
 
 
-GOOD = (("bruno", 4), ("bruno", 5), ("bruno", 6), ("conrad", 1), ("conrad", 5))
+GOOD = (("bruno", 1), ("bruno", 2), ("bruno", 3), ("bruno", 5), ("bruno", 6))
 
 
 @pytest.mark.parametrize(("who", "number"), GOOD)
@@ -203,7 +203,7 @@ def test_good_photos_pass(who: str, number: int) -> None:
 
 
 def _smile() -> np.ndarray:
-    return person("dana", 1)
+    return person("alma", 1)
 
 
 def _cut() -> np.ndarray:

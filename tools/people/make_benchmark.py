@@ -4,8 +4,8 @@ python -m tools.people.make_benchmark --generator GENERATOR [--scout 120 | --can
                                       [--out assets/benchmark]
 
 --scout draws faces to choose the ten adults from, --candidates the photos to choose from; what was chosen by eye stands
-below. Seeds from 40 000 000 on: the mini model's start at 0, the sample people's at 20 000 000, the upscaler's at
-30 000 000. Needs openvino and PyMatting, as tools/people/README.md says.
+below. Seeds from 40 000 000 on: the mini model's start at 0, 20 000 000 and 30 000 000, the sample people's at
+60 000 000, the upscaler's at 62 000 000. Needs PyMatting, as tools/people/README.md says.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def candidate(generator: FaceGenerator, person: Person, index: int) -> np.ndarra
     styles = generator.everywhere(identity)
     if index:
         other = OTHERS + 100 * person.seed + index
-        styles[0] = generator.style(other, 0.75)
+        styles[:, 0] = generator.style(other, 0.75)
         # More of the identity than the sample people keep: the fine layers hold the tone of the skin, too.
-        styles[10:] = 0.6 * identity + 0.4 * generator.style(other + 500_000, 0.75)
+        styles[:, 10:] = (0.6 * identity + 0.4 * generator.style(other + 500_000, 0.75))[:, None]
     return small(generator.picture(styles))
 
 
@@ -159,7 +159,7 @@ def photograph(picture: np.ndarray, behind: str | None, lit: str | None, seed: i
 
 def _cut_out(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from magicapture_core.faces import choose_analyser
-    from tools.people.make_presets import cut_out
+    from tools.people.matting import cut_out
 
     return cut_out(picture, choose_analyser("bundled")[0].foreground(picture))
 

@@ -59,15 +59,15 @@ def sunglasses(pixels: np.ndarray, face: Face) -> np.ndarray:
 
 def pictures() -> dict[str, np.ndarray]:
     """By the file's name: good ones, and one for each thing that goes wrong."""
-    conrad = photo("conrad/3")
+    conrad = photo("conrad/1")
     faces = choose_analyser("bundled")[0].detect(conrad)
     return {
         "good-1": photo("alma/2"),
         "good-2": photo("bruno/4"),
         "good-3": photo("dana/5"),
-        "good-4": photo("conrad/2"),
+        "good-4": photo("conrad/3"),
         "blurred": cv2.GaussianBlur(photo("alma/4"), (0, 0), 7),
-        "dark": (photo("bruno/1") * 0.27).astype(np.uint8),
+        "dark": (photo("bruno/5") * 0.27).astype(np.uint8),
         "covered": sunglasses(conrad, faces[0]),
         "several_faces": two_people(),
     }
