@@ -89,6 +89,11 @@ class PlainLoop:
             chroma = losses.chroma_of(picture.float(), o.models.vae_scale_factor)
             off = losses.face_colour(chroma, face, o.face_colour).mean()
             values["colour"], weighted = off.item(), weighted + o.config.lambda_colour * off
+        if o.config.lambda_lightness > 0 and o.lightness is not None:
+            face = o.style.face[task.items.to(device)]
+            light = losses.face_lightness(picture.float(), face)
+            off = losses.skin_lightness(light, o.lightness).mean()
+            values["lightness"], weighted = off.item(), weighted + o.config.lambda_lightness * off
         (weighted / len(item.tasks[0].items)).backward()
         return values
 

@@ -77,8 +77,10 @@ class TrainConfig:
     """Weight of Attention Refocusing, Eq. 8 (phase 2). 0 turns it off."""
     lambda_colour: float = 0.0
     """Weight of the colour of the face (phase 2): unlike the paper, if above 0, the face of a composed picture is
-    drawn toward the colour that the faces of the style's photos share, as far as they share one. Lightness is left
-    alone: people differ in it."""
+    drawn toward the colour that the faces of the style's photos share, as far as they share one."""
+    lambda_lightness: float = 0.0
+    """Weight of the lightness of the skin (phase 2): unlike the paper, if above 0, a person whose face is darker or
+    lighter than most in their own photos is drawn so in the style's light, too. A little is enough."""
     composed_weight: float = 1.0
     """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
     masked: bool = True
@@ -136,8 +138,8 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
                         "embedding_learning_rate", "lora_weight_decay", "lambda_id", "lambda_attn",
-                        "lambda_colour", "composed_weight", "prior_weight", "style_weight", "style_init_std",
-                        "sample_every", "attention_every", "seed")  # fmt: skip
+                        "lambda_colour", "lambda_lightness", "composed_weight", "prior_weight", "style_weight",
+                        "style_init_std", "sample_every", "attention_every", "seed")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, "0 or more", value)
@@ -162,6 +164,11 @@ class TrainConfig:
         return (
             self.subject_words if self.subject_words and self.subject_kind == "person" else self.subject_kind
         )
+
+    @property
+    def decodes(self) -> bool:
+        """Whether phase 2 decodes what it predicts, for Eq. 7 or what else is asked of the face."""
+        return self.lambda_id + self.lambda_colour + self.lambda_lightness > 0
 
     @property
     def items_per_step(self) -> int:

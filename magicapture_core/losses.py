@@ -19,6 +19,7 @@ TERMS = {
     "identity": "Eq. 7",
     "attention": "Eq. 8",
     "colour": "colour of the face",
+    "lightness": "lightness of the skin",
 }
 """Names of the loss terms in reports and losses.jsonl, and the equation (or method) each belongs to."""
 
@@ -96,9 +97,36 @@ def face_colour(chroma: Tensor, face: Tensor, wanted: FaceColour) -> Tensor:
     chroma: (b,2,h,w) of `chroma_of`; face: (b,1,h,w) in {0,1}. Returns (b,): the mean over the face's cells of
     (max(0, distance - variety) / CHROMA_UNIT)².
     """
-    distance = torch.linalg.vector_norm(chroma - wanted.mean.view(1, 2, 1, 1), dim=1, keepdim=True)
-    beyond = ((distance - wanted.variety).clamp(min=0) / CHROMA_UNIT).square() * face
+    mean, variety = (part.to(chroma) for part in wanted)
+    distance = torch.linalg.vector_norm(chroma - mean.view(1, 2, 1, 1), dim=1, keepdim=True)
+    beyond = ((distance - variety).clamp(min=0) / CHROMA_UNIT).square() * face
     return beyond.sum(dim=(1, 2, 3)) / face.sum(dim=(1, 2, 3)).clamp(min=1)
+
+
+LIGHTNESS = (0.299, 0.587, 0.114)
+"""Y of RGB (BT.601)."""
+LIGHTNESS_UNIT = 0.1
+"""Difference in Y that costs 1."""
+LIGHTNESS_TOLERANCE = 0.05
+"""Differences in Y that one lamp makes; they cost nothing."""
+
+
+def face_lightness(pictures: Tensor, face: Tensor) -> Tensor:
+    """Mean Y in [0,1] of a face. pictures: (b,3,h,w) in [-1,1]; face: (b,1,H,W) in {0,1}, cells of it. Returns (b,)."""
+    height, width = face.shape[-2:]
+    cells = F.adaptive_avg_pool2d(pictures, (height, width)) / 2 + 0.5
+    light = torch.einsum("c,bchw->bhw", cells.new_tensor(LIGHTNESS), cells)
+    return (light * face[:, 0]).sum(dim=(1, 2)) / face.sum(dim=(1, 2, 3)).clamp(min=1)
+
+
+def skin_lightness(lightness: Tensor, wanted: Tensor) -> Tensor:
+    """Unlike the paper: how far a face's lightness (b,) is from the wanted one (0-d), beyond LIGHTNESS_TOLERANCE.
+
+    Returns (b,), in squares of LIGHTNESS_UNIT.
+    """
+    return (
+        ((lightness - wanted.to(lightness)).abs() - LIGHTNESS_TOLERANCE).clamp(min=0) / LIGHTNESS_UNIT
+    ).square()
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:

@@ -280,3 +280,12 @@ def test_a_colour_within_the_styles_variety_is_left_alone() -> None:
     losses.face_colour(chroma, torch.ones(1, 1, 2, 2), shared(0.05)).sum().backward()
     assert chroma.grad is not None
     assert (chroma.grad == 0).all()
+
+
+def test_lightness_of_a_face_worked_example() -> None:
+    # Two cells of 2×2 pixels: grey of .2 and .6, of which the second is the face; .6 is .1 beyond .45 + .05.
+    cells = torch.tensor([0.2, 0.6]).view(1, 1, 1, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    light = losses.face_lightness(cells.expand(1, 3, 2, 4) * 2 - 1, torch.tensor([0.0, 1]).view(1, 1, 1, 2))
+    assert light.item() == pytest.approx(0.6)
+    assert losses.skin_lightness(light, torch.tensor(0.45)).item() == pytest.approx(1.0, rel=1e-4)
+    assert losses.skin_lightness(light, torch.tensor(0.57)).item() == 0

@@ -70,7 +70,7 @@ def test_only_what_the_mini_model_can_do_is_offered_for_it() -> None:
     offered = ideas_for(prompts, known)
     assert len(offered) > 6
     assert any("smiling" in prompt for prompt in offered)
-    assert ideas_for(["a {subject} on a horse in the {style}", "a {subject} in the {style}, smiling"], known) == [
-        "a {subject} in the {style}, smiling"
-    ]
+    assert ideas_for(
+        ["a {subject} on a horse in the {style}", "a {subject} in the {style}, smiling"], known
+    ) == ["a {subject} in the {style}, smiling"]
     assert ideas_for(prompts, ()) == prompts

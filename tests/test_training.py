@@ -21,7 +21,8 @@ from magicapture_core.models import load
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
-from magicapture_core.training.trainer import PHASES, Trainer, fingerprint
+from magicapture_core.training.fingerprint import fingerprint
+from magicapture_core.training.trainer import PHASES, Trainer
 
 
 def everything(models: Any) -> dict[str, torch.Tensor]:
@@ -179,6 +180,20 @@ def test_the_colour_that_the_styles_faces_share() -> None:
     torch.testing.assert_close(reddish.mean, torch.tensor([-0.0337472, 0.1]), atol=1e-4, rtol=0)
     assert reddish.variety.item() == pytest.approx((0.0168736**2 + 0.05**2) ** 0.5, abs=1e-4)
     assert shared_face_colour(toy_concept("style", faces=False), 8) is None
+
+
+def test_a_dark_skin_stays_as_dark_among_the_styles_faces() -> None:
+    from magicapture_core.training.data import TYPICAL_LIGHTNESS, wanted_lightness
+
+    def plain(role: Any, level: float) -> Any:
+        concept = toy_concept(role, 1)
+        image = torch.full((3, 64, 64), level * 2 - 1)
+        return replace(concept, examples=(replace(concept.examples[0], image=image),))
+
+    wanted = wanted_lightness(plain("subject", 0.33), plain("style", 0.5))
+    assert wanted is not None
+    assert wanted.item() == pytest.approx(0.5 * 0.33 / TYPICAL_LIGHTNESS, abs=1e-4)
+    assert wanted_lightness(plain("subject", 0.3), toy_concept("style", faces=False)) is None
 
 
 def test_an_object_is_learned_by_image_features(toy: Any, tmp_path: Path) -> None:

@@ -72,6 +72,23 @@ def shared_face_colour(style: Concept, cell: int) -> losses.FaceColour | None:
     return losses.FaceColour(mean, torch.linalg.vector_norm(cells - mean, dim=1).square().mean().sqrt())
 
 
+TYPICAL_LIGHTNESS = 0.55
+"""Mean Y of the faces in photos of all kinds of people: .55 of 300 faces of the mini model's training."""
+
+
+def wanted_lightness(subject: Concept, style: Concept) -> Tensor | None:
+    """Mean Y (0-d) of the subject's face in the style's light: as much darker or lighter than the style's faces as it
+    is than most people's in its own photos. None where either shows no face."""
+    means = []
+    for concept in (subject, style):
+        seen = [example for example in concept.examples if bool(example.masks.face.any())]
+        if not seen:
+            return None
+        light = [losses.face_lightness(each.image[None], each.masks.face[None]) for each in seen]
+        means.append(torch.cat(light).mean())
+    return means[1] * means[0] / TYPICAL_LIGHTNESS
+
+
 def _views(example: Example, flip: bool) -> list[tuple]:
     landmarks = example.landmarks
     if landmarks is None:

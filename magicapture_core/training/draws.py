@@ -85,7 +85,7 @@ def tasks_of(phase: Phase, config: TrainConfig) -> tuple[Task, ...]:
     if phase == "textual_inversion":
         return ("source", "reference")
     prior: tuple[Task, ...] = ("prior",) if config.prior_weight > 0 else ()
-    composes = config.composed_weight > 0 or config.lambda_id > 0 or config.lambda_colour > 0
+    composes = config.composed_weight > 0 or config.decodes
     composed: tuple[Task, ...] = ("composed",) if composes else ()
     return (*prior, "source", "reference", *composed)
 
@@ -105,7 +105,7 @@ def draw_step(
         _draw_task(generator, task, sizes, count, sizes.timesteps) for task in tasks_of(phase, config)
     )
     identity = likenesses = None
-    if phase == "lora" and (config.lambda_id > 0 or config.lambda_colour > 0) and sizes.likenesses > 0:
+    if phase == "lora" and config.decodes and sizes.likenesses > 0:
         composed = tasks[-1]
         # t_id ~ U(1, T'), T' < T: early noise levels leave nothing of a face to recognise.
         latest = max(1, int(config.identity_time_limit * sizes.timesteps))

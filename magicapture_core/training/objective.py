@@ -72,7 +72,9 @@ class Objective:
     """(photos, dim) of the subject."""
     store: AttentionStore
     face_colour: losses.FaceColour | None = None
-    """None where no face shows."""
+    """That the style's faces share; None where no face shows."""
+    lightness: Tensor | None = None
+    """Of the subject's face in the style's light, 0-d; None where no face shows."""
 
     def __post_init__(self) -> None:
         self.alphas = self.models.noise_scheduler.alphas_cumprod.to(self.models.device)
@@ -83,7 +85,7 @@ class Objective:
         self.comparable = self.style.has_face if person else (self.style.face.amax((1, 2, 3)) > 0).cpu()
         self.landmarks = self.style.landmarks.nan_to_num()
         self.prior: Encoded | None = None
-        decodes = self.config.lambda_id + self.config.lambda_colour > 0 and self.config.lora_steps > 0
+        decodes = self.config.decodes and self.config.lora_steps > 0
         tiny = decodes and self.config.identity_decode == "tiny"
         self.tiny = tiny_decoder(self.models, self.style.latents) if tiny else None
 
@@ -132,6 +134,7 @@ class Objective:
             "identity": config.lambda_id,
             "attention": config.lambda_attn,
             "colour": config.lambda_colour,
+            "lightness": config.lambda_lightness,
         }
         if not terms:
             return
@@ -189,7 +192,7 @@ class Objective:
         return (per_token * present).sum(1) / present.sum(1).clamp(min=1)
 
     def _decoded(self, draw: StepDraw, rows: dict[Task, Tensor], leaf: Tensor) -> dict[str, Tensor]:
-        """What is asked of the decoded x̂0 of composed items: Eq. 7, and the colour of the face."""
+        """What is asked of the decoded x̂0 of composed items: Eq. 7, colour and lightness of the face."""
         assert draw.identity is not None
         device, task = self.models.device, draw.identity
         items = task.items.tolist()
@@ -198,8 +201,11 @@ class Objective:
         terms: dict[str, Tensor] = {}
         if self.config.lambda_id > 0:
             terms["identity"] = self._identity(pictures, draw, items) * comparable
+        face = self.windows.cut(self.style.face[task.items.to(device)], items)
+        if self.config.lambda_lightness > 0 and self.lightness is not None:
+            light = losses.face_lightness(pictures.float(), face)
+            terms["lightness"] = losses.skin_lightness(light, self.lightness) * comparable
         if self.config.lambda_colour > 0 and self.face_colour is not None:
-            face = self.windows.cut(self.style.face[task.items.to(device)], items)
             chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
             terms["colour"] = losses.face_colour(chroma, face, self.face_colour) * comparable
         return terms

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +19,14 @@ from magicapture_core.checkpoints import Checkpoint, Run, RunFacts, save_embeddi
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
-from magicapture_core.losses import FaceColour
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
-from magicapture_core.training.data import encode_concept, shared_face_colour
+from magicapture_core.training.data import encode_concept, shared_face_colour, wanted_lightness
 from magicapture_core.training.draws import Phase, Sizes, draw_step
+from magicapture_core.training.fingerprint import fingerprint
 from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
 from magicapture_core.training.lora import add_lora, remove_lora, save_lora
@@ -97,9 +95,6 @@ class Trainer:
         likenesses = subject_likenesses(subject, likeness, models.device)
         rows, note = starting_rows(models, config, likenesses, likeness.name, style, generator)
         trained_rows = nn.Parameter(rows.to(models.device))
-        colour = shared_face_colour(style, models.vae_scale_factor) if person else None
-        if colour is not None:
-            colour = FaceColour(*(part.to(models.device) for part in colour))
         width = data["subject"].latents.shape[-1]
         side = config.attention_resolution or nearest_side(models.unet, width, config.attention_side)
         with listen(models.unet, side, width) as store:
@@ -112,7 +107,8 @@ class Trainer:
                 likeness=likeness,
                 likenesses=likenesses,
                 store=store,
-                face_colour=colour,
+                face_colour=shared_face_colour(style, models.vae_scale_factor) if person else None,
+                lightness=wanted_lightness(subject, style) if person else None,
             )
             facts = RunFacts(
                 config,
@@ -381,18 +377,6 @@ class Trainer:
         if self.config.gradient_checkpointing:
             self.models.unet.disable_gradient_checkpointing()
             self.models.unet.eval()
-
-
-def fingerprint(models: ModelBundle, tiny: nn.Module | None = None) -> str:
-    """A short hash that tells models apart: configuration and the beginning of every weight. tiny: Eq. 7's decoder."""
-    # Without what diffusers adds of its own: the folder it was loaded from and its version do not make a model.
-    config = {name: value for name, value in models.unet.config.items() if not name.startswith("_")}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for network in (models.unet, models.vae, models.text_encoder, *([tiny] if tiny is not None else [])):
-        # In bf16, so that the same model in another precision is the same model.
-        heads = [p.detach().flatten()[:64].to(torch.bfloat16).float().cpu() for p in network.parameters()]
-        digest.update(torch.cat(heads).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _sizes(objective: Objective) -> Sizes:

@@ -15,6 +15,7 @@ TERM_TITLES = {
     "identity": ("Face likeness", "Eq. 7: distance between the faces, 0 is the same person"),
     "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
     "colour": ("Colour of the face", "How far the face's colour is from the style's"),
+    "lightness": ("Lightness of the skin", "How far the face is lighter or darker than it should be"),
 }
 LEGEND = "Faint: every step. Bold: the trend. Dashed: where part 2 begins."
 WIDTH, HEIGHT, POINTS = 300, 90, 160

@@ -30,8 +30,8 @@ GROUPS = {
         "embedding_norm",
     ),
     "Weights of the objectives": (
-        "lambda_id", "lambda_attn", "lambda_colour", "composed_weight", "style_weight", "style_weight_until",
-        "identity_time_limit", "identity_decode", "attention_scale", "attention_resolution",
+        "lambda_id", "lambda_attn", "lambda_colour", "lambda_lightness", "composed_weight", "style_weight",
+        "style_weight_until", "identity_time_limit", "identity_decode", "attention_scale", "attention_resolution",
     ),
 }  # fmt: skip
 """Settings by subject; those not named here come last."""
