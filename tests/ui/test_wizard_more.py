@@ -61,7 +61,7 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     page.locator("#mc-start").click()
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")
     expect(page.locator("#mc-attention .mc-look")).to_have_count(4)
-    expect(page.locator("#mc-losses .mc-chart")).to_have_count(6)
+    expect(page.locator("#mc-losses .mc-chart")).to_have_count(7)
     page.locator("#mc-next-3").click()
     page.get_by_role("button", name="More control").click()
     page.locator("#mc-steps-drawn input[type=number]").fill("3")
