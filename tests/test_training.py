@@ -196,6 +196,28 @@ def test_a_dark_skin_stays_as_dark_among_the_styles_faces() -> None:
     assert wanted_lightness(plain("subject", 0.3), toy_concept("style", faces=False)) is None
 
 
+def test_lightness_is_asked_of_what_the_noise_leaves_open(toy: Any) -> None:
+    config = short(lambda_lightness=1.0, lambda_id=0.0)
+    arguments = (
+        toy,
+        toy_concept("subject"),
+        toy_concept("style"),
+        config,
+        Accelerator(cpu=True),
+        ToyAnalyser(),
+    )
+    with Trainer.opened(*arguments) as trainer:
+        trainer._start_phase("lora")
+        trainer.objective.lightness = torch.tensor(5.0)  # no face can be: 35 to 50 units of .1 away, less .05
+        draw = draw_step(trainer.generator, trainer.sizes, "lora", config)
+        assert draw.identity is not None
+        for timestep in (0, 500):
+            draw.identity.timesteps.fill_(timestep)
+            asked = trainer.objective.step(draw, "lora", 2.0, config.items_per_step)["lightness"].item()
+            share = 1 - toy.noise_scheduler.alphas_cumprod[timestep].item()
+            assert 1200 < asked / share < 2500
+
+
 def test_an_object_is_learned_by_image_features(toy: Any, tmp_path: Path) -> None:
     reports = list(start(toy, short(subject_kind="object"), tmp_path / "run"))
     assert reports[-1].losses["identity"] > 0

@@ -16,14 +16,20 @@ PEAK = (
 )
 
 
-def measured(*command: str) -> tuple[float, float]:
+# What a CPU without bfloat16 does, on one that has it.
+FLOAT32 = (
+    "import magicapture_core.models as models, torch; models.best_dtype = lambda device: torch.float32\n"
+)
+
+
+def measured(*command: str, float32: bool = False) -> tuple[float, float]:
     """Seconds and peak memory in bytes of `python -m magicapture_core COMMAND`. Linux only.
 
-    Raises CalledProcessError where it fails.
+    float32: whatever the machine could do. Raises CalledProcessError where the command fails.
     """
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, "magicapture_core", *command],
+        [sys.executable, "-c", FLOAT32 * float32 + PEAK, "magicapture_core", *command],
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     peak = next(line for line in done.stderr.splitlines() if line.startswith("VmHWM"))

@@ -204,7 +204,10 @@ class Objective:
         face = self.windows.cut(self.style.face[task.items.to(device)], items)
         if self.config.lambda_lightness > 0 and self.lightness is not None:
             light = losses.face_lightness(pictures.float(), face)
-            terms["lightness"] = losses.skin_lightness(light, self.lightness) * comparable
+            # As far as the noise leaves it open: the style photo's own face shows through little noise, and what were
+            # asked of the model there would add up along the sampler's steps to more than was wanted.
+            open_to_it = 1 - self.alphas[task.timesteps.to(device)]
+            terms["lightness"] = losses.skin_lightness(light, self.lightness) * open_to_it * comparable
         if self.config.lambda_colour > 0 and self.face_colour is not None:
             chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
             terms["colour"] = losses.face_colour(chroma, face, self.face_colour) * comparable
