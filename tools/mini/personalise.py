@@ -49,7 +49,8 @@ EDITS = (
     "a black-and-white photo of a {subject} in the {style}",
     "a photo of a {subject}, blue background",
 )
-TILE = 192
+TILE, STRIP = 192, 26
+"""Pixels: side of a picture of a sheet; height of the line of text over a row."""
 
 
 @dataclass
@@ -125,7 +126,7 @@ def labelled(pictures: Sequence[np.ndarray], text: str) -> np.ndarray:
     """A row of tiles under a line of text, (h, w, 3) uint8."""
     tiles = [cv2.resize(p, (TILE, TILE), interpolation=cv2.INTER_AREA) for p in pictures]
     row = np.hstack(tiles)
-    strip = np.full((26, row.shape[1], 3), 255, np.uint8)
+    strip = np.full((STRIP, row.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
     return np.vstack([strip, row])
 

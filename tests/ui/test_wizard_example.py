@@ -1,4 +1,4 @@
-"""The README's "Use by API" example, run as it is written."""
+"""The example of docs/api.md, run as it is written."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/api.md"
 
 
-def test_the_readme_example_runs_as_written(
+def test_the_example_runs_as_written(
     server: Any, people: list[list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = README.read_text(encoding="utf-8").partition("### Use by API")[2]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    text = PAGE.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert code is not None
     for name, photo in zip(("me1.jpg", "me2.jpg"), people[0], strict=False):
         shutil.copyfile(photo, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert "http://127.0.0.1:7860/" in code[1]
     values: dict[str, Any] = {}
-    exec(compile(code[1].replace("http://127.0.0.1:7860/", server.url), "README.md", "exec"), values)
+    exec(compile(code[1].replace("http://127.0.0.1:7860/", server.url), "api.md", "exec"), values)
     assert [photo["level"] for photo in values["answer"]["photos"]] == ["accept", "accept"]
     assert len(values["pictures"]) == len(values["facts"]) == 2
     assert all(Path(path).is_file() for path in values["pictures"])
