@@ -10,21 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from portraits import QUICK, Snapshot, pixels, plain_diffusers, portraits
 from safetensors.torch import load_file, save_file
 from toy import RESOLUTION, ToyAnalyser, save_toy, toy_run
 
+from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, Scheduler
 from magicapture_core.generation import Portrait, best_first, generate
+from magicapture_core.generation.job import Job
+from magicapture_core.generation.learned import Learned
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.prompts import with_placeholders
 from magicapture_core.provenance import read_provenance
+from magicapture_core.ui.portrait_work import with_words
 
 
 @pytest.fixture
 def run(toy: ModelBundle, tmp_path: Path) -> Path:
     return toy_run(toy, tmp_path / "run")
+
+
+def _learned(toy: ModelBundle, run: Path) -> Learned:
+    return Learned.from_run(Run.open(run), toy, ToyAnalyser())
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])
@@ -355,6 +366,64 @@ def test_a_word_of_several_tokens_is_averaged_over_them(toy: ModelBundle, run: P
 def test_words_that_are_not_in_the_prompt_are_refused(toy: ModelBundle, run: Path) -> None:
     with pytest.raises(Problem, match="attention_words has 'dog', which is not in the prompt"):
         generate(toy, run, GenerateConfig(attention_words=("dog",)))
+
+
+def test_asked_words_that_are_cut_off_have_no_map(toy: ModelBundle, run: Path) -> None:
+    """The wizard asks for maps of all words; the tokens of "hat" are the 92nd, and 77 are read."""
+    config = with_words(
+        GenerateConfig(prompt="{subject} in the {style}, " + "red " * 80 + "hat", count=1, **QUICK)
+    )
+    assert config.attention_words == ("{subject}", "{style}", "red", "hat")
+    portrait = next(generate(toy, run, config, analyser=ToyAnalyser()))
+    assert tuple(portrait.attention) == ("{subject}", "{style}", "red")
+    assert len(portrait.warnings) == 1
+    assert "This is cut off: " in portrait.warnings[0]
+    with pytest.raises(Problem, match="attention_words has 'blue'"):
+        generate(toy, run, dataclasses.replace(config, attention_words=("blue",)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "letters"),
+    [
+        ("a hat, 'trump", "trump", "trump"),  # the tokenizer splits off 't
+        ("a cafe\u0301 in <subject>", "subject", "<subject>"),
+        ("RED  hat", "red hat", "red hat"),
+        ("a hatred hat", "hat", "hat"),
+        ("2girls2", "2girls2", "2girls2"),
+    ],
+)
+def test_words_are_found_by_their_letters(
+    toy: ModelBundle, run: Path, prompt: str, word: str, letters: str
+) -> None:
+    job = Job.prepared(toy, _learned(toy, run), GenerateConfig(prompt=prompt, attention_words=(word,)))
+    tokenizer, _ = with_placeholders(toy.tokenizer)
+    read = tokenizer.decode(job.input_ids[0, job.words[word]]).replace("</w>", " ").split()
+    assert " ".join(read).replace(" ", "") == letters.replace(" ", "")
+
+
+def test_a_word_that_the_model_does_not_read_as_one_is_told(toy: ModelBundle, run: Path) -> None:
+    """ "s" becomes part of "persons" once {subject} is written out."""
+    config = with_words(GenerateConfig(prompt="{subject}s in the {style}"))
+    assert config.attention_words == ("{subject}", "s", "{style}")
+    job = Job.prepared(toy, _learned(toy, run), config)
+    assert tuple(job.words) == ("{subject}", "{style}")
+    assert job.warnings == ("No heat map of s: the model does not read it as a word.",)
+
+
+@given(
+    words=st.lists(st.text(max_size=12) | st.sampled_from(["{subject}", "{style}", "red", "'t", "e\u0301"]))
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_prompt_fails_for_words_that_the_wizard_takes_from_it(
+    toy: ModelBundle, run: Path, words: list[str]
+) -> None:
+    config = with_words(GenerateConfig(prompt="a " + "".join(words)))
+    said = ""
+    try:
+        Job.prepared(toy, _learned(toy, run), config)
+    except Problem as problem:
+        said = str(problem)
+    assert "attention_words" not in said
 
 
 def test_heat_maps_at_other_sizes(toy: ModelBundle, run: Path) -> None:
