@@ -19,6 +19,7 @@ from PIL import Image
 from test_limits import with_photos
 from toy import save_toy
 
+from magicapture_core.config import GenerateConfig
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui.choose_work import _judges_in_words
@@ -121,6 +122,19 @@ def test_heat_maps_of_any_words_are_kept_in_their_order(visit: tuple[Studio, str
     drop_portrait(session, session.portraits[0])
     assert list((session.folder / "attention").iterdir()) == []
     assert list(session.shown.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "values", [{"prompt": "a {stlye}"}, {"negative_prompt": "{stlye}"}, {"prompt": "(a:99)"}]
+)
+def test_prompts_that_cannot_be_read_are_refused_before_a_model_is_loaded(
+    visit: tuple[Studio, str], values: dict[str, str]
+) -> None:
+    studio, key = visit
+    add_run(studio, key, "first", saved=True)
+    with pytest.raises(Problem, match=r"\{stlye\}; expected only|lets words count 99 times"):
+        studio.portraits.start(key, GenerateConfig(**values))  # type: ignore[arg-type]
+    assert studio.portraits.job(studio.sessions.find(key)) is None
 
 
 def test_half_a_file_of_heat_maps_shows_none(visit: tuple[Studio, str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from magicapture_core.attention import cross_attention_sides
@@ -17,7 +18,14 @@ from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.generation.learned import Learned
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem
-from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN, TOKENS, expand, with_placeholders
+from magicapture_core.prompts import (
+    STYLE_TOKEN,
+    SUBJECT_TOKEN,
+    TOKENS,
+    Expanded,
+    expand,
+    with_placeholders,
+)
 
 SHOWN_REST = 200
 """Letters of a prompt's cut-off end that are told."""
@@ -36,6 +44,8 @@ class Job:
     token_ids: tuple[int, int] | None
     input_ids: Tensor
     """(2, tokens): the prompt and the negative prompt."""
+    token_weights: Tensor | None
+    """(2, tokens) how much each token counts; None: all the same."""
     words: dict[str, list[int]]
     """Asked word -> its positions in the prompt."""
     attention_side: int | None
@@ -48,22 +58,23 @@ class Job:
     @classmethod
     def prepared(cls, models: ModelBundle, learned: Learned | None, config: GenerateConfig) -> Job:
         """Raises Problem for whatever is wrong with the settings."""
-        expanded = expand(config.prompt, learned.noun if learned else "person")
+        noun = learned.noun if learned else "person"
+        prompts = [expand(config.prompt, noun), expand(config.negative_prompt, noun, negative=True)]
         tokenizer, token_ids = models.tokenizer, None
-        warnings: list[str] = []
+        warnings = [note for prompt in prompts for note in prompt.notes]
         if learned:
             tokenizer, token_ids = with_placeholders(models.tokenizer)
-            warnings += [*expanded.warnings, *learned.warnings]
-        elif any(token in expanded.text for token in TOKENS):
+            warnings += [*prompts[0].warnings, *learned.warnings]
+        elif any(token in prompt.text for token in TOKENS for prompt in prompts):
             raise Problem(
                 "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
                 "words what to draw."
             )
-        input_ids, spans, cut = _tokenize(tokenizer, [expanded.text, config.negative_prompt])
+        input_ids, spans, cut = _tokenize(tokenizer, [prompt.text for prompt in prompts])
         warnings += cut
         trained = learned.resolution if learned else models.resolution
         size = (config.width or trained, config.height or trained)
-        words = _read_words(config, expanded.text, spans[0])
+        words = _read_words(config, prompts[0].text, spans[0])
         unread = [word for word in config.attention_words if word not in words]
         if unread and not cut:  # what was cut off is told already
             warnings.append(f"No heat map of {', '.join(unread)}: the model does not read it as a word.")
@@ -80,6 +91,7 @@ class Job:
             learned=learned,
             token_ids=token_ids,
             input_ids=input_ids,
+            token_weights=_token_weights(prompts, spans),
             words=words,
             attention_side=side,
             size=size,
@@ -132,6 +144,18 @@ def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[list[tup
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
     read = tokenizer(prompts, **options, return_offsets_mapping=True)
     return read.input_ids, read.offset_mapping.tolist(), warnings
+
+
+def _token_weights(prompts: list[Expanded], spans: list[list[tuple[int, int]]]) -> Tensor | None:
+    """(b, tokens) how much each counts, by its first letter: no token reaches over a mark. None: all the same."""
+    if all(prompt.weights is None for prompt in prompts):
+        return None
+    return torch.tensor(
+        [
+            [prompt.weights[start] if prompt.weights and start < end else 1.0 for start, end in places]
+            for prompt, places in zip(prompts, spans, strict=True)
+        ]
+    )
 
 
 def _read_words(config: GenerateConfig, text: str, spans: list[tuple[int, int]]) -> dict[str, list[int]]:

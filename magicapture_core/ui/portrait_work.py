@@ -84,6 +84,7 @@ class PortraitWork:
         from magicapture_core.prompts import expand
 
         expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
+        expand(config.negative_prompt, negative=True)
         config = with_words(config)
         return self.jobs.start(session.id, PORTRAITS, lambda job: self._stream(job, key, run, config))
 
@@ -283,8 +284,10 @@ def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
 
 def with_words(config: GenerateConfig) -> GenerateConfig:
     """The config, listening to every word of its prompt that means something."""
-    found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", config.prompt)
-    words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS]
+    from magicapture_core.prompts import weighed
+
+    found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", weighed(config.prompt)[0])
+    words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS and len(word) <= 60]
     return dataclasses.replace(config, attention_words=tuple(words[:16]))
 
 
