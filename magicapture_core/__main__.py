@@ -10,6 +10,7 @@ import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -205,6 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns its exit code; wrong use leaves through SystemExit(2), as argparse does."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a file may have any name, a terminal few letters
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = ["--count" if argument == "-n" else argument for argument in arguments]
     try:
@@ -310,7 +314,8 @@ def _write_heat(portrait: Portrait, heat: np.ndarray, path: Path, private: bool)
 
 
 def _file_part(word: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in word).strip("_") or "word"
+    """Short enough for a file's name, whatever its letters: 40 of them are at most 160 bytes."""
+    return "".join(letter if letter.isalnum() else "_" for letter in word).strip("_")[:40] or "word"
 
 
 if __name__ == "__main__":

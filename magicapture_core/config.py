@@ -186,9 +186,10 @@ class GenerateConfig:
     """How portraits are made from a trained run."""
 
     prompt: str = "a photo of a {subject} in the {style}"
-    """What to show. {subject} stands for the learned person, {style} for the learned style."""
+    """What to show. {subject} stands for the learned person, {style} for the learned style. (word:1.3) counts 1.3
+    times as much, (word) 1.1 times, [word] less; \\( is a plain parenthesis."""
     negative_prompt: str = ""
-    """What to avoid."""
+    """What to avoid. Weights as in the prompt."""
     count: int = 4
     """How many portraits."""
     seed: int | None = None

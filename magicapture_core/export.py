@@ -160,8 +160,8 @@ def kohya_state(adapter: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor
 
 
 def export_name(folder: Path) -> str:
-    """A run folder's name as a word that is safe in file names and prompts."""
-    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "magicapture"
+    """A run folder's name as a word that is safe in file names and prompts, and leaves room for endings."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower())[:80].strip("-") or "magicapture"
 
 
 def _metadata(name: str, facts: RunFacts, rank: int, alpha: float, width: int) -> dict[str, str]:

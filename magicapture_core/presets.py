@@ -59,5 +59,6 @@ def load_preset(name: str) -> Preset:
         raise Problem(f"{path} needs at least one prompt.")
     for prompt in preset.prompts:
         expand(prompt)
+    expand(preset.negative_prompt, negative=True)
     from_dict(TrainConfig, dict(preset.overrides))
     return preset

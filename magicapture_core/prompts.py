@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,18 @@ STYLE_TOKEN = "<style>"
 """[V2] of the paper."""
 TOKENS = (SUBJECT_TOKEN, STYLE_TOKEN)
 COMPOSED_PROMPT = "a photo of a {subject} in the {style}"
+
+FACTORS = {"(": 1.1, ")": 1.1, "[": 1 / 1.1, "]": 1 / 1.1}
+OPENING = {")": "(", "]": "["}
+MARK = re.compile(r"\\[()\[\]\\]|[()\[\]]|:\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))\s*\)")
+UNSUPPORTED = re.compile(r"\[[^\[\]()|:]*[|:][^\[\]()]*\]|<(?:lora|lyco|hypernet):[^<>]*>|\bBREAK\b")
+"""What AUTOMATIC1111 gives a meaning of its own, and this project does not."""
+SHOWN = 200
+"""Letters of what a prompt has wrong that are told."""
+HEAVIEST = 10
+DEEPEST = 20
+LEAST_MEAN = 0.01
+"""In standard deviations; the mini model's is 0.0006."""
 
 OPENINGS = (
     "a photo of a",
@@ -69,34 +82,128 @@ class Expanded:
     """A prompt ready for the tokenizer, and what the user should know about it."""
 
     text: str
+    """With the placeholder tokens and without the marks of weights."""
     warnings: tuple[str, ...]
+    """About missing placeholders."""
+    weights: tuple[float, ...] | None = None
+    """How much each letter of `text` counts; None: all the same."""
+    notes: tuple[str, ...] = ()
+    """About marks that may not do what was meant."""
 
 
-def expand(prompt: str, noun: str = "person") -> Expanded:
-    """Put the placeholder tokens into a user's prompt.
+def expand(prompt: str, noun: str = "person", *, negative: bool = False) -> Expanded:
+    """Put the placeholder tokens into a user's prompt, and read its weights (see `weighed`).
 
     `{subject}` becomes "<subject> person" (see `named`) and `{style}` becomes "<style> style". A missing one
-    gives a warning, an unknown one raises Problem.
+    gives a warning, an unknown one raises Problem, as any other brace does. negative: what to avoid; it need not
+    have placeholders.
     """
+    what = "negative prompt" if negative else "prompt"
     unknown = sorted(set(re.findall(r"\{[^{}]*\}", prompt)) - {"{subject}", "{style}"})
+    rest = prompt.replace("{subject}", "").replace("{style}", "")
+    unknown = unknown or sorted({brace for brace in "{}" if brace in rest})
     if unknown:
         raise Problem(
-            f"The prompt has {', '.join(unknown)}; expected only {{subject}} and {{style}} in braces. "
-            "Correct the spelling or take the braces away."
+            f"The {what} has {textwrap.shorten(', '.join(unknown), SHOWN)}; expected only {{subject}} and {{style}} "
+            "in braces. Correct the spelling or take the braces away."
         )
     subject = named(noun)
     if subject.startswith("old"):
-        prompt = re.sub(r"\b([Aa]) (?=\{subject\})", r"\1n ", prompt)
-    text = prompt.replace("{subject}", subject).replace("{style}", f"{STYLE_TOKEN} style")
+        prompt = re.sub(r"\b([Aa]) (?=[(\[]*\{subject\})", r"\1n ", prompt)
+    prompt = prompt.replace("{subject}", subject).replace("{style}", f"{STYLE_TOKEN} style")
+    text, weights, notes = weighed(prompt)
     warnings = [
         f"The prompt does not mention {name}, so the learned {what} will hardly show."
         for name, token, what in (
             ("{subject}", SUBJECT_TOKEN, noun if noun == "object" else "face"),
             ("{style}", STYLE_TOKEN, "style"),
         )
-        if token not in text
+        if token not in text and not negative
     ]
-    return Expanded(text, tuple(warnings))
+    alike = all(weight == 1 for weight in weights)
+    return Expanded(text, tuple(warnings), None if alike else tuple(weights), tuple(notes))
+
+
+def weighed(prompt: str) -> tuple[str, list[float], list[str]]:
+    """A prompt's text without AUTOMATIC1111's marks, how much each letter counts, and notes for the user.
+
+    (x) counts 1.1 times as much, [x] 1 / 1.1 times, (x:1.3) 1.3 times; one inside of another multiplies.
+    \\( \\) \\[ \\] \\\\ are plain signs. A bracket that is never closed reaches to the end. Each mark becomes a space:
+    as there, it parts words.
+    Raises Problem for a weight outside of 0 to 10 and for brackets in more than DEEPEST others.
+    """
+    text, at = "", 0
+    weights: list[float] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+    for found in MARK.finditer(prompt):
+        mark, escaped = found.group(), found.group()[0] == "\\"
+        starts = opened[OPENING[mark[-1]]] if mark[-1] in OPENING and not escaped else []
+        plain = mark[1] if escaped else " " if mark in opened or starts else mark
+        text += prompt[at : found.start()] + plain
+        weights += [1.0] * (len(text) - len(weights))
+        at = found.end()
+        if mark in opened:
+            opened[mark].append(len(text))
+            _check_depth(opened)
+        elif starts:
+            _multiply(weights, starts.pop(), float(found.group(1) or FACTORS[mark[-1]]))
+    text += prompt[at:]
+    weights += [1.0] * (len(text) - len(weights))
+    notes = _notes(prompt, opened)
+    for kind, starts in opened.items():
+        for start in starts:
+            _multiply(weights, start, FACTORS[kind])
+    wrong = [weight for weight in weights if not 0 <= weight <= HEAVIEST]
+    if wrong:
+        raise Problem(
+            f"The prompt lets words count {wrong[0]:g} times, as in (word:1.3); expected 0 to {HEAVIEST}. Correct the "
+            "number, or write \\( and \\) for parentheses that are part of the text."
+        )
+    return text, weights, notes
+
+
+def _multiply(weights: list[float], start: int, factor: float) -> None:
+    weights[start:] = [weight * factor for weight in weights[start:]]
+
+
+def _check_depth(opened: dict[str, list[int]]) -> None:
+    if sum(map(len, opened.values())) > DEEPEST:
+        raise Problem(
+            f"The prompt has more than {DEEPEST} brackets inside of each other. Use a number, as in (word:1.3), or "
+            "write \\( for a parenthesis that is part of the text."
+        )
+
+
+def _notes(prompt: str, opened: dict[str, list[int]]) -> list[str]:
+    notes = [
+        f'A "{kind}" is never closed, so all that follows counts {FACTORS[kind]:.2g} times as much. Close it, or write '
+        f'"\\{kind}" for the sign itself.'
+        for kind, starts in opened.items()
+        if starts
+    ]
+    others = sorted({found.group() for found in UNSUPPORTED.finditer(prompt)})
+    if others:
+        notes.append(
+            f"{textwrap.shorten(', '.join(others), SHOWN)}: read as plain words. Of AUTOMATIC1111's forms (word), "
+            "[word] and (word:1.3) are understood."
+        )
+    return notes
+
+
+def apply_weights(hidden: Tensor, weights: Tensor) -> Tensor:
+    """The text encoder's output with some tokens counting more, as AUTOMATIC1111 does it.
+
+    hidden: (b, tokens, width); weights: (b, tokens). Each token is scaled by its weight, then each prompt so that its
+    mean over all numbers is what it was. Where that mean is next to nothing, as in models whose last layer norm learned
+    no offset, it is noise and nothing is restored. Weights of 1 change no bit. Returns float32.
+    """
+    plain = hidden.float()
+    scaled = plain * weights.to(hidden.device).unsqueeze(-1)
+    (before, spread), (after, spread_after) = (
+        (each.mean((1, 2), keepdim=True), each.std((1, 2), keepdim=True)) for each in (plain, scaled)
+    )
+    sure = (before.abs() > LEAST_MEAN * spread) & (after.abs() > LEAST_MEAN * spread_after)
+    return scaled * torch.where(sure & (before * after > 0), before / after, 1.0)
 
 
 def with_placeholders(tokenizer: Any) -> tuple[Any, tuple[int, int]]:

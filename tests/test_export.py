@@ -202,6 +202,11 @@ def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
         export_run(run, "kohya", tmp_path / "out")
 
 
+def test_an_export_name_leaves_room_for_endings(tmp_path: Path) -> None:
+    """A file's name has at most 255 bytes; this folder's takes them all, and stays without a hyphen at its end."""
+    assert export_name(tmp_path / ("a" * 79 + "-" + "b" * 175)) == "a" * 79
+
+
 @pytest.mark.parametrize(
     ("folder", "name"), [("Ada Lovelace!", "ada-lovelace"), ("日本", "magicapture"), ("r_1", "r-1")]
 )

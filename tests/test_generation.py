@@ -10,21 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from portraits import QUICK, Snapshot, pixels, plain_diffusers, portraits
 from safetensors.torch import load_file, save_file
 from toy import RESOLUTION, ToyAnalyser, save_toy, toy_run
 
+from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, Scheduler
 from magicapture_core.generation import Portrait, best_first, generate
+from magicapture_core.generation.job import Job
+from magicapture_core.generation.learned import Learned
+from magicapture_core.generation.loop import _encode
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.prompts import with_placeholders
 from magicapture_core.provenance import read_provenance
+from magicapture_core.ui.portrait_work import with_words
 
 
 @pytest.fixture
 def run(toy: ModelBundle, tmp_path: Path) -> Path:
     return toy_run(toy, tmp_path / "run")
+
+
+def _learned(toy: ModelBundle, run: Path) -> Learned:
+    return Learned.from_run(Run.open(run), toy, ToyAnalyser())
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])
@@ -178,6 +190,104 @@ def test_missing_placeholders_are_told(toy: ModelBundle, run: Path) -> None:
 def test_unknown_braces_are_refused_at_once(toy: ModelBundle, run: Path, prompt: str) -> None:
     with pytest.raises(Problem, match=r"expected only \{subject\} and \{style\}"):
         generate(toy, run, GenerateConfig(prompt=prompt))
+
+
+@pytest.mark.parametrize("negative", ["{stlye}", "blur {", "a {person}"])
+def test_unknown_braces_in_what_to_avoid_are_refused_too(toy: ModelBundle, run: Path, negative: str) -> None:
+    with pytest.raises(Problem, match=r"The negative prompt has .*expected only \{subject\} and \{style\}"):
+        generate(toy, run, GenerateConfig(negative_prompt=negative))
+
+
+def test_what_to_avoid_may_be_the_learned_style(toy: ModelBundle, run: Path) -> None:
+    job = Job.prepared(toy, _learned(toy, run), GenerateConfig(negative_prompt="({style}:1.5)"))
+    assert job.token_ids is not None
+    assert job.input_ids[1, 1] == job.token_ids[1]
+    assert job.token_weights is not None
+    assert job.token_weights[0].tolist() == [1.0] * 77
+    assert job.token_weights[1, :4].tolist() == [1.0, 1.5, 1.5, 1.0]  # start, <style>, style, end
+    with pytest.raises(Problem, match="only a trained run knows"):
+        generate(toy, None, GenerateConfig(prompt="a cat", negative_prompt="{style}"))
+
+
+def test_weights_reach_their_tokens_and_no_other(toy: ModelBundle, run: Path) -> None:
+    learned = _learned(toy, run)
+    plain = Job.prepared(toy, learned, GenerateConfig(prompt="{subject}, red hat in the {style}"))
+    job = Job.prepared(toy, learned, GenerateConfig(prompt="({subject}:0.8),(red)[hat] in the ({style}:1.3)"))
+    assert plain.token_weights is None
+    assert torch.equal(job.input_ids, plain.input_ids)
+    # start, <subject> person, red hat in the <style> style, end
+    expected = torch.tensor([1, 0.8, 0.8, 1, 1.1, 1 / 1.1, 1, 1, 1.3, 1.3, *[1.0] * 67])
+    assert job.token_weights is not None
+    torch.testing.assert_close(job.token_weights[0], expected)
+    hidden = _encode(plain)
+    torch.testing.assert_close(_encode(job)[0], hidden[0] * expected[:, None])  # the toy's mean is noise
+    assert torch.equal(_encode(job)[1], hidden[1])  # the negative prompt's half
+    toy.text_encoder.final_layer_norm.bias.data.fill_(0.3)
+    for one, other in zip(_encode(job).mean((1, 2)), _encode(plain).mean((1, 2)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_weights_change_the_picture_and_weights_of_one_do_not(toy: ModelBundle, run: Path) -> None:
+    prompt = "a photo of a {subject} in the {style}, wearing a hat"
+    plain = pixels(portraits(toy, run, count=1, prompt=prompt)[0])
+    one = portraits(toy, run, count=1, prompt=prompt.replace("hat", "(hat:1.0)"))[0]
+    assert np.array_equal(pixels(one), plain)
+    weighted = prompt.replace("{subject}", "({subject}:1.4)")
+    alone = portraits(toy, run, count=2, prompt=weighted, pictures_per_call=1)
+    together = portraits(toy, run, count=2, prompt=weighted, pictures_per_call=2)
+    assert not np.array_equal(pixels(alone[0]), plain)
+    assert alone[0].prompt == weighted
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1
+
+
+def test_heat_maps_and_notes_of_weighted_prompts(toy: ModelBundle, run: Path) -> None:
+    config = with_words(GenerateConfig(prompt="a ({subject}:1.3) in the [{style}], (red hat:0.9), (dog"))
+    assert config.attention_words == ("{subject}", "{style}", "red", "hat", "dog")
+    job = Job.prepared(toy, _learned(toy, run), config)
+    assert job.words == {"{subject}": [2], "{style}": [6], "red": [9], "hat": [10], "dog": [12]}
+    assert len(job.warnings) == 1
+    assert 'A "(" is never closed' in job.warnings[0]
+    assert with_words(GenerateConfig(prompt="a " + "b" * 61 + " hat")).attention_words == ("hat",)
+    asked = dataclasses.replace(config, attention_words=("red hat",))
+    assert Job.prepared(toy, _learned(toy, run), asked).words == {"red hat": [9, 10]}
+
+
+PIECES = [
+    "(",
+    ")",
+    "[",
+    "]",
+    ":1.3)",
+    ":9)",
+    "\\",
+    ":",
+    "{subject}",
+    "{style}",
+    "{",
+    "}",
+    "hat",
+    " ",
+    "<subject>",
+]
+PROMPTS = st.lists(
+    st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=["C"]), max_size=9)
+).map("".join)
+
+
+@given(prompt=PROMPTS, negative=PROMPTS)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_printable_prompt_gives_finite_numbers_or_a_problem(
+    toy: ModelBundle, run: Path, prompt: str, negative: str
+) -> None:
+    try:
+        config = with_words(GenerateConfig(prompt=prompt, negative_prompt=negative))
+        job = Job.prepared(toy, _learned(toy, run), config)
+    except Problem:
+        return
+    embeds = _encode(job)
+    assert embeds.shape == (2, 77, 32)
+    assert embeds.isfinite().all()
 
 
 def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(toy: ModelBundle, run: Path) -> None:
@@ -355,6 +465,64 @@ def test_a_word_of_several_tokens_is_averaged_over_them(toy: ModelBundle, run: P
 def test_words_that_are_not_in_the_prompt_are_refused(toy: ModelBundle, run: Path) -> None:
     with pytest.raises(Problem, match="attention_words has 'dog', which is not in the prompt"):
         generate(toy, run, GenerateConfig(attention_words=("dog",)))
+
+
+def test_asked_words_that_are_cut_off_have_no_map(toy: ModelBundle, run: Path) -> None:
+    """The wizard asks for maps of all words; the tokens of "hat" are the 92nd, and 77 are read."""
+    config = with_words(
+        GenerateConfig(prompt="{subject} in the {style}, " + "red " * 80 + "hat", count=1, **QUICK)
+    )
+    assert config.attention_words == ("{subject}", "{style}", "red", "hat")
+    portrait = next(generate(toy, run, config, analyser=ToyAnalyser()))
+    assert tuple(portrait.attention) == ("{subject}", "{style}", "red")
+    assert len(portrait.warnings) == 1
+    assert "This is cut off: " in portrait.warnings[0]
+    with pytest.raises(Problem, match="attention_words has 'blue'"):
+        generate(toy, run, dataclasses.replace(config, attention_words=("blue",)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "letters"),
+    [
+        ("a hat, 'trump", "trump", "trump"),  # the tokenizer splits off 't
+        ("a cafe\u0301 in <subject>", "subject", "<subject>"),
+        ("RED  hat", "red hat", "red hat"),
+        ("a hatred hat", "hat", "hat"),
+        ("2girls2", "2girls2", "2girls2"),
+    ],
+)
+def test_words_are_found_by_their_letters(
+    toy: ModelBundle, run: Path, prompt: str, word: str, letters: str
+) -> None:
+    job = Job.prepared(toy, _learned(toy, run), GenerateConfig(prompt=prompt, attention_words=(word,)))
+    tokenizer, _ = with_placeholders(toy.tokenizer)
+    read = tokenizer.decode(job.input_ids[0, job.words[word]]).replace("</w>", " ").split()
+    assert " ".join(read).replace(" ", "") == letters.replace(" ", "")
+
+
+def test_a_word_that_the_model_does_not_read_as_one_is_told(toy: ModelBundle, run: Path) -> None:
+    """ "s" becomes part of "persons" once {subject} is written out."""
+    config = with_words(GenerateConfig(prompt="{subject}s in the {style}"))
+    assert config.attention_words == ("{subject}", "s", "{style}")
+    job = Job.prepared(toy, _learned(toy, run), config)
+    assert tuple(job.words) == ("{subject}", "{style}")
+    assert job.warnings == ("No heat map of s: the model does not read it as a word.",)
+
+
+@given(
+    words=st.lists(st.text(max_size=12) | st.sampled_from(["{subject}", "{style}", "red", "'t", "e\u0301"]))
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_prompt_fails_for_words_that_the_wizard_takes_from_it(
+    toy: ModelBundle, run: Path, words: list[str]
+) -> None:
+    config = with_words(GenerateConfig(prompt="a " + "".join(words)))
+    said = ""
+    try:
+        Job.prepared(toy, _learned(toy, run), config)
+    except Problem as problem:
+        said = str(problem)
+    assert "attention_words" not in said
 
 
 def test_heat_maps_at_other_sizes(toy: ModelBundle, run: Path) -> None:

@@ -257,6 +257,38 @@ def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: P
     assert json.loads((newest / "position.json").read_text())["step"] == Run.open(run).losses()[-1]["step"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_any_file_name_can_be_shown_on_any_terminal(tmp_path: Path, encoding: str) -> None:
+    """A name that is no UTF-8, and a sign that few encodings have, both inside of a message."""
+    name = os.fsdecode(b"caf\xe9") + "→"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "magicapture_core",
+            "export",
+            str(tmp_path / name),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "COLUMNS": "1000"},
+        capture_output=True,
+    )
+    assert done.returncode == 1, done.stderr
+    shown = done.stdout.decode(encoding)
+    assert "Problem: No run in" in shown
+    assert ("caf\\udce9→" if encoding == "utf-8" else "caf\\udce9\\u2192") in shown
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [("{subject}", "subject"), ("red hat", "red_hat"), ("𠀀" * 300, "𠀀" * 40), ("!", "word")],
+)
+def test_a_heat_map_is_named_by_its_word(word: str, part: str) -> None:
+    assert command_line._file_part(word) == part
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
         "import sys, magicapture_core, magicapture_core.__main__;"

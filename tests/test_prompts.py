@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ from magicapture_core.prompts import (
     COMPOSED_PROMPT,
     STYLE_TOKEN,
     SUBJECT_TOKEN,
+    Expanded,
+    apply_weights,
     expand,
     initial_rows,
     learned_rows,
     templates,
     token_positions,
+    weighed,
     with_placeholders,
 )
 
@@ -42,6 +46,122 @@ def test_missing_placeholders_are_warned_of() -> None:
 def test_unknown_placeholders_are_refused() -> None:
     with pytest.raises(Problem, match=r"\{person\}"):
         expand("a photo of {person} in the {style}")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a {subject", "subject} in {style}", "a {{subject}}", "{ style }", "{Style}"]
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_braces_that_are_no_placeholder_are_refused(prompt: str, negative: bool) -> None:
+    with pytest.raises(Problem, match=r"expected only \{subject\} and \{style\} in braces"):
+        expand(prompt, negative=negative)
+
+
+def test_no_message_about_a_prompt_is_as_long_as_the_prompt() -> None:
+    with pytest.raises(Problem) as raised:
+        expand("{" + "a " * 5000 + "}")
+    assert len(str(raised.value)) < 500
+    assert len(" ".join(expand("[" + "a|b " * 5000 + "]").notes)) < 500
+
+
+def test_what_to_avoid_may_name_the_placeholders_and_need_not() -> None:
+    assert expand("{style}, hat", negative=True) == Expanded("<style> style, hat", ())
+
+
+def weights_of(prompt: str) -> list[tuple[str, float]]:
+    """Each word of a prompt, and how much it counts."""
+    text, weights, _ = weighed(prompt)
+    assert len(text) == len(weights)
+    words = [(found.group(), set(weights[slice(*found.span())])) for found in re.finditer(r"\S+", text)]
+    assert all(len(found) == 1 for _, found in words)
+    return [(word, round(found.pop(), 6)) for word, found in words]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a red hat", [("a", 1), ("red", 1), ("hat", 1)]),
+        ("a (red) hat", [("a", 1), ("red", 1.1), ("hat", 1)]),
+        ("a [red] hat", [("a", 1), ("red", 0.909091), ("hat", 1)]),
+        ("a (red:1.3) hat", [("a", 1), ("red", 1.3), ("hat", 1)]),
+        ("(red : .5 )hat", [("red", 0.5), ("hat", 1)]),
+        ("(red:0)(hat:+2)", [("red", 0), ("hat", 2)]),
+        ("((red hat))", [("red", 1.21), ("hat", 1.21)]),
+        ("(a (red:1.5) hat:2)", [("a", 2), ("red", 3), ("hat", 2)]),
+        ("([a] (b))", [("a", 1), ("b", 1.21)]),
+        ("a (red hat", [("a", 1), ("red", 1.1), ("hat", 1.1)]),
+        ("a [red (hat", [("a", 1), ("red", 0.909091), ("hat", 1)]),
+        (r"a \(red\) \[hat\] \\ \x", [(word, 1) for word in ("a", "(red)", "[hat]", "\\", "\\x")]),
+        (r"(a \(red\):1.2)", [("a", 1.2), ("(red)", 1.2)]),
+        ("smile :) at 5:30) b] (c:) (d:x)", [(w, 1) for w in ("smile", ":)", "at", "5:30)", "b]")]
+         + [("c:", 1.1), ("d:x", 1.1)]),
+        ("(a:1.2.3)", [("a:1.2.3", 1.1)]),
+        ("(a:１.３)", [("a:１.３", 1.1)]),
+        ("(a, b:1.5), c", [("a,", 1.5), ("b", 1.5), (",", 1), ("c", 1)]),
+    ],
+)  # fmt: skip
+def test_weights_as_automatic1111_reads_them(prompt: str, expected: list[tuple[str, float]]) -> None:
+    assert weights_of(prompt) == expected
+
+
+def test_a_prompt_without_marks_is_not_changed() -> None:
+    for prompt in ("a  red, hat :) \\ <x> 5:30", " a ", "", ":1.3)"):
+        assert weighed(prompt) == (prompt, [1.0] * len(prompt), [])
+        assert expand(prompt).weights is None
+
+
+def test_placeholders_inside_of_marks() -> None:
+    expanded = expand("A ({subject}:1.3) in [the {style}]", "old woman")
+    assert expanded.text == "An  old <subject> woman  in  the <style> style "
+    assert expanded.warnings == expanded.notes == ()
+    assert expanded.weights is not None
+    assert expanded.weights[expanded.text.index("<subject>")] == 1.3
+    assert expanded.weights[expanded.text.index("<style>")] == pytest.approx(1 / 1.1)
+    assert expanded.weights[expanded.text.index(" in ")] == 1
+
+
+@pytest.mark.parametrize(
+    "prompt", ["(a:11)", "(a:-1)", "((a:5):5)", "(" * 19 + "a" + ":9)" * 19, "(a:" + "9" * 400 + ")"]
+)
+def test_weights_out_of_all_proportion_are_refused(prompt: str) -> None:
+    with pytest.raises(Problem, match=r"lets words count .* times, as in \(word:1\.3\); expected 0 to 10"):
+        expand(prompt)
+
+
+def test_too_many_brackets_inside_of_each_other_are_refused() -> None:
+    assert weights_of("[" * 20 + "a" + "]" * 20) == [("a", round(1.1**-20, 6))]
+    with pytest.raises(Problem, match="more than 20 brackets inside of each other"):
+        expand("[" * 21 + "a" + "]" * 21)
+
+
+def test_marks_that_may_not_do_what_was_meant_are_told() -> None:
+    assert expand("a (b, c").notes == (
+        'A "(" is never closed, so all that follows counts 1.1 times as much. Close it, or write "\\(" for the sign '
+        "itself.",
+    )
+    (note,) = expand("[cat:dog:0.5] <lora:x:1> a BREAK [a|b] [plain]").notes
+    assert note.startswith("<lora:x:1>, BREAK, [a|b], [cat:dog:0.5]: read as plain words.")
+
+
+def test_weighted_tokens_count_more_and_the_mean_stays() -> None:
+    """By hand: means 2 and 3, so all is scaled by 2/3 after the second token is doubled."""
+    hidden = torch.tensor([[[1.0, 3.0], [2.0, 2.0]], [[1.0, 3.0], [2.0, 2.0]]])
+    found = apply_weights(hidden, torch.tensor([[1.0, 2.0], [1.0, 1.0]]))
+    torch.testing.assert_close(found[0], torch.tensor([[2 / 3, 2.0], [8 / 3, 8 / 3]]))
+    assert torch.equal(found[1], hidden[1])
+
+
+def test_a_mean_that_is_noise_is_not_restored() -> None:
+    """The means are 0.001 and 0.002 (or -0.3, of the other sign): scaling by their ratio would halve every token."""
+    hidden = torch.tensor([[[1.0, -1.0], [1.002, -0.998]]])
+    found = apply_weights(hidden, torch.tensor([[1.0, 2.0]]))
+    torch.testing.assert_close(found, torch.tensor([[[1.0, -1.0], [2.004, -1.996]]]))
+    hidden = torch.tensor([[[1.0, 0.0], [-0.8, 0.0]]])
+    torch.testing.assert_close(
+        apply_weights(hidden, torch.tensor([[1.0, 2.0]])), torch.tensor([[[1.0, 0.0], [-1.6, 0.0]]])
+    )
+    nothing = torch.zeros(1, 2, 2)
+    assert torch.equal(apply_weights(nothing, torch.tensor([[1.0, 2.0]])), nothing)
 
 
 @pytest.mark.parametrize(

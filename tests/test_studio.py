@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
+import time
+import zipfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_limits import with_photos
 from toy import save_toy
 
+from magicapture_core.config import GenerateConfig
+from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui.choose_work import _judges_in_words
+from magicapture_core.ui.portrait_work import _maps, drop_portrait
 from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
 
@@ -69,6 +79,75 @@ def test_a_discarded_training_takes_all_that_was_made_with_it(visit: tuple[Studi
     left = {str(path) for path in session.shown.iterdir()}
     assert left == {kept.picture, *session.finished[kept.id].values()}
     assert session.run == "first"
+
+
+@pytest.mark.parametrize(
+    ("moment", "dated"),
+    [
+        ("1970-01-01", (1980, 1, 1, 0, 0, 0)),  # a machine without a clock
+        ("2126-05-01", (2107, 12, 31, 23, 59, 58)),  # the last moment: a zip counts in steps of two seconds
+        ("2024-05-01", (2024, 5, 1, 12, 0, 0)),
+    ],
+)
+def test_portraits_of_any_date_are_packed(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch, moment: str, dated: tuple[int, ...]
+) -> None:
+    studio, key = visit
+    run = add_run(studio, key, "first", saved=True)
+    at = datetime.fromisoformat(f"{moment}T12:00:00").timestamp()
+    with studio.sessions.changing(key) as session:
+        for _ in range(2):
+            os.utime(add_portrait(session, "first").picture, (at, at))
+    monkeypatch.setattr(time, "time", lambda: at)  # the clock itself may be as wrong
+    studio.portraits._pack(key, run)
+    with zipfile.ZipFile(studio.sessions.find(key).archive or "") as archive:
+        assert [entry.date_time for entry in archive.infolist()] == [dated] * 3
+        assert len(json.loads(archive.read("portraits.json"))) == 2
+        assert archive.testzip() is None
+
+
+def test_heat_maps_of_any_words_are_kept_in_their_order(visit: tuple[Studio, str]) -> None:
+    """ "file" is a parameter of numpy's writer, and no zip holds a name of 70 000 letters."""
+    studio, key = visit
+    run = add_run(studio, key, "first", saved=True)
+    words = ["{subject}", "file", "h" * 70_000, "args", "été", "{style}"]
+    maps = {word: np.full((4, 4), number / 8, np.float32) for number, word in enumerate(words)}
+    portrait = Portrait(Image.new("RGB", (8, 8)), "a file", 1, None, {}, maps)
+    stored = studio.portraits._keep(key, run, portrait)
+    session = studio.sessions.find(key)
+    assert studio.portraits.words(session, stored.id) == words
+    for number, word in enumerate(words):
+        assert (_maps(session, stored.id)[word] == number / 8).all()
+        assert studio.portraits.heat(key, stored.id, word).is_file()
+    drop_portrait(session, session.portraits[0])
+    assert list((session.folder / "attention").iterdir()) == []
+    assert list(session.shown.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "values", [{"prompt": "a {stlye}"}, {"negative_prompt": "{stlye}"}, {"prompt": "(a:99)"}]
+)
+def test_prompts_that_cannot_be_read_are_refused_before_a_model_is_loaded(
+    visit: tuple[Studio, str], values: dict[str, str]
+) -> None:
+    studio, key = visit
+    add_run(studio, key, "first", saved=True)
+    with pytest.raises(Problem, match=r"\{stlye\}; expected only|lets words count 99 times"):
+        studio.portraits.start(key, GenerateConfig(**values))  # type: ignore[arg-type]
+    assert studio.portraits.job(studio.sessions.find(key)) is None
+
+
+def test_half_a_file_of_heat_maps_shows_none(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    run = add_run(studio, key, "first", saved=True)
+    heat = {"hat": np.ones((4, 4), np.float32)}
+    stored = studio.portraits._keep(key, run, Portrait(Image.new("RGB", (8, 8)), "a", 1, None, {}, heat))
+    session = studio.sessions.find(key)
+    (file,) = (session.folder / "attention").iterdir()
+    file.write_bytes(file.read_bytes()[:20])
+    assert studio.portraits.words(session, stored.id) == []
+    drop_portrait(session, session.portraits[0])
+    assert not file.exists()
 
 
 def test_a_training_that_saved_nothing_does_not_shut_out_the_one_before(visit: tuple[Studio, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import textwrap
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from magicapture_core.attention import cross_attention_sides
@@ -16,7 +18,14 @@ from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.generation.learned import Learned
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem
-from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN, TOKENS, expand, with_placeholders
+from magicapture_core.prompts import (
+    STYLE_TOKEN,
+    SUBJECT_TOKEN,
+    TOKENS,
+    Expanded,
+    expand,
+    with_placeholders,
+)
 
 SHOWN_REST = 200
 """Letters of a prompt's cut-off end that are told."""
@@ -35,6 +44,8 @@ class Job:
     token_ids: tuple[int, int] | None
     input_ids: Tensor
     """(2, tokens): the prompt and the negative prompt."""
+    token_weights: Tensor | None
+    """(2, tokens) how much each token counts; None: all the same."""
     words: dict[str, list[int]]
     """Asked word -> its positions in the prompt."""
     attention_side: int | None
@@ -47,22 +58,26 @@ class Job:
     @classmethod
     def prepared(cls, models: ModelBundle, learned: Learned | None, config: GenerateConfig) -> Job:
         """Raises Problem for whatever is wrong with the settings."""
-        expanded = expand(config.prompt, learned.noun if learned else "person")
+        noun = learned.noun if learned else "person"
+        prompts = [expand(config.prompt, noun), expand(config.negative_prompt, noun, negative=True)]
         tokenizer, token_ids = models.tokenizer, None
-        warnings: list[str] = []
+        warnings = [note for prompt in prompts for note in prompt.notes]
         if learned:
             tokenizer, token_ids = with_placeholders(models.tokenizer)
-            warnings += [*expanded.warnings, *learned.warnings]
-        elif any(token in expanded.text for token in TOKENS):
+            warnings += [*prompts[0].warnings, *learned.warnings]
+        elif any(token in prompt.text for token in TOKENS for prompt in prompts):
             raise Problem(
                 "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
                 "words what to draw."
             )
-        input_ids, cut = _tokenize(tokenizer, [expanded.text, config.negative_prompt])
+        input_ids, spans, cut = _tokenize(tokenizer, [prompt.text for prompt in prompts])
         warnings += cut
         trained = learned.resolution if learned else models.resolution
         size = (config.width or trained, config.height or trained)
-        words = {word: _positions(word, tokenizer, input_ids[0]) for word in config.attention_words}
+        words = _read_words(config, prompts[0].text, spans[0])
+        unread = [word for word in config.attention_words if word not in words]
+        if unread and not cut:  # what was cut off is told already
+            warnings.append(f"No heat map of {', '.join(unread)}: the model does not read it as a word.")
         side = None
         if words and size[0] != size[1]:
             words = {}
@@ -76,6 +91,7 @@ class Job:
             learned=learned,
             token_ids=token_ids,
             input_ids=input_ids,
+            token_weights=_token_weights(prompts, spans),
             words=words,
             attention_side=side,
             size=size,
@@ -109,8 +125,9 @@ class Job:
             yield self.seeds[start : start + per_call]
 
 
-def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
-    """(b, tokens) ids of the model's fixed length, and a warning for each prompt that was cut."""
+def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[list[tuple[int, int]]], list[str]]:
+    """(b, tokens) ids of the model's fixed length, what letters of its prompt each token stands for (first, past the
+    last; the same twice: none), and a warning for each prompt that was cut."""
     length = tokenizer.model_max_length
     warnings = []
     for prompt in prompts:
@@ -125,20 +142,52 @@ def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
                 f'"{textwrap.shorten(rest, SHOWN_REST)}".'
             )
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(prompts, **options).input_ids, warnings
+    read = tokenizer(prompts, **options, return_offsets_mapping=True)
+    return read.input_ids, read.offset_mapping.tolist(), warnings
 
 
-def _positions(word: str, tokenizer: Any, input_ids: Tensor) -> list[int]:
-    """Where all tokens of `word` stand in the prompt. Raises Problem if it is not there."""
-    text = {"{subject}": SUBJECT_TOKEN, "{style}": STYLE_TOKEN}.get(word, word)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    prompt = input_ids.tolist()
-    starts = [n for n in range(len(prompt)) if ids and prompt[n : n + len(ids)] == ids]
-    if not starts:
-        raise Problem(
-            f"attention_words has {word!r}, which is not in the prompt. Choose words of the prompt."
-        )
-    return [start + n for start in starts for n in range(len(ids))]
+def _token_weights(prompts: list[Expanded], spans: list[list[tuple[int, int]]]) -> Tensor | None:
+    """(b, tokens) how much each counts, by its first letter: no token reaches over a mark. None: all the same."""
+    if all(prompt.weights is None for prompt in prompts):
+        return None
+    return torch.tensor(
+        [
+            [prompt.weights[start] if prompt.weights and start < end else 1.0 for start, end in places]
+            for prompt, places in zip(prompts, spans, strict=True)
+        ]
+    )
+
+
+def _read_words(config: GenerateConfig, text: str, spans: list[tuple[int, int]]) -> dict[str, list[int]]:
+    """The asked words that the model reads, each with the positions of its tokens.
+
+    text: the prompt as it is tokenized; spans: by `_tokenize`. A word may stand where the prompt is cut off.
+    Raises Problem for a word that is not in the prompt as the user wrote it.
+    """
+    read = {}
+    for word in config.attention_words:
+        places = _places({"{subject}": SUBJECT_TOKEN, "{style}": STYLE_TOKEN}.get(word, word), text)
+        if not places and not _places(word, config.prompt):
+            raise Problem(
+                f"attention_words has {word!r}, which is not in the prompt. Choose words of the prompt."
+            )
+        positions = [
+            n
+            for n, (start, end) in enumerate(spans)
+            if any(start < last and first < end for first, last in places)
+        ]
+        if positions:
+            read[word] = positions
+    return read
+
+
+def _places(word: str, text: str) -> list[tuple[int, int]]:
+    """Where `word` stands in a text, not as a part of a longer word: (first letter, past the last)."""
+    word = word.strip()
+    before = r"(?<![^\W_])" if word[:1].isalnum() else ""
+    after = r"(?![^\W_])" if word[-1:].isalnum() else ""
+    pattern = before + r"\s+".join(map(re.escape, word.split())) + after
+    return [found.span() for found in re.finditer(pattern, text, re.IGNORECASE)] if word else []
 
 
 def _attention_side(models: ModelBundle, pixels: int, per_pixel: float) -> int:

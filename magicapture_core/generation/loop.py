@@ -27,7 +27,7 @@ from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
-from magicapture_core.prompts import learned_rows
+from magicapture_core.prompts import apply_weights, learned_rows
 
 Progress = Callable[[int, int], object]
 """Called after each denoising step with (steps done, steps in all). Returning False stops the generation."""
@@ -278,6 +278,8 @@ def _encode(job: Job) -> Tensor:
             rows = job.learned.rows.to(job.models.device)
             stack.enter_context(learned_rows(job.models.text_encoder, job.token_ids, rows))
         embeds: Tensor = job.models.text_encoder(job.input_ids.to(job.models.device))[0]
+    if job.token_weights is not None:
+        embeds = apply_weights(embeds, job.token_weights)
     return embeds.to(job.models.dtype)
 
 

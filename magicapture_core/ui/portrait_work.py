@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.jobs import Job, Jobs, Stream
@@ -35,6 +37,8 @@ FINISHED_FILES = ("file", "after", "before")
 """What finishing leaves of a portrait, by its names in Session.finished."""
 SUITING = ("steps", "guidance_scale", "adapter_scale")
 """Settings whose best value depends on the model and the run."""
+EARLIEST = (1980, 1, 1, 0, 0, 0)
+"""The first moment that a zip can name."""
 DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
 
 
@@ -80,6 +84,7 @@ class PortraitWork:
         from magicapture_core.prompts import expand
 
         expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
+        expand(config.negative_prompt, negative=True)
         config = with_words(config)
         return self.jobs.start(session.id, PORTRAITS, lambda job: self._stream(job, key, run, config))
 
@@ -161,10 +166,7 @@ class PortraitWork:
                 nsfw=portrait.nsfw,
             )
             if portrait.attention:
-                folder = session.folder / "attention"
-                folder.mkdir(exist_ok=True)
-                maps = {word: np.asarray(heat, np.float16) for word, heat in portrait.attention.items()}
-                np.savez(folder / f"{stored.id}.npz", **maps)  # type: ignore[arg-type]
+                _keep_maps(session, stored.id, portrait.attention)
             session.portraits.append(stored)
             for old in session.portraits[:-KEPT_PORTRAITS]:
                 drop_portrait(session, old)
@@ -177,22 +179,25 @@ class PortraitWork:
                 Path(session.archive).unlink(missing_ok=True)
             path = session.new_shown(".zip")
             with zipfile.ZipFile(path, "w") as archive:
-                facts = []
+                facts, newest = [], EARLIEST
                 for number, portrait in enumerate(best_first(of_run(session, run)), start=1):
                     name = f"portrait-{number:02d}-seed-{portrait.seed}.png"
-                    archive.write(portrait.picture, name)
+                    # A clock that was wrong, or a backup, dates files where a zip knows no years.
+                    entry = zipfile.ZipInfo.from_file(portrait.picture, name, strict_timestamps=False)
+                    archive.writestr(entry, Path(portrait.picture).read_bytes())
+                    newest = max(newest, entry.date_time)
                     facts.append({
                         "file": name, "prompt": portrait.prompt, "seed": portrait.seed,
                         "likeness": portrait.identity, "settings": portrait.settings,
                     })  # fmt: skip
-                archive.writestr("portraits.json", json.dumps(facts, indent=2))
+                archive.writestr(zipfile.ZipInfo("portraits.json", newest), json.dumps(facts, indent=2))
             session.archive, session.archive_run = str(path), run.id
 
     # --- heat maps ----------------------------------------------------------------------------------
 
     def words(self, session: Session, portrait_id: str) -> list[str]:
         """Words of a portrait whose heat maps were kept."""
-        return _words(session, portrait_id)
+        return list(_maps(session, portrait_id))
 
     def heat(self, key: str, portrait_id: str, word: str) -> Path:
         """A shown picture: a portrait, coloured by where `word` looked."""
@@ -201,12 +206,11 @@ class PortraitWork:
 
         session = self.sessions.find(key)
         portrait = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
-        if portrait is None or word not in self.words(session, portrait_id):
+        heat = _maps(session, portrait_id).get(word)
+        if portrait is None or heat is None:
             raise Problem("There is no heat map of this word. Choose another one.")
-        with np.load(session.folder / "attention" / f"{portrait_id}.npz") as maps:
-            heat = maps[word].astype(np.float32)
         with Image.open(portrait.picture) as image:
-            pixels = heat_overlay(np.asarray(image.convert("RGB")), heat)
+            pixels = heat_overlay(np.asarray(image.convert("RGB")), heat.astype(np.float32))
         path = _heat_path(session, portrait, word)
         save_picture(
             Image.fromarray(pixels),
@@ -236,12 +240,26 @@ class PortraitWork:
         return export_run(session.run_folder(run), format, folder)  # type: ignore[arg-type]
 
 
-def _words(session: Session, portrait_id: str) -> list[str]:
-    path = session.folder / "attention" / f"{portrait_id}.npz"
+def _maps_path(session: Session, portrait_id: str) -> Path:
+    return session.folder / "attention" / f"{portrait_id}.safetensors"
+
+
+def _keep_maps(session: Session, portrait_id: str, maps: dict[str, np.ndarray]) -> None:
+    """Numbers keep the words' order; numpy's own archive takes neither long words nor the word "file"."""
+    path = _maps_path(session, portrait_id)
+    path.parent.mkdir(exist_ok=True)
+    numbered = enumerate(maps.items())
+    save_file({f"{number:02} {word}": heat.astype(np.float16) for number, (word, heat) in numbered}, path)
+
+
+def _maps(session: Session, portrait_id: str) -> dict[str, np.ndarray]:
+    """Where each word of a portrait looked; empty where nothing was kept."""
+    path = _maps_path(session, portrait_id)
     if not re.fullmatch(r"[0-9a-f]{16}", portrait_id) or not path.is_file():
-        return []
-    with np.load(path) as maps:
-        return list(maps.files)
+        return {}
+    with suppress(SafetensorError):  # the server was killed while it wrote
+        return {name.partition(" ")[2]: heat for name, heat in sorted(load_file(path).items())}
+    return {}
 
 
 def _heat_path(session: Session, portrait: StoredPortrait, word: str) -> Path:
@@ -257,17 +275,19 @@ def forget_pictures(paths: Iterable[str | Path]) -> None:
 
 def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
     """Remove a portrait with everything that was made of it; the caller holds the session."""
-    forget_pictures(_heat_path(session, portrait, word) for word in _words(session, portrait.id))
+    forget_pictures(_heat_path(session, portrait, word) for word in _maps(session, portrait.id))
     finished = session.finished.pop(portrait.id, {})
     forget_pictures(finished[name] for name in FINISHED_FILES if name in finished)
-    forget_pictures([portrait.picture, session.folder / "attention" / f"{portrait.id}.npz"])
+    forget_pictures([portrait.picture, _maps_path(session, portrait.id)])
     session.portraits.remove(portrait)
 
 
 def with_words(config: GenerateConfig) -> GenerateConfig:
     """The config, listening to every word of its prompt that means something."""
-    found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", config.prompt)
-    words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS]
+    from magicapture_core.prompts import weighed
+
+    found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", weighed(config.prompt)[0])
+    words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS and len(word) <= 60]
     return dataclasses.replace(config, attention_words=tuple(words[:16]))
 
 

@@ -39,7 +39,8 @@ class PortraitsStep(Step):
         gr.HTML(
             cards.heading(
                 "Make portraits",
-                "Describe the picture, or leave it as it is. {subject} is the person, {style} the style.",
+                "Describe the picture, or leave it as it is. {subject} is the person, {style} the style. "
+                "(hat:1.3) makes the hat count more, [hat] less.",
             )
         )
         self.stale = gr.HTML()
