@@ -1,8 +1,8 @@
-"""Draft and train the sample people in presets, as a user would: likeness, style, time, memory, contact sheets.
+"""Draft and train the sample people in presets, as a user would: likeness, style, contact sheets.
 
 python -m tools.mini.personalise --work .training/mini/runs --judge w600k_mbf.onnx --out assets/mini
 
-Each training is one run of the command line in a process of its own, so that its time and memory are a user's. The
+Each training is one run of the command line; benchmarks/laptop.py tells how long it takes. The
 judge of likeness is not the loss's network (SFace): it is ArcFace w600k_mbf, from the package named in README.md. For
 a comparison with other methods use `python -m magicapture_core evaluate`.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,6 @@ from magicapture_core.evaluation.cells import People, score_picture, see_photos
 from magicapture_core.evaluation.judges import Judges, arcface_judge, style_statistics
 from magicapture_core.heat import heat_overlay
 from tools.mark import mark
-from tools.measured import measured
 
 PEOPLE = ("alma", "bruno", "conrad", "dana")
 PRESETS = ("passport", "mono-studio", "golden-hour", "corporate")
@@ -82,18 +82,15 @@ def photos_of(folder: Path) -> list[np.ndarray]:
     return [read_photo(path).pixels for path in list_photos(folder)]
 
 
-def run_training(pair: Pair, out: Path) -> dict[str, float]:
-    """Train by the command line, unless done before; minutes and peak memory in GB (kept beside the run)."""
-    facts = out.with_suffix(".json")
-    if facts.exists():
-        return json.loads(facts.read_text())
-    seconds, memory = measured(
-        "train", "--subject", str(pair.subject), "--preset", pair.preset, "--model", "mini",
-        "--subject-words", pair.words, "--out", str(out.resolve()),
+def run_training(pair: Pair, out: Path) -> None:
+    """Train by the command line, in a process of its own, unless done before."""
+    if (out / "adapter").exists():
+        return
+    command = (
+        sys.executable, "-m", "magicapture_core", "train", "--subject", str(pair.subject), "--preset", pair.preset,
+        "--model", "mini", "--subject-words", pair.words, "--out", str(out),
     )  # fmt: skip
-    found = {"minutes": round(seconds / 60, 2), "gigabytes": round(memory / 1e9, 2)}
-    facts.write_text(json.dumps(found))
-    return found
+    subprocess.run([*command, *(["--resume"] if out.exists() else [])], check=True, stdout=subprocess.DEVNULL)
 
 
 def numbers_of(
@@ -182,13 +179,9 @@ class Desk:
     def measure(self, pair: Pair, work: Path, out: Path) -> dict[str, Any]:
         """Draft, train, draw; write the sheet, and return what was measured."""
         person, style = (see_photos(photos_of(folder), self.judges) for folder in (pair.subject, pair.style))
-        begun = time.monotonic()
         drafts = self.drafts(pair)
-        draft_seconds = (time.monotonic() - begun) / len(drafts)
-        cost = run_training(pair, work / pair.name)
-        begun = time.monotonic()
+        run_training(pair, work / pair.name)
         pictures = [np.asarray(each.image) for each in self.portraits(work / pair.name)]
-        seconds = (time.monotonic() - begun) / len(pictures)
         values = [self.judges.faces.look(picture).vector for picture in pictures]
         alike = [-1.0 if v is None else metrics.csim_mean(v, person.vectors) for v in values]
         best = [pictures[i] for i in np.argsort(alike)[::-1]]
@@ -203,9 +196,6 @@ class Desk:
             "drafts": numbers_of(drafts, person, style, self.judges),
             "own_style": own_numbers(style),
             "photos": round(float((metrics.unit(person.vectors) @ metrics.unit(person.vectors).mean(0)).mean()), 3),
-            **cost,
-            "seconds_per_portrait": round(seconds, 2),
-            "seconds_per_draft": round(draft_seconds, 2),
         }  # fmt: skip
 
 
