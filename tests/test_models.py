@@ -101,7 +101,7 @@ def test_schedules_and_generation_defaults_come_from_the_folder(tmp_path: Path) 
 
 def test_unknown_settings_in_the_folder_are_refused(spoiled: Path) -> None:
     (spoiled / "magicapture.json").write_text(json.dumps({"steps": 3}))
-    with pytest.raises(Problem, match="has steps; expected only schedules, generate and edits"):
+    with pytest.raises(Problem, match="has steps; expected only schedules, generate, edits and framing"):
         models.load(spoiled, device="cpu")
 
 
@@ -388,3 +388,14 @@ def test_a_full_disk_is_said_while_downloading() -> None:
     with pytest.raises(Problem, match="no room on the disk") as caught:
         models.load("someone/toy", device="cpu", progress=full)
     assert "2.1 GB" in str(caught.value)
+
+
+def test_a_model_that_memory_does_not_hold_is_not_called_damaged(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(models, "open_folder", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        models.load(toy_folder)

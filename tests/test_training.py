@@ -18,7 +18,7 @@ from trainings import short, start, toy_concept, weights_of
 
 from magicapture_core.checkpoints import Run
 from magicapture_core.models import load
-from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_of_memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
 from magicapture_core.training.fingerprint import fingerprint
@@ -555,6 +555,55 @@ def test_running_out_of_memory_offers_a_smaller_setting(toy: Any, tmp_path: Path
 
     handle = toy.unet.register_forward_pre_hook(explode)
     with pytest.raises(RunProblem, match="items_per_call = 1"):
+        next(start(toy, short(), tmp_path / "run"))
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "HIP out of memory. Tried to allocate 20.00 MiB.",
+        "XPU out of memory. Tried to allocate 20.00 MiB.",
+        "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)",
+        "MPS backend out of memory (MPS allocated: 8.98 GB, other allocations: 384.00 KB, max allowed: 9.07 GB).",
+        "Invalid buffer size: 24.00 GB",
+        '[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can\'t allocate memory: you tried to '
+        "allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)",
+        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4 "
+        "bytes.",
+        "std::bad_alloc",
+    ],
+)  # fmt: skip
+def test_every_device_s_way_of_saying_so_counts_as_out_of_memory(sentence: str) -> None:
+    assert ran_out_of_memory(RuntimeError(sentence))
+
+
+def test_other_errors_do_not_count_as_out_of_memory() -> None:
+    assert ran_out_of_memory(MemoryError())
+    assert ran_out_of_memory(torch.OutOfMemoryError())
+    for error in (
+        RuntimeError(
+            "The size of tensor a (4) must match the size of tensor b (3) at non-singleton dimension 1"
+        ),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        Problem("The device ran out of memory."),
+    ):
+        assert not ran_out_of_memory(error)
+
+
+def test_memory_that_python_really_cannot_have_counts(toy: Any, tmp_path: Path) -> None:
+    """The CPU's allocator itself speaks here."""
+
+    def greedy(*_: Any) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    handle = toy.unet.register_forward_pre_hook(greedy)
+    with pytest.raises(OutOfMemory):
         next(start(toy, short(), tmp_path / "run"))
     handle.remove()
 

@@ -21,7 +21,7 @@ from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, Progress, first_line, from_hub
 from magicapture_core.models.words import read_words
-from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.weights import ASSETS
 
 __all__ = ["HUB_ID", "ModelBundle", "Progress", "best_device", "best_dtype", "fetch", "load", "sampler"]
@@ -53,6 +53,8 @@ def load(
         except Problem:
             raise
         except Exception as error:  # the libraries raise all kinds for damaged files, even the bare class
+            if ran_out_of_memory(error):
+                raise
             raise Problem(
                 f"The model at {path} cannot be read ({first_line(error)}). Copy or download it again."
             ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+import traceback
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import OutOfMemory, Problem
+from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_out_of_memory
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.previews import AttentionView, Sample
 from magicapture_core.training.trainer import NotFiniteError, Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,19 +69,25 @@ def train(
     """
     _check(models, subject, style, config)
     accelerator = Accelerator(cpu=models.device.type == "cpu")
-    with _explained_out_of_memory(config), ExitStack() as stack:
-        trainer = stack.enter_context(Trainer.opened(models, subject, style, config, accelerator, analyser))
-        run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
-        trainer.begin(run)
-        if resume:
-            trainer.restore(run)
-        clock = _Clock(config)
-        try:
-            while trainer.step < trainer.total_steps:
-                yield _advance(trainer, run, clock)
-        except (GeneratorExit, NotFiniteError):
-            trainer.save(run)
+    trainer: Trainer | None = None
+    try:
+        with Trainer.opened(models, subject, style, config, accelerator, analyser) as trainer:
+            run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
+            trainer.begin(run)
+            if resume:
+                trainer.restore(run)
+            clock = _Clock(config)
+            try:
+                while trainer.step < trainer.total_steps:
+                    yield _advance(trainer, run, clock)
+            except (GeneratorExit, NotFiniteError):
+                trainer.save(run)
+                raise
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
             raise
+        problem, trainer = _out_of_memory(error, config), None
+        raise problem from error
 
 
 def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
@@ -150,10 +159,6 @@ def _open_run(folder: Path, facts: RunFacts, accelerator: Accelerator, *, resume
     return run
 
 
-CPU_MEMORY = "can't allocate memory"
-"""How torch's CPU allocator puts it, in a plain RuntimeError."""
-
-
 class _Clock:
     """Estimates the time left from the steps done, phase by phase."""
 
@@ -177,27 +182,24 @@ class _Clock:
         return here + later * self.steps["lora"]
 
 
-@contextmanager
-def _explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and CPU_MEMORY not in str(error):
-            raise
-        smaller: dict[str, Any] = {}
-        if config.items_per_call != 1:
-            smaller["items_per_call"] = 1
-        elif not config.gradient_checkpointing:
-            smaller["gradient_checkpointing"] = True
-        advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
-        raise OutOfMemory(
-            f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
-            + (
-                f"Resume with {advice}; it learns the same."
-                if smaller
-                else "Close other programs and resume, or start anew at a lower resolution or with a smaller model."
-            ),
-            smaller,
-        ) from error
+def _out_of_memory(error: Exception, config: TrainConfig) -> OutOfMemory:
+    """What to tell about `error`, which is left without the failed step's tensors."""
+    # Whoever keeps the error, or tries again while handling it, must not keep them; clearing the frames is not
+    # enough, for their functions hold some, too.
+    log.info("training ran out of memory\n%s", "".join(traceback.format_exception(error)))
+    forget_frames(error)
+    smaller: dict[str, Any] = {}
+    if config.items_per_call != 1:
+        smaller["items_per_call"] = 1
+    elif not config.gradient_checkpointing:
+        smaller["gradient_checkpointing"] = True
+    advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
+    return OutOfMemory(
+        f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
+        + (
+            f"Resume with {advice}; it learns the same."
+            if smaller
+            else "Close other programs and resume, or start anew at a lower resolution or with a smaller model."
+        ),
+        smaller,
+    )

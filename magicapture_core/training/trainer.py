@@ -21,7 +21,7 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import RunProblem
+from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
 from magicapture_core.training.data import encode_concept, shared_face_colour, wanted_lightness
@@ -328,6 +328,8 @@ class Trainer:
             self.schedule.load_state_dict(checkpoint.state["schedule"])
             self.generator.set_state(checkpoint.state["generator"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            if ran_out_of_memory(error):
+                raise
             raise RunProblem(
                 f"The newest checkpoint in {run.folder} does not fit ({error}): it was edited, or written with "
                 "other versions of torch or peft. Go on with those versions, or start a new run."
