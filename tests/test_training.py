@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,7 @@ from toy import ToyAnalyser
 from trainings import short, start, toy_concept, weights_of
 
 from magicapture_core.checkpoints import Run
+from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.models import load
 from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_of_memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
@@ -643,6 +646,70 @@ def test_a_really_full_disk_is_told(toy: Any, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert Run.open(tmp_path / "run").checkpoints()[-1].name == "checkpoint-000004"
     assert list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))[-1].step == 7
+
+
+def test_a_folder_that_may_not_be_written_is_not_called_a_full_disk(toy: Any, tmp_path: Path) -> None:
+    reports = start(toy, short(checkpoint_every=1), tmp_path / "run")
+    next(reports)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(RunProblem, match=r"Could not write.*may be written to") as caught:
+        next(reports)
+    assert "disk space" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", [atomic_folder, atomic_file])
+def test_a_fault_of_the_program_while_writing_is_not_called_a_full_disk(tmp_path: Path, write: Any) -> None:
+    with pytest.raises(RuntimeError, match="must match the size"), write(tmp_path / "x"):
+        raise RuntimeError("The size of tensor a (4) must match the size of tensor b (3)")
+    with pytest.raises(torch.OutOfMemoryError), write(tmp_path / "x"):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_training_of_one_run_folder_is_refused(toy: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = start(toy, short(), folder)
+    next(first)
+    for resume in (True, False):
+        with pytest.raises(RunProblem, match=r"is being trained already.*stop it first"):
+            next(start(load(toy.source, device="cpu"), short(), folder, resume=resume))
+    list(islice(first, 1))
+    first.close()  # type: ignore[attr-defined]
+    rest = list(start(toy, short(), folder, resume=True))
+    assert [row["step"] for row in Run.open(folder).losses()] == [1, 2, 3, 4, 5, 6, 7]
+    assert rest[0].step == 3
+
+
+def test_two_programs_that_resume_one_run_do_not_mix(toy: Any, tmp_path: Path) -> None:
+    """The second is a process of its own; killed, it leaves no lock behind."""
+    folder = tmp_path / "run"
+    next(reports := start(toy, short(), folder))
+    reports.close()  # type: ignore[attr-defined]
+    script = (
+        "import sys, time; from pathlib import Path; from magicapture_core.checkpoints import Run\n"
+        "with Run.claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    here = Path(__file__).parent
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, cwd=here.parent
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunProblem, match="is being trained already"):
+            next(start(toy, short(), folder, resume=True))
+        assert len(Run.open(folder).losses()) == 1
+    finally:
+        other.kill()  # no clean end
+        other.wait(60)
+    assert list(start(toy, short(), folder, resume=True))[-1].step == 7
+
+
+def test_resuming_where_no_run_is_leaves_no_folder_behind(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunProblem, match="No run in"):
+        next(start(toy, short(), tmp_path / "typo", resume=True))
+    assert not (tmp_path / "typo").exists()
 
 
 def test_photos_of_another_size_or_kind_are_refused(toy: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,16 @@ def train(
     """
     _check(models, subject, style, config)
     accelerator = Accelerator(cpu=models.device.type == "cpu")
+    folder = Path(run_folder)
+    if resume:
+        Run.open(folder)
     trainer: Trainer | None = None
     try:
-        with Trainer.opened(models, subject, style, config, accelerator, analyser) as trainer:
-            run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
+        with (
+            Run.claimed(folder) if accelerator.is_main_process else nullcontext(),
+            Trainer.opened(models, subject, style, config, accelerator, analyser) as trainer,
+        ):
+            run = _open_run(folder, trainer.facts, accelerator, resume=resume)
             trainer.begin(run)
             if resume:
                 trainer.restore(run)
