@@ -55,7 +55,7 @@ class RunFacts:
 
     config: TrainConfig
     model: str
-    """What `models.load` takes: "mini", a folder, a file or a hub id."""
+    """What `models.load` takes: "mini", the absolute path of a folder or file, or a hub id."""
     model_fingerprint: str
     """Short hash of the model's weights."""
     likeness: str

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from toy import toy_run
 
 from magicapture_core.export import export_name, export_run, kohya_state
+from magicapture_core.model_card import how_to_load, model_title
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
 
@@ -207,3 +208,9 @@ def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
 )
 def test_export_names_are_safe_in_prompts(tmp_path: Path, folder: str, name: str) -> None:
     assert export_name(tmp_path / folder) == name
+
+
+def test_a_model_s_path_is_told_by_its_name_alone_even_where_it_no_longer_is() -> None:
+    assert model_title("/home/ann/models/sd15") == "sd15"
+    assert how_to_load("/home/ann/models/sd15") == 'from_pretrained("sd15")'
+    assert model_title("someone/model") == "someone/model"

@@ -399,3 +399,39 @@ def test_a_model_that_memory_does_not_hold_is_not_called_damaged(
     monkeypatch.setattr(models, "open_folder", full)
     with pytest.raises(torch.OutOfMemoryError):
         models.load(toy_folder)
+
+
+# --- relative paths -----------------------------------------------------------------------------------
+
+
+def test_a_relative_path_is_remembered_as_an_absolute_one(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(toy_folder, tmp_path / "models" / "sd15")
+    monkeypatch.chdir(tmp_path)
+    wanted = str(tmp_path.resolve() / "models" / "sd15")
+    assert models.load("models/sd15", device="cpu").name == wanted
+    monkeypatch.chdir(tmp_path / "models")
+    assert models.load("../models/sd15", device="cpu").name == wanted
+    assert models.load("sd15", device="cpu").name == wanted
+
+
+def test_a_file_that_is_a_link_keeps_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the hub's cache, where snapshots/…/model.safetensors points at blobs/3f2a…."""
+    (tmp_path / "blob").write_bytes(b"no model")
+    (tmp_path / "model.safetensors").symlink_to("blob")
+    monkeypatch.chdir(tmp_path)
+    assert models.fetch("model.safetensors", dtype=torch.float32) == tmp_path.resolve() / "model.safetensors"
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(models, "from_hub", ask)
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingFiles, match=f"There is no model at {tmp_path / 'models' / 'sd15'}"):
+        models.load("models/sd15", device="cpu")

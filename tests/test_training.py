@@ -21,10 +21,10 @@ from trainings import short, start, toy_concept, weights_of
 from magicapture_core.checkpoints import Run
 from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.models import load
+from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_of_memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
-from magicapture_core.training.fingerprint import fingerprint
 from magicapture_core.training.trainer import PHASES, Trainer
 
 

@@ -22,8 +22,8 @@ from magicapture_core.evaluation.cells import is_done, models_for, portrait_sett
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
+from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import MissingFiles, Problem
-from magicapture_core.training.fingerprint import fingerprint
 
 RETRIES = 3
 """How often a task is given to another worker when its own died."""

@@ -21,12 +21,12 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
+from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
 from magicapture_core.training.data import encode_concept, shared_face_colour, wanted_lightness
 from magicapture_core.training.draws import Phase, Sizes, draw_step
-from magicapture_core.training.fingerprint import fingerprint
 from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
 from magicapture_core.training.lora import add_lora, remove_lora, save_lora
