@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from accelerate import Accelerator
+from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -85,9 +85,9 @@ def _measure(
     phase: Phase,
     arguments: Arguments,
 ) -> dict[str, Any]:
-    accelerator = Accelerator(cpu=models.device.type == "cpu")
+    processes = PartialState(cpu=models.device.type == "cpu")
     with (
-        Trainer.opened(models, subject, style, config, accelerator, analyser) as trainer,
+        Trainer.opened(models, subject, style, config, processes, analyser) as trainer,
         tempfile.TemporaryDirectory() as folder,
     ):
         run = Run.create(Path(folder) / "run", trainer.facts)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from toy import ToyAnalyser
 from trainings import short, start, toy_concept, weights_of
 
@@ -25,6 +25,7 @@ from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_of_memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
+from magicapture_core.training.lora import add_lora, remove_lora
 from magicapture_core.training.trainer import PHASES, Trainer
 
 
@@ -241,13 +242,41 @@ def test_more_targets_than_the_paper_s(toy: Any, tmp_path: Path, targets: Any) -
     assert "attn2" in names
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_fresh_lora_weights_leave_a_gpu_s_random_numbers_alone(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """Without the hardware: nothing may even ask to seed it."""
+    seeded: list[int] = []
+    name = "manual_seed" if device == "mps" else "manual_seed_all"
+    monkeypatch.setattr(f"torch.{device}.{name}", seeded.append)
+    before = torch.get_rng_state()
+    first = {name: weight.detach().clone() for name, weight in add_lora(toy, short(seed=3)).items()}
+    remove_lora(toy)
+    assert seeded == []
+    assert torch.equal(torch.get_rng_state(), before)
+    again = add_lora(toy, short(seed=3))
+    remove_lora(toy)
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
+    assert any(weight.any() for weight in first.values())
+
+
+@pytest.mark.gpu
+def test_fresh_lora_weights_leave_a_real_gpu_s_random_numbers_alone(toy: Any) -> None:
+    torch.cuda.manual_seed(17)
+    before = torch.cuda.get_rng_state()
+    add_lora(toy, short(seed=3))
+    remove_lora(toy)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
 # --- one gradient, however it is computed ---------------------------------------------------------
 
 
 def gradients(models: Any, config: Any, **options: Any) -> dict[str, torch.Tensor]:
     """Gradients of the first phase-2 step, with LoRA's zero half filled so that both halves get one."""
-    accelerator = Accelerator(cpu=True)
-    arguments = (models, toy_concept("subject"), toy_concept("style"), config, accelerator, ToyAnalyser())
+    processes = PartialState(cpu=True)
+    arguments = (models, toy_concept("subject"), toy_concept("style"), config, processes, ToyAnalyser())
     with Trainer.opened(*arguments) as trainer:
         trainer._start_phase("lora")
         generator = torch.Generator().manual_seed(5)

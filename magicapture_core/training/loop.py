@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import PartialState
 
 from magicapture_core.checkpoints import Run, RunFacts
 from magicapture_core.concepts import Concept
@@ -69,17 +69,17 @@ def train(
     not finite, or a full disk; Problem for settings that do not fit the model. A finished run yields nothing.
     """
     _check(models, subject, style, config)
-    accelerator = Accelerator(cpu=models.device.type == "cpu")
+    processes = PartialState(cpu=models.device.type == "cpu")
     folder = Path(run_folder)
     if resume:
         Run.open(folder)
     trainer: Trainer | None = None
     try:
         with (
-            Run.claimed(folder) if accelerator.is_main_process else nullcontext(),
-            Trainer.opened(models, subject, style, config, accelerator, analyser) as trainer,
+            Run.claimed(folder) if processes.is_main_process else nullcontext(),
+            Trainer.opened(models, subject, style, config, processes, analyser) as trainer,
         ):
-            run = _open_run(folder, trainer.facts, accelerator, resume=resume)
+            run = _open_run(folder, trainer.facts, processes, resume=resume)
             trainer.begin(run)
             if resume:
                 trainer.restore(run)
@@ -154,15 +154,15 @@ def _check(models: ModelBundle, subject: Concept, style: Concept, config: TrainC
         raise Problem(f"resolution must be a multiple of {multiple} for this model, got {config.resolution}.")
 
 
-def _open_run(folder: Path, facts: RunFacts, accelerator: Accelerator, *, resume: bool) -> Run:
+def _open_run(folder: Path, facts: RunFacts, processes: PartialState, *, resume: bool) -> Run:
     if resume:
         run = Run.open(folder)
         run.check_same(facts)
         return run
     run = Run(folder)
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         run = Run.create(folder, facts)
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     return run
 
 

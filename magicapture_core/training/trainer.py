@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from magicapture_core.attention import listen, nearest_side
@@ -48,7 +49,8 @@ class Trainer:
 
     models: ModelBundle
     config: TrainConfig
-    accelerator: Accelerator
+    processes: PartialState
+    """Who else trains. It knows of no precision: that is the model's, whatever a launcher asks for."""
     objective: Objective
     rows: nn.Parameter
     """(2, width) embeddings of [V1] and [V2]."""
@@ -78,7 +80,7 @@ class Trainer:
         subject: Concept,
         style: Concept,
         config: TrainConfig,
-        accelerator: Accelerator,
+        processes: PartialState,
         analyser: FaceAnalyser | None,
     ) -> Iterator[Trainer]:
         """Encode the photos and build everything; leaves the models as they were."""
@@ -121,7 +123,7 @@ class Trainer:
             trainer = cls(
                 models=models,
                 config=config,
-                accelerator=accelerator,
+                processes=processes,
                 objective=objective,
                 rows=trained_rows,
                 generator=generator,
@@ -155,7 +157,7 @@ class Trainer:
     @property
     def is_main(self) -> bool:
         """Only one process writes."""
-        return self.accelerator.is_main_process
+        return self.processes.is_main_process
 
     def phase_steps(self, phase: Phase) -> int:
         """Optimizer steps of a phase."""
@@ -183,10 +185,10 @@ class Trainer:
             self.sizes,
             phase,
             self.config,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
+            rank=self.processes.process_index,
+            processes=self.processes.num_processes,
         )
-        with self.accelerator.autocast(), self._mixed():
+        with self._mixed():
             terms = self.objective.step(
                 draw, phase, self.config.style_weight if early else 1.0, self.items_per_call
             )
@@ -255,11 +257,11 @@ class Trainer:
     def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Average gradients and losses over the processes; one transfer to the host."""
         values = torch.stack(list(terms.values()))
-        if self.accelerator.num_processes > 1:
-            values = self.accelerator.reduce(values, "mean")
+        if self.processes.num_processes > 1:
+            values = reduce(values, "mean")
             for parameter in self._trained():
                 if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+                    parameter.grad = reduce(parameter.grad, "mean")
         return dict(zip(terms, values.tolist(), strict=True))
 
     def _check_finite(self, losses: dict[str, float], step: int) -> None:
@@ -285,7 +287,7 @@ class Trainer:
     def begin(self, run: Run) -> None:
         """Write what a run folder holds from the start, and make what training needs of the untrained model."""
         if self.config.prior_weight > 0:
-            self.objective.prior = prior_pictures(run, self.objective, self.accelerator)
+            self.objective.prior = prior_pictures(run, self.objective, self.processes)
         if self.is_main and self.analyser is not None and len(self.objective.likenesses):
             run.save_identity(self.objective.likenesses, self.objective.likeness.name)
 
