@@ -117,7 +117,8 @@ class TrainConfig:
     flip: bool = True
     """Also train on mirrored photos (with their mirrored masks and landmarks)."""
     gradient_checkpointing: bool = False
-    """Trade time for memory in the UNet's backward pass."""
+    """Trade time for memory in the UNet's backward pass. It is done in any case where memory is not expected to hold
+    one item at a time without it."""
     seed: int = 0
     """Seed of every random draw of the run."""
     checkpoint_every: int = 200

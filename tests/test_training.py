@@ -23,6 +23,7 @@ from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.models import load
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_of_memory
+from magicapture_core.training import memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
 from magicapture_core.training.lora import add_lora, remove_lora
@@ -586,9 +587,59 @@ def test_running_out_of_memory_offers_a_smaller_setting(toy: Any, tmp_path: Path
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = toy.unet.register_forward_pre_hook(explode)
-    with pytest.raises(RunProblem, match="items_per_call = 1"):
+    with pytest.raises(OutOfMemory, match="items_per_call = 1") as caught:
         next(start(toy, short(), tmp_path / "run"))
+    assert caught.value.smaller == {"items_per_call": 1}
     handle.remove()
+
+
+def test_what_was_so_already_is_not_offered_as_smaller(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nobody set it: memory was planned so."""
+
+    def explode(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = toy.unet.register_forward_pre_hook(explode)
+    for free, smaller in ((0, {}), (10**13, {"gradient_checkpointing": True})):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        with pytest.raises(OutOfMemory) as caught:
+            next(start(toy, short(batch_size=1, gradient_accumulation=1), tmp_path / f"run-{free}"))
+        assert caught.value.smaller == smaller
+    assert "lower resolution" not in str(caught.value)
+    handle.remove()
+
+
+def test_no_split_is_offered_where_memory_ran_out_before_the_first_step(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(toy.vae, "encode", explode)
+    with pytest.raises(OutOfMemory, match="lower resolution") as caught:
+        next(start(toy, short(), tmp_path / "run"))
+    assert caught.value.smaller == {}
+
+
+def test_checkpointing_that_memory_asked_for_is_done_and_undone(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 0)
+    reports = start(toy, short(), tmp_path / "less")
+    next(reports)
+    assert toy.unet.is_gradient_checkpointing
+    list(reports)
+    assert not toy.unet.is_gradient_checkpointing
+    assert Run.open(tmp_path / "less").load_checkpoint().items_per_call == 1
+    monkeypatch.undo()
+    list(start(toy, short(), tmp_path / "more"))
+    assert Run.open(tmp_path / "more").load_checkpoint().items_per_call == 4
+    for row, other in zip(
+        Run.open(tmp_path / "less").losses(), Run.open(tmp_path / "more").losses(), strict=True
+    ):
+        assert row["source"] == pytest.approx(other["source"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

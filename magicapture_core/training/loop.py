@@ -20,6 +20,7 @@ from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_out_of_memory
 from magicapture_core.training.draws import Phase
+from magicapture_core.training.memory import Plan
 from magicapture_core.training.previews import AttentionView, Sample
 from magicapture_core.training.trainer import NotFiniteError, Trainer
 
@@ -93,7 +94,7 @@ def train(
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        problem, trainer = _out_of_memory(error, config), None
+        problem, trainer = _out_of_memory(error, config, trainer.plan if trainer else None), None
         raise problem from error
 
 
@@ -189,16 +190,19 @@ class _Clock:
         return here + later * self.steps["lora"]
 
 
-def _out_of_memory(error: Exception, config: TrainConfig) -> OutOfMemory:
-    """What to tell about `error`, which is left without the failed step's tensors."""
+def _out_of_memory(error: Exception, config: TrainConfig, plan: Plan | None) -> OutOfMemory:
+    """What to tell about `error`, which is left without the failed step's tensors.
+
+    plan: how the steps were split; None if memory ran out before the first, which no split changes.
+    """
     # Whoever keeps the error, or tries again while handling it, must not keep them; clearing the frames is not
     # enough, for their functions hold some, too.
     log.info("training ran out of memory\n%s", "".join(traceback.format_exception(error)))
     forget_frames(error)
     smaller: dict[str, Any] = {}
-    if config.items_per_call != 1:
+    if plan is not None and plan.items_per_call > 1:
         smaller["items_per_call"] = 1
-    elif not config.gradient_checkpointing:
+    elif plan is not None and not plan.gradient_checkpointing:
         smaller["gradient_checkpointing"] = True
     advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
     return OutOfMemory(

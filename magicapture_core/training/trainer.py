@@ -31,7 +31,7 @@ from magicapture_core.training.draws import Phase, Sizes, draw_step
 from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
 from magicapture_core.training.lora import add_lora, remove_lora, save_lora
-from magicapture_core.training.memory import fitting_items_per_call
+from magicapture_core.training.memory import Plan, plan_for
 from magicapture_core.training.objective import Objective, Texts
 from magicapture_core.training.prior import prior_pictures
 from magicapture_core.training.unfreeze import Originals, freeze_again, save_unet, unfreeze
@@ -60,7 +60,8 @@ class Trainer:
     pictures: dict[Task, np.ndarray]
     """The photo that the attention maps of each task are shown over."""
     analyser: FaceAnalyser | None
-    items_per_call: int
+    plan: Plan
+    """How a step is split to fit into memory."""
     note: str | None = None
     """What the user should know about how it starts."""
     step: int = 0
@@ -131,7 +132,7 @@ class Trainer:
                 facts=facts,
                 pictures=previews.shown_pictures(subject, style),
                 analyser=analyser if person else None,
-                items_per_call=config.items_per_call or fitting_items_per_call(models, config),
+                plan=plan_for(models, config, objective.windows.side),
                 note=note,
             )
             try:
@@ -190,7 +191,7 @@ class Trainer:
         )
         with self._mixed():
             terms = self.objective.step(
-                draw, phase, self.config.style_weight if early else 1.0, self.items_per_call
+                draw, phase, self.config.style_weight if early else 1.0, self.plan.items_per_call
             )
         losses = self._reduce(terms)
         try:
@@ -228,7 +229,7 @@ class Trainer:
                     "lr": config.lora_learning_rate,
                 },
             ]
-        if config.gradient_checkpointing:
+        if self.plan.gradient_checkpointing:
             self.models.unet.enable_gradient_checkpointing()
             self.models.unet.train()
         self.optimizer = torch.optim.AdamW(groups)
@@ -297,7 +298,7 @@ class Trainer:
             return None
         checkpoint = Checkpoint(
             step=self.step,
-            items_per_call=self.items_per_call,
+            items_per_call=self.plan.items_per_call,
             trainable={name: tensor.detach().cpu().contiguous() for name, tensor in self._named().items()},
             state={
                 "optimizer": self.optimizer.state_dict(),
@@ -319,7 +320,8 @@ class Trainer:
         if checkpoint is None:
             return
         self.step = checkpoint.step
-        self.items_per_call = self.config.items_per_call or checkpoint.items_per_call
+        items_per_call = self.config.items_per_call or checkpoint.items_per_call
+        self.plan = self.plan._replace(items_per_call=items_per_call)
         self._start_phase(self.phase)
         assert self.optimizer is not None
         try:
@@ -378,7 +380,7 @@ class Trainer:
     def _release(self) -> None:
         remove_lora(self.models)
         freeze_again(self.models.unet, self.originals)
-        if self.config.gradient_checkpointing:
+        if self.plan.gradient_checkpointing:
             self.models.unet.disable_gradient_checkpointing()
             self.models.unet.eval()
 
