@@ -165,7 +165,7 @@ class Run:
         """What the run was started with. Raises RunProblem if config.json cannot be read."""
         path = self.folder / "config.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad begins a file with a mark
         except (OSError, ValueError, RecursionError) as error:
             raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
         if not isinstance(values, dict):
@@ -228,7 +228,7 @@ class Run:
     def _rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
             except ValueError:
@@ -298,7 +298,7 @@ class Run:
             return None
         path = found[-1]
         try:
-            position = json.loads((path / "position.json").read_text(encoding="utf-8"))
+            position = json.loads((path / "position.json").read_text(encoding="utf-8-sig"))
             return Checkpoint(
                 int(position["step"]),
                 int(position["items_per_call"]),

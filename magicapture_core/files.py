@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            mode = _usual_mode(temporary)
             yield temporary
+            temporary.chmod(mode)
             _flush(temporary)
             temporary.replace(path)
     finally:
@@ -48,9 +51,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             temporary.mkdir(parents=True)
+            mode = _usual_mode(temporary / ".mode")
             yield temporary
-            for file in temporary.iterdir():
-                _flush(file)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
+                    _flush(file)
             if path.exists():
                 shutil.rmtree(path)
             temporary.rename(path)
@@ -77,6 +83,17 @@ def writing(path: Path) -> Iterator[None]:
             f"Could not write {path}: {getattr(error, 'strerror', None) or error}. What was saved before is whole. "
             f"{remedy}, then resume."
         ) from error
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions of a new file: safetensors gives its own to nobody but the owner, whatever the umask says.
+
+    Tried with an empty file: asking for the umask would change it for a moment, for every thread.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def _flush(path: Path) -> None:

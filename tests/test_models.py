@@ -435,3 +435,10 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingFiles, match=f"There is no model at {tmp_path / 'models' / 'sd15'}"):
         models.load("models/sd15", device="cpu")
+
+
+def test_settings_that_notepad_saved_are_read(tmp_path: Path) -> None:
+    folder = save_toy(tmp_path, magicapture={"generate": {"steps": 3}})
+    path = folder / "magicapture.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert models.load(folder, device="cpu").generate_defaults == {"steps": 3}

@@ -840,3 +840,15 @@ def test_face_windows_hold_the_face_and_stay_inside(toy: Any) -> None:
 
 def test_phases_are_named_in_order() -> None:
     assert PHASES == ("textual_inversion", "lora")
+
+
+def test_a_run_whose_files_notepad_saved_goes_on(toy: Any, tmp_path: Path) -> None:
+    """It begins every file with a byte-order mark."""
+    reports = start(toy, short(), tmp_path / "run")
+    list(islice(reports, 2))
+    reports.close()  # type: ignore[attr-defined]
+    for name in ("config.json", "losses.jsonl"):
+        path = tmp_path / "run" / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [row["step"] for row in Run.open(tmp_path / "run").losses()] == [1, 2]
+    assert list(start(toy, short(), tmp_path / "run", resume=True))[-1].step == 7

@@ -169,7 +169,7 @@ def _settings(path: Path) -> dict[str, Any]:
     file = path / "magicapture.json"
     if not file.is_file():
         return {}
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = json.loads(file.read_text(encoding="utf-8-sig"))
     unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing"})
     if unknown:
         raise Problem(

@@ -51,7 +51,7 @@ def weight_variant(folder: Path) -> str | None:
             f"{folder} is not a model folder: expected {EXPECTED} in diffusers layout (model_index.json, "
             f"{', '.join(PARTS)}). For a single .safetensors file, give the file's path."
         )
-    listed = json.loads(index.read_text(encoding="utf-8"))
+    listed = json.loads(index.read_text(encoding="utf-8-sig"))
     kind = listed.get("_class_name")
     if kind not in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"):
         raise Problem(f"{folder} holds a {kind}: expected {EXPECTED}. Choose one of those.")
