@@ -442,3 +442,16 @@ def test_settings_that_notepad_saved_are_read(tmp_path: Path) -> None:
     path = folder / "magicapture.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert models.load(folder, device="cpu").generate_defaults == {"steps": 3}
+
+
+@pytest.mark.parametrize("halves", [("unet",), ("text_encoder",), ("vae", "unet")])
+def test_a_folder_with_some_parts_in_half_precision_alone_is_opened(
+    toy: models.ModelBundle, spoiled: Path, halves: tuple[str, ...]
+) -> None:
+    for part in halves:
+        for weights in (spoiled / part).glob("*.safetensors"):
+            weights.rename(weights.with_suffix(".fp16.safetensors"))
+    assert files.weight_variant(spoiled) == "fp16"
+    bundle = models.load(spoiled, device="cpu", dtype=torch.float32)
+    for part in ("unet", "vae", "text_encoder"):
+        assert same_weights(getattr(bundle, part), getattr(toy, part)), part
