@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from accelerate import Accelerator
+from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -164,9 +164,9 @@ def _agreement(model: str, concepts: Any, base: dict[str, Any], analyser: Any) -
     for dtype in (torch.float32, torch.bfloat16):
         models = load_model(model, dtype)
         config = from_dict(TrainConfig, {**base, "ti_steps": 0, "lora_steps": 1, "items_per_call": 1})
-        accelerator = Accelerator(cpu=models.device.type == "cpu")
+        processes = PartialState(cpu=models.device.type == "cpu")
         with Trainer.opened(
-            models, **concepts, config=config, accelerator=accelerator, analyser=analyser
+            models, **concepts, config=config, processes=processes, analyser=analyser
         ) as trainer:
             draw = draw_step(torch.Generator().manual_seed(1), trainer.sizes, PHASES[1], config)
             terms = trainer.objective.step(draw, PHASES[1], config.style_weight, 1)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from accelerate import Accelerator
+from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -102,7 +102,7 @@ def _trainer(models: ModelBundle, analyser: FaceAnalyser, count: int, side: int)
     concepts = {role: _concept(role, photos[:count], side, analyser) for role, photos in pools.items()}  # type: ignore[arg-type]
     with (
         Trainer.opened(
-            models, concepts["subject"], concepts["style"], config, Accelerator(cpu=True), analyser
+            models, concepts["subject"], concepts["style"], config, PartialState(cpu=True), analyser
         ) as trainer,
         tempfile.TemporaryDirectory() as folder,
     ):

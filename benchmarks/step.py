@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from accelerate import Accelerator
+from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -85,9 +85,9 @@ def _measure(
     phase: Phase,
     arguments: Arguments,
 ) -> dict[str, Any]:
-    accelerator = Accelerator(cpu=models.device.type == "cpu")
+    processes = PartialState(cpu=models.device.type == "cpu")
     with (
-        Trainer.opened(models, subject, style, config, accelerator, analyser) as trainer,
+        Trainer.opened(models, subject, style, config, processes, analyser) as trainer,
         tempfile.TemporaryDirectory() as folder,
     ):
         run = Run.create(Path(folder) / "run", trainer.facts)
@@ -117,7 +117,7 @@ def _measure(
 
 def _bare(trainer: Trainer, phase: Phase) -> None:
     """The UNet passes of a step, and the decoder's, forward and backward, on inputs that lie ready."""
-    objective, config, per_call = trainer.objective, trainer.config, trainer.items_per_call
+    objective, config, per_call = trainer.objective, trainer.config, trainer.plan.items_per_call
     models = trainer.models
     tasks = len(tasks_of(phase, config))
     _, channels, height, width = objective.style.latents.shape
@@ -155,7 +155,7 @@ def _networks(trainer: Trainer, phase: Phase) -> None:
 
 def _difference(trainer: Trainer, plain: PlainLoop, draw: Any, phase: Phase) -> float:
     """The largest relative difference of a loss term between the plain loop and ours, on the same items."""
-    ours = trainer.objective.step(draw, phase, trainer.config.style_weight, trainer.items_per_call)
+    ours = trainer.objective.step(draw, phase, trainer.config.style_weight, trainer.plan.items_per_call)
     for parameter in trainer._trained():
         parameter.grad = None
     theirs = plain.step(draw, phase)

@@ -32,7 +32,7 @@ from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.console import BAD_INPUT, DONE, INTERRUPTED, console, polite_interrupt, show_progress
 from magicapture_core.evaluation.command import Evaluate
 from magicapture_core.files import unused
-from magicapture_core.problems import Problem
+from magicapture_core.problems import Problem, as_problem, ran_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,6 +225,11 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     except OSError as error:
         console.print(f"[red]Problem:[/] {escape(str(error))}. Check the path, its permissions and the disk.")
+        return BAD_INPUT
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        console.print(f"[red]Problem:[/] {escape(str(as_problem(error)))}")
         return BAD_INPUT
     except KeyboardInterrupt:
         console.print("Interrupted.")

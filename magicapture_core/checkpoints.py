@@ -8,24 +8,27 @@ RUN/attention/, samples/   pictures made along the way
 RUN/checkpoint-NNNNNN/     everything needed to go on, bit for bit
 RUN/adapter/               what diffusers loads
 RUN/README.md              model card
+RUN/training.lock          held by the operating system for whoever trains here; otherwise without meaning
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
-from magicapture_core.files import atomic_file, atomic_folder
+from magicapture_core.files import atomic_file, atomic_folder, writing
 from magicapture_core.problems import RunProblem
 from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN
 
@@ -52,7 +55,7 @@ class RunFacts:
 
     config: TrainConfig
     model: str
-    """What `models.load` takes: "mini", a folder, a file or a hub id."""
+    """What `models.load` takes: "mini", the absolute path of a folder or file, or a hub id."""
     model_fingerprint: str
     """Short hash of the model's weights."""
     likeness: str
@@ -113,8 +116,6 @@ class Run:
             raise RunProblem(
                 f"{folder} already holds a run. Resume it (--resume), or choose another folder for a new one."
             )
-        if folder.exists() and not folder.is_dir():
-            raise RunProblem(f"{folder} is a file; expected a folder for the run. Choose another name.")
         run = cls(folder)
         with atomic_file(folder / "config.json") as path:
             path.write_text(json.dumps(facts.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -130,6 +131,31 @@ class Run:
             )
         return cls(folder)
 
+    @classmethod
+    @contextmanager
+    def claimed(cls, folder: Path) -> Iterator[None]:
+        """Let nobody else train in `folder`, which is made if it must be. Raises RunProblem where somebody does.
+
+        The system's own lock: it ends with the process, however that ends.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise RunProblem(f"{folder} is a file; expected a folder for the run. Choose another name.")
+        # Not bound to a thread: a generator may be closed in another one than it was begun in.
+        lock = FileLock(folder / "training.lock", timeout=0, thread_local=False)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise RunProblem(
+                    f"{folder} is being trained already, by this or another program. Wait until that has ended, or "
+                    "stop it first; then resume. For a new training choose another folder."
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     @property
     def adapter(self) -> Path:
         """Folder that diffusers loads from."""
@@ -139,7 +165,7 @@ class Run:
         """What the run was started with. Raises RunProblem if config.json cannot be read."""
         path = self.folder / "config.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad begins a file with a mark
         except (OSError, ValueError, RecursionError) as error:
             raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
         if not isinstance(values, dict):
@@ -195,19 +221,14 @@ class Run:
                 path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise RunProblem(
-                f"Could not write {self.folder / name}: {error.strerror}. The last checkpoint is "
-                "whole. Free some disk space, then resume."
-            ) from error
+        path = self.folder / name
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
             except ValueError:
@@ -233,7 +254,8 @@ class Run:
         path = self.folder / f"checkpoint-{checkpoint.step:06d}"
         with atomic_folder(path) as folder:
             save_file(checkpoint.trainable, folder / "trainable.safetensors")
-            torch.save(checkpoint.state, folder / "state.pt")
+            with (folder / "state.pt").open("wb") as file:  # given a path, torch hides why the system refuses
+                torch.save(checkpoint.state, file)
             position = {"step": checkpoint.step, "items_per_call": checkpoint.items_per_call}
             (folder / "position.json").write_text(json.dumps(position), encoding="utf-8")
             write_adapter(folder)
@@ -276,7 +298,7 @@ class Run:
             return None
         path = found[-1]
         try:
-            position = json.loads((path / "position.json").read_text(encoding="utf-8"))
+            position = json.loads((path / "position.json").read_text(encoding="utf-8-sig"))
             return Checkpoint(
                 int(position["step"]),
                 int(position["items_per_call"]),

@@ -29,7 +29,7 @@ ConfigT = TypeVar("ConfigT", "TrainConfig", "GenerateConfig", "PostprocessConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a person and a style are learned. The defaults are the paper's."""
+    """How a person and a style are learned. The defaults are the paper's, but for `identity_decode` and `flip`."""
 
     subject_kind: SubjectKind = "person"
     """What the subject photos show. "object" learns a thing: a foreground mask instead of a face mask,
@@ -94,8 +94,9 @@ class TrainConfig:
     identity_time_limit: float = 0.8
     """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
     identity_decode: Literal["face", "full", "tiny"] = "face"
-    """Decode only the latents around the face for Eq. 7, or the whole picture. Unlike the paper, if "tiny": the face,
-    by the tiny decoder TAESD, whose weights must be at hand."""
+    """What is decoded for Eq. 7. Unlike the paper, which decodes the whole picture ("full"), the default "face" decodes
+    only the latents around the face, for less memory and time; the decoder then knows nothing of what lies around.
+    "tiny" decodes the face by the tiny decoder TAESD, whose weights must be at hand."""
     attention_scale: Literal["extremes", "region"] = "extremes"
     """What Eq. 8 measures a word's attention by: its map's own extremes, as in the paper, or, unlike the paper, its
     mean within the word's region, so that a word gains nothing by being attended to less everywhere."""
@@ -115,9 +116,11 @@ class TrainConfig:
     subject_init_word: str = "person"
     """Word whose embedding [V1] starts from."""
     flip: bool = True
-    """Also train on mirrored photos (with their mirrored masks and landmarks)."""
+    """Unlike the paper, which says nothing of it, also train on mirrored photos (with their mirrored masks and
+    landmarks): few photos then show more poses."""
     gradient_checkpointing: bool = False
-    """Trade time for memory in the UNet's backward pass."""
+    """Trade time for memory in the UNet's backward pass. It is done in any case where memory is not expected to hold
+    one item at a time without it."""
     seed: int = 0
     """Seed of every random draw of the run."""
     checkpoint_every: int = 200

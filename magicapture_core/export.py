@@ -14,7 +14,7 @@ from torch import Tensor
 
 from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run, RunFacts
 from magicapture_core.files import atomic_file, read_tensors
-from magicapture_core.model_card import how_to_load
+from magicapture_core.model_card import how_to_load, model_title
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.prompts import SUBJECT_TOKEN, named
 
@@ -182,11 +182,9 @@ def _metadata(name: str, facts: RunFacts, rank: int, alpha: float, width: int) -
 
 def _write_readme(template: str, run: Run, out: Path, **words: str) -> Path:
     facts = run.facts()
-    # A folder on this machine means nothing elsewhere, and may name its owner.
-    model = Path(facts.model).name if Path(facts.model).exists() else facts.model
     name, subject = export_name(run.folder), named(facts.config.noun)
     text = template.format(
-        name=name, model=model, load_model=how_to_load(facts.model), subject=subject,
+        name=name, model=model_title(facts.model), load_model=how_to_load(facts.model), subject=subject,
         webui_subject=subject.replace(SUBJECT_TOKEN, f"{name}-subject"),
         comfy_subject=subject.replace(SUBJECT_TOKEN, f"embedding:{name}-subject"), **words,
     )  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,15 +19,20 @@ from magicapture_core.problems import RunProblem
 if TYPE_CHECKING:
     from torch import Tensor
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, 112)
+"""What systems say when a disk, a quota or a file is full; the last is Windows'."""
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            mode = _usual_mode(temporary)
             yield temporary
+            temporary.chmod(mode)
             _flush(temporary)
             temporary.replace(path)
     finally:
@@ -41,11 +49,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with _writing(path):
+        with writing(path):
             temporary.mkdir(parents=True)
+            mode = _usual_mode(temporary / ".mode")
             yield temporary
-            for file in temporary.iterdir():
-                _flush(file)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
+                    _flush(file)
             if path.exists():
                 shutil.rmtree(path)
             temporary.rename(path)
@@ -54,14 +65,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing `path` into a RunProblem; every other error passes as it is."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap a full disk
+    except (OSError, SafetensorError) as error:
+        found = re.search(
+            r"\(os error (\d+)\)", str(error)
+        )  # safetensors puts the system's number into words
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        remedy = (
+            "Free some disk space or choose another folder"
+            if number in FULL
+            else "Check that the folder is there and may be written to, or choose another one"
+        )
         raise RunProblem(
             f"Could not write {path}: {getattr(error, 'strerror', None) or error}. What was saved before is whole. "
-            "Free some disk space or choose another folder, then resume."
+            f"{remedy}, then resume."
         ) from error
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions of a new file: safetensors gives its own to nobody but the owner, whatever the umask says.
+
+    Tried with an empty file: asking for the umask would change it for a moment, for every thread.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def _flush(path: Path) -> None:

@@ -11,15 +11,17 @@ import ctypes
 import gc
 import logging
 import secrets
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from magicapture_core.problems import Problem, as_problem
+from magicapture_core.problems import Problem, as_problem, forget_frames
 
 log = logging.getLogger(__name__)
 
@@ -160,16 +162,24 @@ class Job:
             finished = self._consume()
         except StoppedError:
             self._end_early()
-        except Exception as error:
-            self.failure = as_problem(error)
-            if self.failure is None:
-                log.exception("job %s (%s) failed", self.id, self.kind)
-            self._set(state="failed", problem=str(self.failure or UNEXPECTED.format(reference=self.id)))
+        except Exception as error:  # noqa: BLE001 - a fault of the program is logged by _fail
+            self._fail(error)
         else:
             if finished:
                 self._set(state="done")
             else:
                 self._end_early()
+
+    def _fail(self, error: Exception) -> None:
+        """Keep what the user is told, and none of the memory that the failed work held."""
+        self.failure = as_problem(error)
+        level = logging.ERROR if self.failure is None else logging.INFO
+        # As text: a handler may keep an exception as long as it likes.
+        text = "".join(traceback.format_exception(error))
+        log.log(level, "job %s (%s) failed\n%s", self.id, self.kind, text)
+        if self.failure is not None:
+            forget_frames(self.failure)
+        self._set(state="failed", problem=str(self.failure or UNEXPECTED.format(reference=self.id)))
 
     def _end_early(self) -> None:
         """Stopped by somebody, or cut off by the limit; what the stream saves at its closing is saved by now."""
@@ -328,5 +338,9 @@ def _in_words(seconds: float) -> str:
 def _give_memory_back() -> None:
     """Return what the job freed to the system: glibc kept 55 MB more with every visitor (benchmarks/soak.py)."""
     gc.collect()
+    if "torch" in sys.modules:  # a GPU's memory is kept by torch for itself, and others wait for it
+        from accelerate.utils.memory import clear_device_cache
+
+        clear_device_cache()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

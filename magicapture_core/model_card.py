@@ -63,7 +63,13 @@ def how_to_load(model: str) -> str:
         return 'from_pretrained("assets/mini")  # the folder in MagiCapture\'s source'
     if Path(model).suffix == ".safetensors":
         return f'from_single_file("{Path(model).name}")'
-    return f'from_pretrained("{Path(model).name if Path(model).exists() else model}")'
+    return f'from_pretrained("{model_title(model)}")'
+
+
+def model_title(model: str) -> str:
+    """The base model as others may be told: a path means nothing elsewhere, and may name its owner."""
+    path = Path(model)
+    return path.name if path.is_absolute() or path.exists() else model
 
 
 def write_model_card(run: Run) -> None:
@@ -81,7 +87,7 @@ def write_model_card(run: Run) -> None:
         style_count=len(facts.style),
         kind=config.subject_kind,
         subject=named(config.noun),
-        model=Path(facts.model).name if Path(facts.model).exists() else facts.model,
+        model=model_title(facts.model),
         load_model=how_to_load(facts.model),
         lora_sentence=weights,
         load_lora='pipe.load_lora_weights("adapter")\n' if has_lora else "",

@@ -48,7 +48,7 @@ def load_preset(name: str) -> Preset:
         raise Problem(f"There is no preset {name!r}. Choose one of: {', '.join(preset_names()) or '(none)'}.")
     path = PRESETS / name / "preset.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
         preset = Preset(
             **{**values, "name": name, "prompts": tuple(values["prompts"])},
             photos=tuple(list_photos(path.parent)),

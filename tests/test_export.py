@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from toy import toy_run
 
 from magicapture_core.export import export_name, export_run, kohya_state
+from magicapture_core.files import atomic_folder
+from magicapture_core.model_card import how_to_load, model_title
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
 
@@ -212,3 +215,31 @@ def test_an_export_name_leaves_room_for_endings(tmp_path: Path) -> None:
 )
 def test_export_names_are_safe_in_prompts(tmp_path: Path, folder: str, name: str) -> None:
     assert export_name(tmp_path / folder) == name
+
+
+def test_a_model_s_path_is_told_by_its_name_alone_even_where_it_no_longer_is() -> None:
+    assert model_title("/home/ann/models/sd15") == "sd15"
+    assert how_to_load("/home/ann/models/sd15") == 'from_pretrained("sd15")'
+    assert model_title("someone/model") == "someone/model"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_written_files_have_the_permissions_that_the_umask_gives(
+    toy: ModelBundle, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        run = toy_run(toy, tmp_path / "run")
+        export_run(run, "kohya", tmp_path / "kohya")
+        export_run(run, "diffusers", tmp_path / "diffusers")
+        with atomic_folder(tmp_path / "checkpoint") as folder:
+            save_file({"a": torch.ones(1)}, folder / "a.safetensors")
+    finally:
+        os.umask(before)
+    folders = (tmp_path / "kohya", tmp_path / "diffusers", tmp_path / "checkpoint")
+    files = [*(file for folder in folders for file in folder.iterdir()), run / "identity.safetensors"]
+    assert len(files) == 4 + 4 + 1 + 1
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {
+        file.name: oct(mode) for file in files
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageFilter
 from portraits import QUICK, Snapshot, pixels, plain_diffusers, portraits
 from safetensors.torch import load_file, save_file
 from toy import RESOLUTION, ToyAnalyser, save_toy, toy_run
+from trainings import short, start
 
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, Scheduler
@@ -353,6 +355,20 @@ def test_another_model_than_the_runs_is_told(toy: ModelBundle, run: Path) -> Non
     other = copy.copy(toy)
     other.name = "other"
     assert "is used with other" in portraits(other, run, count=1)[0].warnings[0]
+
+
+def test_the_same_model_by_another_path_is_the_same(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(toy_folder, tmp_path / "models" / "toy")
+    (tmp_path / "models" / "link").symlink_to("toy")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    list(start(load("models/toy", device="cpu"), short(ti_steps=1, lora_steps=0), folder))
+    assert Run.open(folder).facts().model == str(tmp_path.resolve() / "models" / "toy")
+    monkeypatch.chdir(folder)  # as the model card says
+    assert portraits(load(Run.open(folder).facts().model, device="cpu"), folder, count=1)[0].warnings == ()
+    assert portraits(load("../models/link", device="cpu"), folder, count=1)[0].warnings == ()
 
 
 # --- identity -----------------------------------------------------------------------------------------

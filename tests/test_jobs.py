@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from trainings import short, start, weights_of
 
 from magicapture_core.jobs import Job, Jobs, Stream
-from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.problems import OutOfMemory, Problem, RunProblem
 
 PATIENCE = 30
 
@@ -300,3 +303,83 @@ def test_a_real_training_is_paused_and_resumed_to_the_same_weights(
     assert expected.keys() == got.keys()
     for name in expected:
         assert (expected[name] == got[name]).all(), name
+
+
+class Exploding:
+    """Makes the UNet run out of memory at its `call`th call; knows that call's tensors without keeping them alive."""
+
+    def __init__(self, unet: Any, call: int) -> None:
+        self.calls, self.call = 0, call
+        self.tensors: list[weakref.ref[torch.Tensor]] = []
+        self.handle = unet.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, _unet: Any, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.calls += 1
+        if self.calls == self.call:
+            noisy, hidden = values[0], named["encoder_hidden_states"]
+            assert hidden.grad_fn is not None  # a part of the step's graph
+            self.tensors = [weakref.ref(noisy), weakref.ref(hidden)]
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def alive(self) -> int:
+        gc.collect()
+        assert self.tensors
+        return sum(tensor() is not None for tensor in self.tensors)
+
+
+def test_a_job_that_ran_out_of_memory_keeps_none_of_it(
+    toy: Any, tmp_path: Path, jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    exploding = Exploding(toy.unet, 3)
+
+    def training(_job: Job) -> Stream:
+        yield from start(toy, short(), tmp_path / "run")
+
+    job = jobs.start("ann", "training", training)
+    assert job.wait(120)
+    assert jobs.start("bob", "portraits", numbers(1)).wait(PATIENCE)
+    assert exploding.alive() == 0
+    assert isinstance(job.failure, OutOfMemory)
+    assert "ran out of memory" in (job.snapshot().problem or "")
+    assert "Tried to allocate 2.00 GiB" in caplog.text, "the log still tells where and why"
+
+
+def test_an_error_that_a_caller_keeps_holds_nothing_of_the_failed_step(toy: Any, tmp_path: Path) -> None:
+    exploding = Exploding(toy.unet, 3)
+    with pytest.raises(OutOfMemory) as kept:
+        list(start(toy, short(), tmp_path / "run"))
+    assert exploding.alive() == 0
+    assert kept.value.__cause__ is not None
+
+
+def test_what_an_unexpected_error_held_is_let_go_while_its_log_is_kept(
+    jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Large:
+        pass
+
+    seen: list[weakref.ref[Large]] = []
+
+    def stream(_job: Job) -> Stream:
+        large = Large()
+        seen.append(weakref.ref(large))
+        yield 1
+        raise ZeroDivisionError("a fault of the program")
+
+    job = jobs.start("ann", "training", stream)
+    assert job.wait(PATIENCE)
+    assert jobs.start("bob", "training", numbers(1)).wait(PATIENCE)
+    gc.collect()
+    assert seen[0]() is None
+    assert "ZeroDivisionError: a fault of the program" in caplog.text
+
+
+def test_memory_that_ran_out_anywhere_is_told_as_such(jobs: Jobs) -> None:
+    def stream(_job: Job) -> Stream:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        yield
+
+    job = jobs.start("ann", "portraits", stream)
+    assert job.wait(PATIENCE)
+    assert "Memory ran out" in (job.snapshot().problem or "")

@@ -101,7 +101,7 @@ def test_schedules_and_generation_defaults_come_from_the_folder(tmp_path: Path) 
 
 def test_unknown_settings_in_the_folder_are_refused(spoiled: Path) -> None:
     (spoiled / "magicapture.json").write_text(json.dumps({"steps": 3}))
-    with pytest.raises(Problem, match="has steps; expected only schedules, generate and edits"):
+    with pytest.raises(Problem, match="has steps; expected only schedules, generate, edits and framing"):
         models.load(spoiled, device="cpu")
 
 
@@ -388,3 +388,70 @@ def test_a_full_disk_is_said_while_downloading() -> None:
     with pytest.raises(Problem, match="no room on the disk") as caught:
         models.load("someone/toy", device="cpu", progress=full)
     assert "2.1 GB" in str(caught.value)
+
+
+def test_a_model_that_memory_does_not_hold_is_not_called_damaged(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(models, "open_folder", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        models.load(toy_folder)
+
+
+# --- relative paths -----------------------------------------------------------------------------------
+
+
+def test_a_relative_path_is_remembered_as_an_absolute_one(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(toy_folder, tmp_path / "models" / "sd15")
+    monkeypatch.chdir(tmp_path)
+    wanted = str(tmp_path.resolve() / "models" / "sd15")
+    assert models.load("models/sd15", device="cpu").name == wanted
+    monkeypatch.chdir(tmp_path / "models")
+    assert models.load("../models/sd15", device="cpu").name == wanted
+    assert models.load("sd15", device="cpu").name == wanted
+
+
+def test_a_file_that_is_a_link_keeps_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the hub's cache, where snapshots/…/model.safetensors points at blobs/3f2a…."""
+    (tmp_path / "blob").write_bytes(b"no model")
+    (tmp_path / "model.safetensors").symlink_to("blob")
+    monkeypatch.chdir(tmp_path)
+    assert models.fetch("model.safetensors", dtype=torch.float32) == tmp_path.resolve() / "model.safetensors"
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(models, "from_hub", ask)
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingFiles, match=f"There is no model at {tmp_path / 'models' / 'sd15'}"):
+        models.load("models/sd15", device="cpu")
+
+
+def test_settings_that_notepad_saved_are_read(tmp_path: Path) -> None:
+    folder = save_toy(tmp_path, magicapture={"generate": {"steps": 3}})
+    path = folder / "magicapture.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert models.load(folder, device="cpu").generate_defaults == {"steps": 3}
+
+
+@pytest.mark.parametrize("halves", [("unet",), ("text_encoder",), ("vae", "unet")])
+def test_a_folder_with_some_parts_in_half_precision_alone_is_opened(
+    toy: models.ModelBundle, spoiled: Path, halves: tuple[str, ...]
+) -> None:
+    for part in halves:
+        for weights in (spoiled / part).glob("*.safetensors"):
+            weights.rename(weights.with_suffix(".fp16.safetensors"))
+    assert files.weight_variant(spoiled) == "fp16"
+    bundle = models.load(spoiled, device="cpu", dtype=torch.float32)
+    for part in ("unet", "vae", "text_encoder"):
+        assert same_weights(getattr(bundle, part), getattr(toy, part)), part

@@ -72,3 +72,10 @@ def test_every_shipped_preset_can_be_used(name: str) -> None:
     assert preset.description
     assert 4 <= len(preset.photos) <= 6
     assert all("{subject}" in prompt and "{style}" in prompt for prompt in preset.prompts)
+
+
+def test_a_file_that_notepad_saved_is_read(folder: Path) -> None:
+    """It begins every file with a byte-order mark."""
+    path = folder / "preset.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_preset(folder.name).prompts

@@ -21,7 +21,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(toy: Any, toy_folder: P
     path = os.pathsep.join([str(here), str(here.parent)])
     # accelerate's own launcher starts CPU processes through MPI only; torch's sets the same variables.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    # As `accelerate launch --mixed_precision bf16` sets it: the precision is the model's all the same.
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
     done = subprocess.run(
         [*launch, str(here / "two_processes.py"), str(toy_folder), str(tmp_path / "two")],
         env={**os.environ, **cpu, "PYTHONPATH": path},

@@ -17,15 +17,20 @@ from magicapture_core.problems import Problem
 from tools.make_random_sd15 import original_state, original_unet_key, original_vae_key
 
 
+@pytest.mark.parametrize("old", [False, True])
 def test_a_single_file_with_the_original_key_names(
-    toy: models.ModelBundle, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: models.ModelBundle, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
 ) -> None:
+    """Old: text-encoder keys as transformers wrote them before 2022, without "text_model."."""
     configs = tmp_path / "configs"
     shutil.copytree(toy_folder, configs / "v1", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
     shutil.copytree(toy_folder / "tokenizer", configs / "tokenizer")
     monkeypatch.setattr(files, "CONFIGS", configs)
     file = tmp_path / "model.safetensors"
-    save_file({k: v.contiguous() for k, v in original_state(toy.pipeline("ddim")).items()}, file)
+    state = {k: v.contiguous() for k, v in original_state(toy.pipeline("ddim")).items()}
+    if old:
+        state = {k.replace(".transformer.text_model.", ".transformer."): v for k, v in state.items()}
+    save_file(state, file)
     bundle = models.load(file, device="cpu", dtype=torch.float32)
     for part in ("unet", "vae", "text_encoder"):
         assert same_weights(getattr(bundle, part), getattr(toy, part)), part
@@ -137,6 +142,21 @@ def test_single_files_of_something_else_are_refused(tmp_path: Path, keys: list[s
     save_file({key: torch.zeros(1) for key in keys}, tmp_path / "other.safetensors")
     with pytest.raises(Problem, match=said):
         models.load(tmp_path / "other.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [(5, "a depth model"), (8, "an editing model"), (9, "an inpainting model")],
+)  # fmt: skip
+@pytest.mark.parametrize("text", files.TEXT_KEYS)
+def test_single_files_that_take_more_than_a_picture_are_named(
+    tmp_path: Path, channels: int, said: str, text: str
+) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({files.UNET_KEY: torch.zeros(8, channels, 3, 3), text: torch.zeros(4, 4)}, file)
+    with pytest.raises(Problem, match=f"holds {said}") as caught:
+        models.load(file, device="cpu")
+    assert "download it again" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "said"), [("model.ckpt", "a pickle"), ("model.txt", "unknown")])

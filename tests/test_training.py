@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,16 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from toy import ToyAnalyser
 from trainings import short, start, toy_concept, weights_of
 
 from magicapture_core.checkpoints import Run
+from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.models import load
-from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.models.fingerprint import fingerprint
+from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_of_memory
+from magicapture_core.training import memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
-from magicapture_core.training.fingerprint import fingerprint
+from magicapture_core.training.lora import add_lora, remove_lora
 from magicapture_core.training.trainer import PHASES, Trainer
 
 
@@ -203,7 +208,7 @@ def test_lightness_is_asked_of_what_the_noise_leaves_open(toy: Any) -> None:
         toy_concept("subject"),
         toy_concept("style"),
         config,
-        Accelerator(cpu=True),
+        PartialState(cpu=True),
         ToyAnalyser(),
     )
     with Trainer.opened(*arguments) as trainer:
@@ -260,13 +265,41 @@ def test_more_targets_than_the_paper_s(toy: Any, tmp_path: Path, targets: Any) -
     assert "attn2" in names
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_fresh_lora_weights_leave_a_gpu_s_random_numbers_alone(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """Without the hardware: nothing may even ask to seed it."""
+    seeded: list[int] = []
+    name = "manual_seed" if device == "mps" else "manual_seed_all"
+    monkeypatch.setattr(f"torch.{device}.{name}", seeded.append)
+    before = torch.get_rng_state()
+    first = {name: weight.detach().clone() for name, weight in add_lora(toy, short(seed=3)).items()}
+    remove_lora(toy)
+    assert seeded == []
+    assert torch.equal(torch.get_rng_state(), before)
+    again = add_lora(toy, short(seed=3))
+    remove_lora(toy)
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
+    assert any(weight.any() for weight in first.values())
+
+
+@pytest.mark.gpu
+def test_fresh_lora_weights_leave_a_real_gpu_s_random_numbers_alone(toy: Any) -> None:
+    torch.cuda.manual_seed(17)
+    before = torch.cuda.get_rng_state()
+    add_lora(toy, short(seed=3))
+    remove_lora(toy)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
 # --- one gradient, however it is computed ---------------------------------------------------------
 
 
 def gradients(models: Any, config: Any, **options: Any) -> dict[str, torch.Tensor]:
     """Gradients of the first phase-2 step, with LoRA's zero half filled so that both halves get one."""
-    accelerator = Accelerator(cpu=True)
-    arguments = (models, toy_concept("subject"), toy_concept("style"), config, accelerator, ToyAnalyser())
+    processes = PartialState(cpu=True)
+    arguments = (models, toy_concept("subject"), toy_concept("style"), config, processes, ToyAnalyser())
     with Trainer.opened(*arguments) as trainer:
         trainer._start_phase("lora")
         generator = torch.Generator().manual_seed(5)
@@ -576,7 +609,106 @@ def test_running_out_of_memory_offers_a_smaller_setting(toy: Any, tmp_path: Path
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = toy.unet.register_forward_pre_hook(explode)
-    with pytest.raises(RunProblem, match="items_per_call = 1"):
+    with pytest.raises(OutOfMemory, match="items_per_call = 1") as caught:
+        next(start(toy, short(), tmp_path / "run"))
+    assert caught.value.smaller == {"items_per_call": 1}
+    handle.remove()
+
+
+def test_what_was_so_already_is_not_offered_as_smaller(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nobody set it: memory was planned so."""
+
+    def explode(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = toy.unet.register_forward_pre_hook(explode)
+    for free, smaller in ((0, {}), (10**13, {"gradient_checkpointing": True})):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        with pytest.raises(OutOfMemory) as caught:
+            next(start(toy, short(batch_size=1, gradient_accumulation=1), tmp_path / f"run-{free}"))
+        assert caught.value.smaller == smaller
+    assert "lower resolution" not in str(caught.value)
+    handle.remove()
+
+
+def test_no_split_is_offered_where_memory_ran_out_before_the_first_step(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(toy.vae, "encode", explode)
+    with pytest.raises(OutOfMemory, match="lower resolution") as caught:
+        next(start(toy, short(), tmp_path / "run"))
+    assert caught.value.smaller == {}
+
+
+def test_checkpointing_that_memory_asked_for_is_done_and_undone(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 0)
+    reports = start(toy, short(), tmp_path / "less")
+    next(reports)
+    assert toy.unet.is_gradient_checkpointing
+    list(reports)
+    assert not toy.unet.is_gradient_checkpointing
+    assert Run.open(tmp_path / "less").load_checkpoint().items_per_call == 1
+    monkeypatch.undo()
+    list(start(toy, short(), tmp_path / "more"))
+    assert Run.open(tmp_path / "more").load_checkpoint().items_per_call == 4
+    for row, other in zip(
+        Run.open(tmp_path / "less").losses(), Run.open(tmp_path / "more").losses(), strict=True
+    ):
+        assert row["source"] == pytest.approx(other["source"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "HIP out of memory. Tried to allocate 20.00 MiB.",
+        "XPU out of memory. Tried to allocate 20.00 MiB.",
+        "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)",
+        "MPS backend out of memory (MPS allocated: 8.98 GB, other allocations: 384.00 KB, max allowed: 9.07 GB).",
+        "Invalid buffer size: 24.00 GB",
+        '[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can\'t allocate memory: you tried to '
+        "allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)",
+        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4 "
+        "bytes.",
+        "std::bad_alloc",
+    ],
+)  # fmt: skip
+def test_every_device_s_way_of_saying_so_counts_as_out_of_memory(sentence: str) -> None:
+    assert ran_out_of_memory(RuntimeError(sentence))
+
+
+def test_other_errors_do_not_count_as_out_of_memory() -> None:
+    assert ran_out_of_memory(MemoryError())
+    assert ran_out_of_memory(torch.OutOfMemoryError())
+    for error in (
+        RuntimeError(
+            "The size of tensor a (4) must match the size of tensor b (3) at non-singleton dimension 1"
+        ),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        Problem("The device ran out of memory."),
+    ):
+        assert not ran_out_of_memory(error)
+
+
+def test_memory_that_python_really_cannot_have_counts(toy: Any, tmp_path: Path) -> None:
+    """The CPU's allocator itself speaks here."""
+
+    def greedy(*_: Any) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    handle = toy.unet.register_forward_pre_hook(greedy)
+    with pytest.raises(OutOfMemory):
         next(start(toy, short(), tmp_path / "run"))
     handle.remove()
 
@@ -616,6 +748,70 @@ def test_a_really_full_disk_is_told(toy: Any, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert Run.open(tmp_path / "run").checkpoints()[-1].name == "checkpoint-000004"
     assert list(start(toy, short(checkpoint_every=1), tmp_path / "run", resume=True))[-1].step == 7
+
+
+def test_a_folder_that_may_not_be_written_is_not_called_a_full_disk(toy: Any, tmp_path: Path) -> None:
+    reports = start(toy, short(checkpoint_every=1), tmp_path / "run")
+    next(reports)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(RunProblem, match=r"Could not write.*may be written to") as caught:
+        next(reports)
+    assert "disk space" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", [atomic_folder, atomic_file])
+def test_a_fault_of_the_program_while_writing_is_not_called_a_full_disk(tmp_path: Path, write: Any) -> None:
+    with pytest.raises(RuntimeError, match="must match the size"), write(tmp_path / "x"):
+        raise RuntimeError("The size of tensor a (4) must match the size of tensor b (3)")
+    with pytest.raises(torch.OutOfMemoryError), write(tmp_path / "x"):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_training_of_one_run_folder_is_refused(toy: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = start(toy, short(), folder)
+    next(first)
+    for resume in (True, False):
+        with pytest.raises(RunProblem, match=r"is being trained already.*stop it first"):
+            next(start(load(toy.source, device="cpu"), short(), folder, resume=resume))
+    list(islice(first, 1))
+    first.close()  # type: ignore[attr-defined]
+    rest = list(start(toy, short(), folder, resume=True))
+    assert [row["step"] for row in Run.open(folder).losses()] == [1, 2, 3, 4, 5, 6, 7]
+    assert rest[0].step == 3
+
+
+def test_two_programs_that_resume_one_run_do_not_mix(toy: Any, tmp_path: Path) -> None:
+    """The second is a process of its own; killed, it leaves no lock behind."""
+    folder = tmp_path / "run"
+    next(reports := start(toy, short(), folder))
+    reports.close()  # type: ignore[attr-defined]
+    script = (
+        "import sys, time; from pathlib import Path; from magicapture_core.checkpoints import Run\n"
+        "with Run.claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    here = Path(__file__).parent
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, cwd=here.parent
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunProblem, match="is being trained already"):
+            next(start(toy, short(), folder, resume=True))
+        assert len(Run.open(folder).losses()) == 1
+    finally:
+        other.kill()  # no clean end
+        other.wait(60)
+    assert list(start(toy, short(), folder, resume=True))[-1].step == 7
+
+
+def test_resuming_where_no_run_is_leaves_no_folder_behind(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunProblem, match="No run in"):
+        next(start(toy, short(), tmp_path / "typo", resume=True))
+    assert not (tmp_path / "typo").exists()
 
 
 def test_photos_of_another_size_or_kind_are_refused(toy: Any, tmp_path: Path) -> None:
@@ -666,3 +862,15 @@ def test_face_windows_hold_the_face_and_stay_inside(toy: Any) -> None:
 
 def test_phases_are_named_in_order() -> None:
     assert PHASES == ("textual_inversion", "lora")
+
+
+def test_a_run_whose_files_notepad_saved_goes_on(toy: Any, tmp_path: Path) -> None:
+    """It begins every file with a byte-order mark."""
+    reports = start(toy, short(), tmp_path / "run")
+    list(islice(reports, 2))
+    reports.close()  # type: ignore[attr-defined]
+    for name in ("config.json", "losses.jsonl"):
+        path = tmp_path / "run" / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [row["step"] for row in Run.open(tmp_path / "run").losses()] == [1, 2]
+    assert list(start(toy, short(), tmp_path / "run", resume=True))[-1].step == 7

@@ -80,7 +80,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise Problem(f"{path} cannot be read ({error}). Correct it, or take it away.") from error
     unknown = set(facts) - {"about", "identities", "styles"} if isinstance(facts, dict) else {"no object"}

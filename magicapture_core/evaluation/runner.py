@@ -22,8 +22,8 @@ from magicapture_core.evaluation.cells import is_done, models_for, portrait_sett
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
+from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import MissingFiles, Problem
-from magicapture_core.training.fingerprint import fingerprint
 
 RETRIES = 3
 """How often a task is given to another worker when its own died."""
@@ -131,7 +131,7 @@ def _check_same(path: Path, before: dict[str, Any], settings: dict[str, Any]) ->
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         for part in ("methods", "benchmark_photos"):
             for values in settings[part].values():
                 values.items()
@@ -181,7 +181,7 @@ def run(
 def _failures_of_others(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
     """What an earlier call left in failed.json about cells that are not among these."""
     try:
-        before = json.loads((out / "failed.json").read_text(encoding="utf-8"))
+        before = json.loads((out / "failed.json").read_text(encoding="utf-8-sig"))
         return {task: why for task, why in before.items() if task not in set(map(str, tasks))}
     except (OSError, ValueError, AttributeError):
         return {}

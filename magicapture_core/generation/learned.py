@@ -14,6 +14,7 @@ from magicapture_core.concepts import Concept
 from magicapture_core.faces import FaceAnalyser, align, choose_analyser
 from magicapture_core.files import read_tensors
 from magicapture_core.models import ModelBundle
+from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.models.words import look_features
 from magicapture_core.problems import Problem, RunProblem
 
@@ -43,7 +44,7 @@ class Learned:
         """Raises RunProblem for a run that has saved nothing or does not fit the model."""
         facts = run.facts()
         warnings = []
-        if facts.model != models.name:
+        if facts.model != models.name and facts.model_fingerprint != fingerprint(models):
             warnings.append(
                 f"The run was trained on {facts.model} and is used with {models.name}: a likeness is only "
                 "to be expected between closely related models."

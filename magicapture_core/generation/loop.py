@@ -26,7 +26,7 @@ from magicapture_core.generation.learned import LORA_FILE, Learned
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.problems import Problem, RunProblem, ran_out_of_memory
 from magicapture_core.prompts import apply_weights, learned_rows
 
 Progress = Callable[[int, int], object]
@@ -99,11 +99,13 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
                 yield from _denoise(job, pipeline, embeds, seeds, store, step_done)
             except _StoppedError:
                 return
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
                 if len(seeds) == 1:
                     raise Problem(
-                        f"The GPU's memory does not hold one picture of {job.size[0]}×{job.size[1]}. "
-                        "Make smaller ones, or close other programs that use the GPU."
+                        f"Memory does not hold one picture of {job.size[0]}×{job.size[1]}. "
+                        "Make smaller ones, or close other programs."
                     ) from error
                 # One at a time gives the same pictures.
                 batches.extendleft([seed] for seed in reversed(seeds))
@@ -215,6 +217,8 @@ def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]
                 pipeline.load_lora_weights(folder, weight_name=LORA_FILE, adapter_name="run")
             pipeline.set_adapters("run", scale)
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            if ran_out_of_memory(error):
+                raise
             reason, _, _ = str(error).partition("\n")
             raise RunProblem(
                 f"{folder / LORA_FILE} does not fit this model or is damaged ({reason}). Use the model that the "

@@ -21,7 +21,7 @@ from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, Progress, first_line, from_hub
 from magicapture_core.models.words import read_words
-from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.weights import ASSETS
 
 __all__ = ["HUB_ID", "ModelBundle", "Progress", "best_device", "best_dtype", "fetch", "load", "sampler"]
@@ -37,7 +37,8 @@ def load(
     """Load a Stable Diffusion 1.x or 2.x.
 
     name: "mini" (the small model that comes with MagiCapture), a diffusers folder, a single .safetensors
-    file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one.
+    file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one. A path beside an existing folder
+    is never taken for a hub id.
     device, dtype: None chooses by hardware: bfloat16 on a GPU or CPU that computes in it, else float32.
     progress: is told how a download goes on, if there must be one.
     Raises MissingFiles where files are neither here nor to be had, Problem where they are of another kind.
@@ -46,6 +47,8 @@ def load(
     dtype = dtype or best_dtype(device)
     name = str(name or (HUB_ID if device.type == "cuda" else "mini"))
     path = _locate(name, dtype, progress)
+    if name != "mini" and Path(name).expanduser().exists():
+        name = str(path)  # a run remembers it, and may be used from another folder
     with _no_progress_bars():
         try:
             pipeline = open_file(path, dtype) if path.is_file() else open_folder(path, dtype)
@@ -53,6 +56,8 @@ def load(
         except Problem:
             raise
         except Exception as error:  # the libraries raise all kinds for damaged files, even the bare class
+            if ran_out_of_memory(error):
+                raise
             raise Problem(
                 f"The model at {path} cannot be read ({first_line(error)}). Copy or download it again."
             ) from error
@@ -164,7 +169,7 @@ def _settings(path: Path) -> dict[str, Any]:
     file = path / "magicapture.json"
     if not file.is_file():
         return {}
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = json.loads(file.read_text(encoding="utf-8-sig"))
     unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing"})
     if unknown:
         raise Problem(
@@ -187,10 +192,14 @@ def _locate(name: str, dtype: torch.dtype, progress: Progress | None) -> Path:
         return folder
     path = Path(name).expanduser()
     if path.exists():
-        return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name.endswith((".safetensors", *PICKLES)):
+        return (
+            path.parent.resolve() / path.name
+        )  # a file of the hub's cache is a link to one without a suffix
+    unlike_id = not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name.endswith((".safetensors", *PICKLES))
+    # "models/sd15" beside a folder "models" is a path with a mistake: on the hub it would be a stranger's.
+    if unlike_id or (name != HUB_ID and Path(path.parts[0]).is_dir()):
         raise MissingFiles(
-            f'There is no model at {name}. Expected "mini", a diffusers folder, a .safetensors file or a '
-            f"hub id such as {HUB_ID}."
+            f'There is no model at {path.absolute()}. Expected "mini", a diffusers folder, a .safetensors file or '
+            f"a hub id such as {HUB_ID}."
         )
     return from_hub(name, dtype, progress)

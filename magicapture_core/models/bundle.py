@@ -18,7 +18,7 @@ class ModelBundle:
     """A diffusion model, frozen, on its device."""
 
     name: str
-    """What the user calls it."""
+    """What `load` takes, from any folder: "mini", an absolute path or a hub id."""
     source: str
     """Folder or file the weights came from."""
     tokenizer: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from magicapture_core.weights import ASSETS
 CONFIGS = ASSETS / "stable_diffusion"
 """The published configurations, for single files, which hold only weights."""
 UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
-TEXT_KEYS = (
-    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",  # 1.x: CLIP
-    "cond_stage_model.model.token_embedding.weight",  # 2.x: OpenCLIP
-)
+TEXT_KEYS = {
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": "v1",  # CLIP
+    "cond_stage_model.transformer.embeddings.token_embedding.weight": "v1",  # as transformers named it before 2022
+    "cond_stage_model.model.token_embedding.weight": "v2",  # OpenCLIP
+}
+OLD_TEXT = re.compile(r"cond_stage_model\.transformer\.(?!text_model\.)")
+OTHER_INPUTS = {5: "a depth model", 8: "an editing model (InstructPix2Pix)", 9: "an inpainting model"}
+"""What takes more into its UNet than a picture's 4 channels, by their number."""
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 WEIGHT_NAMES = {
     "text_encoder": "model",
@@ -41,7 +46,8 @@ def open_folder(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def weight_variant(folder: Path) -> str | None:
-    """Which weights a diffusers folder has: None for the plain ones, "fp16" if it has only those.
+    """Which weights a diffusers folder has: None for the plain ones, "fp16" if a part has only those. diffusers then
+    takes the plain ones of the other parts.
 
     Raises Problem if the folder holds another kind of model, MissingFiles if parts of it are not there.
     """
@@ -51,7 +57,7 @@ def weight_variant(folder: Path) -> str | None:
             f"{folder} is not a model folder: expected {EXPECTED} in diffusers layout (model_index.json, "
             f"{', '.join(PARTS)}). For a single .safetensors file, give the file's path."
         )
-    listed = json.loads(index.read_text(encoding="utf-8"))
+    listed = json.loads(index.read_text(encoding="utf-8-sig"))
     kind = listed.get("_class_name")
     if kind not in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"):
         raise Problem(f"{folder} holds a {kind}: expected {EXPECTED}. Choose one of those.")
@@ -60,12 +66,13 @@ def weight_variant(folder: Path) -> str | None:
     if missing:
         raise MissingFiles(f"{folder} lacks {', '.join(missing)}. Copy or download the model again.")
     parts = ("text_encoder", "unet", "vae", *optional)
-    lacking = list(parts)
-    for variant in (None, "fp16"):
-        lacks = [part for part in parts if not _has_weights(folder / part, WEIGHT_NAMES[part], variant)]
-        if not lacks:
-            return variant
-        lacking = min(lacking, lacks, key=len)
+    plain, half = (
+        {part for part in parts if _has_weights(folder / part, WEIGHT_NAMES[part], variant)}
+        for variant in (None, "fp16")
+    )
+    lacking = [part for part in parts if part not in plain | half]
+    if not lacking:
+        return None if plain.issuperset(parts) else "fp16"
     pickles = [file for part in lacking for file in (folder / part).iterdir() if file.suffix in PICKLES]
     if pickles:
         raise Problem(
@@ -92,6 +99,7 @@ def open_file(file: Path, dtype: torch.dtype) -> Any:
     tokenizer = CLIPTokenizer.from_pretrained(
         CONFIGS / "tokenizer", pad_token="!" if version == "v2" else "<|endoftext|>"
     )
+    old_text = _old_text_encoder(file, CONFIGS / version, dtype)
     pipeline = StableDiffusionPipeline.from_single_file(
         str(file),
         config=str(CONFIGS / version),
@@ -100,11 +108,30 @@ def open_file(file: Path, dtype: torch.dtype) -> Any:
         feature_extractor=None,
         local_files_only=True,
         dtype=dtype,
+        **({} if old_text is None else {"text_encoder": old_text}),
     )
     if version == "v2" and predicts_velocity(pipeline.unet):
         pipeline.scheduler.register_to_config(prediction_type="v_prediction")
         pipeline.unet.register_to_config(sample_size=96)
     return pipeline
+
+
+def _old_text_encoder(file: Path, configs: Path, dtype: torch.dtype) -> Any:
+    """The text encoder of a file that names it as transformers did before 2022; None for any other file.
+
+    diffusers' converter knows only the later names.
+    """
+    from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+    from transformers import CLIPTextModel
+
+    with safe_open(file, "pt") as content:
+        old = {name: content.get_tensor(name) for name in content.keys() if OLD_TEXT.match(name)}  # noqa: SIM118
+    if not old:
+        return None
+    renamed = {OLD_TEXT.sub("cond_stage_model.transformer.text_model.", name): old[name] for name in old}
+    return create_diffusers_clip_model_from_ldm(
+        CLIPTextModel, renamed, "text_encoder", str(configs), torch_dtype=dtype, local_files_only=True
+    )
 
 
 def _file_version(file: Path) -> str:
@@ -114,10 +141,14 @@ def _file_version(file: Path) -> str:
         raise Problem(f"{file.name} is {why}: expected a .safetensors file. Get the model in that format.")
     with safe_open(file, "pt") as content:
         keys = set(content.keys())
-        v1, v2 = (name in keys for name in TEXT_KEYS)
-        if UNET_KEY in keys and v1 != v2:
-            return "v1" if v1 else "v2"
-    if any("lora" in key for key in keys):
+        versions = {version for name, version in TEXT_KEYS.items() if name in keys}
+        shape = content.get_slice(UNET_KEY).get_shape() if UNET_KEY in keys else []
+    channels = shape[1] if len(shape) == 4 else None
+    if len(versions) == 1 and UNET_KEY in keys and channels not in OTHER_INPUTS:
+        return versions.pop()
+    if channels in OTHER_INPUTS:
+        what = OTHER_INPUTS[channels]
+    elif any("lora" in key for key in keys):
         what = "an adapter (LoRA), which only changes a model"
     elif UNET_KEY in keys or any("double_blocks" in key or "joint_blocks" in key for key in keys):
         what = "a model of another family (SDXL, SD 3, Flux, …) or only a part of one"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from magicapture_core.models.bundle import ModelBundle
 from magicapture_core.models.hub import first_line
-from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.weights import weights_dir
 
 FOLDER = "taesd"
@@ -37,6 +37,8 @@ def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
     try:
         decoder = AutoencoderTiny.from_pretrained(folder, torch_dtype=models.dtype, use_safetensors=True)
     except Exception as error:  # diffusers raises all kinds for damaged files, even the bare class
+        if ran_out_of_memory(error):
+            raise
         raise Problem(
             f"The tiny decoder in {folder} cannot be read ({first_line(error)}). Get it from {SOURCE} again."
         ) from error

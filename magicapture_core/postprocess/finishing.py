@@ -23,7 +23,7 @@ from magicapture_core.postprocess.networks import (
 )
 from magicapture_core.postprocess.restoration import RestoredFace, restore_faces
 from magicapture_core.postprocess.tiling import enlarge, resize
-from magicapture_core.problems import Problem
+from magicapture_core.problems import Problem, ran_out_of_memory
 from magicapture_core.weights import WEIGHTS, find_weight
 
 Progress = Callable[[str, float], object]
@@ -75,9 +75,11 @@ def finish(
     try:
         for step in steps if config.order == "upscale_first" else reversed(steps):
             step()
-    except torch.cuda.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
         raise Problem(
-            f"The GPU's memory does not hold a tile of {config.tile} pixels. Set a smaller one (tile), or use the CPU."
+            f"Memory does not hold a tile of {config.tile} pixels. Set a smaller one (tile), or use the CPU."
         ) from error
     work.done.settings = {"finish": {**to_dict(config), **work.used}}
     return work.done

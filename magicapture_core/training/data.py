@@ -43,7 +43,7 @@ class Encoded:
 
 @torch.no_grad()
 def encode_concept(concept: Concept, models: ModelBundle, *, flip: bool) -> Encoded:
-    """Encode every photo, and its mirror image if `flip`, one at a time."""
+    """Encode every photo, one at a time, and unlike the paper, if `flip`, its mirror image."""
     views = list(itertools.chain.from_iterable(_views(example, flip) for example in concept.examples))
     latents = []
     for image, _, _ in views:
@@ -132,7 +132,7 @@ class Windows:
 
 
 def face_windows(encoded: Encoded, scale: int, *, whole: bool) -> Windows:
-    """Windows around the faces with margin, or the whole latents."""
+    """Unlike the paper, windows around the faces with margin; the whole latents, as in the paper, if `whole`."""
     height, width = encoded.latents.shape[-2:]
     full = min(height, width)
     valid = encoded.has_face

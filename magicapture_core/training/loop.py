@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+import traceback
+from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import PartialState
 
 from magicapture_core.checkpoints import Run, RunFacts
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import OutOfMemory, Problem
+from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_out_of_memory
 from magicapture_core.training.draws import Phase
+from magicapture_core.training.memory import Plan
 from magicapture_core.training.previews import AttentionView, Sample
 from magicapture_core.training.trainer import NotFiniteError, Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,20 +70,32 @@ def train(
     not finite, or a full disk; Problem for settings that do not fit the model. A finished run yields nothing.
     """
     _check(models, subject, style, config)
-    accelerator = Accelerator(cpu=models.device.type == "cpu")
-    with _explained_out_of_memory(config), ExitStack() as stack:
-        trainer = stack.enter_context(Trainer.opened(models, subject, style, config, accelerator, analyser))
-        run = _open_run(Path(run_folder), trainer.facts, accelerator, resume=resume)
-        trainer.begin(run)
-        if resume:
-            trainer.restore(run)
-        clock = _Clock(config)
-        try:
-            while trainer.step < trainer.total_steps:
-                yield _advance(trainer, run, clock)
-        except (GeneratorExit, NotFiniteError):
-            trainer.save(run)
+    processes = PartialState(cpu=models.device.type == "cpu")
+    folder = Path(run_folder)
+    if resume:
+        Run.open(folder)
+    trainer: Trainer | None = None
+    try:
+        with (
+            Run.claimed(folder) if processes.is_main_process else nullcontext(),
+            Trainer.opened(models, subject, style, config, processes, analyser) as trainer,
+        ):
+            run = _open_run(folder, trainer.facts, processes, resume=resume)
+            trainer.begin(run)
+            if resume:
+                trainer.restore(run)
+            clock = _Clock(config)
+            try:
+                while trainer.step < trainer.total_steps:
+                    yield _advance(trainer, run, clock)
+            except (GeneratorExit, NotFiniteError):
+                trainer.save(run)
+                raise
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
             raise
+        problem, trainer = _out_of_memory(error, config, trainer.plan if trainer else None), None
+        raise problem from error
 
 
 def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
@@ -138,20 +155,16 @@ def _check(models: ModelBundle, subject: Concept, style: Concept, config: TrainC
         raise Problem(f"resolution must be a multiple of {multiple} for this model, got {config.resolution}.")
 
 
-def _open_run(folder: Path, facts: RunFacts, accelerator: Accelerator, *, resume: bool) -> Run:
+def _open_run(folder: Path, facts: RunFacts, processes: PartialState, *, resume: bool) -> Run:
     if resume:
         run = Run.open(folder)
         run.check_same(facts)
         return run
     run = Run(folder)
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         run = Run.create(folder, facts)
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     return run
-
-
-CPU_MEMORY = "can't allocate memory"
-"""How torch's CPU allocator puts it, in a plain RuntimeError."""
 
 
 class _Clock:
@@ -177,27 +190,27 @@ class _Clock:
         return here + later * self.steps["lora"]
 
 
-@contextmanager
-def _explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    import torch
+def _out_of_memory(error: Exception, config: TrainConfig, plan: Plan | None) -> OutOfMemory:
+    """What to tell about `error`, which is left without the failed step's tensors.
 
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and CPU_MEMORY not in str(error):
-            raise
-        smaller: dict[str, Any] = {}
-        if config.items_per_call != 1:
-            smaller["items_per_call"] = 1
-        elif not config.gradient_checkpointing:
-            smaller["gradient_checkpointing"] = True
-        advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
-        raise OutOfMemory(
-            f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
-            + (
-                f"Resume with {advice}; it learns the same."
-                if smaller
-                else "Close other programs and resume, or start anew at a lower resolution or with a smaller model."
-            ),
-            smaller,
-        ) from error
+    plan: how the steps were split; None if memory ran out before the first, which no split changes.
+    """
+    # Whoever keeps the error, or tries again while handling it, must not keep them; clearing the frames is not
+    # enough, for their functions hold some, too.
+    log.info("training ran out of memory\n%s", "".join(traceback.format_exception(error)))
+    forget_frames(error)
+    smaller: dict[str, Any] = {}
+    if plan is not None and plan.items_per_call > 1:
+        smaller["items_per_call"] = 1
+    elif plan is not None and not plan.gradient_checkpointing:
+        smaller["gradient_checkpointing"] = True
+    advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
+    return OutOfMemory(
+        f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
+        + (
+            f"Resume with {advice}; it learns the same."
+            if smaller
+            else "Close other programs and resume, or start anew at a lower resolution or with a smaller model."
+        ),
+        smaller,
+    )

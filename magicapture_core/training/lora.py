@@ -24,8 +24,9 @@ TEXT_MODULES = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 
 def add_lora(models: ModelBundle, config: TrainConfig) -> dict[str, nn.Parameter]:
     """Put fresh LoRA weights (fp32) into the networks. Returns them by name; the update starts at zero."""
+    # First values are drawn on the CPU. torch.manual_seed would seed the caller's GPUs, too.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         for network, pattern in _adapted(models, config):
             network.add_adapter(_peft_config(config, pattern), ADAPTER)
     weights = {}

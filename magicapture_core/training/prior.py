@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,17 +19,17 @@ PER_CALL = 4
 """Pictures drawn together; each has its own seed, so that this decides nothing."""
 
 
-def prior_pictures(run: Run, objective: Objective, accelerator: Accelerator) -> Encoded:
+def prior_pictures(run: Run, objective: Objective, processes: PartialState) -> Encoded:
     """The class pictures as latents, from the run folder or else made now, before anything is trained.
 
     One process makes them and all read the file, so that every process trains on the same.
     """
     path = run.folder / PRIOR_FILE
-    if accelerator.is_main_process and not path.exists():
+    if processes.is_main_process and not path.exists():
         drawn = _draw(objective)
         with atomic_file(path) as temporary:
             save_file({"latents": drawn}, temporary)
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     latents = load_file(path)["latents"].to(objective.models.device)
     nowhere = torch.zeros(len(latents), 1, *latents.shape[-2:], device=latents.device)
     return Encoded(latents, nowhere, torch.full((len(latents), 5, 2), float("nan")), ())

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from magicapture_core.attention import listen, nearest_side
@@ -21,16 +22,16 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import RunProblem
+from magicapture_core.models.fingerprint import fingerprint
+from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
 from magicapture_core.training.data import encode_concept, shared_face_colour, wanted_lightness
 from magicapture_core.training.draws import Phase, Sizes, draw_step
-from magicapture_core.training.fingerprint import fingerprint
 from magicapture_core.training.initial import starting_rows
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, subject_likenesses
 from magicapture_core.training.lora import add_lora, remove_lora, save_lora
-from magicapture_core.training.memory import fitting_items_per_call
+from magicapture_core.training.memory import Plan, plan_for
 from magicapture_core.training.objective import Objective, Texts
 from magicapture_core.training.prior import prior_pictures
 from magicapture_core.training.unfreeze import Originals, freeze_again, save_unet, unfreeze
@@ -48,7 +49,8 @@ class Trainer:
 
     models: ModelBundle
     config: TrainConfig
-    accelerator: Accelerator
+    processes: PartialState
+    """Who else trains. It knows of no precision: that is the model's, whatever a launcher asks for."""
     objective: Objective
     rows: nn.Parameter
     """(2, width) embeddings of [V1] and [V2]."""
@@ -58,7 +60,8 @@ class Trainer:
     pictures: dict[Task, np.ndarray]
     """The photo that the attention maps of each task are shown over."""
     analyser: FaceAnalyser | None
-    items_per_call: int
+    plan: Plan
+    """How a step is split to fit into memory."""
     note: str | None = None
     """What the user should know about how it starts."""
     step: int = 0
@@ -78,7 +81,7 @@ class Trainer:
         subject: Concept,
         style: Concept,
         config: TrainConfig,
-        accelerator: Accelerator,
+        processes: PartialState,
         analyser: FaceAnalyser | None,
     ) -> Iterator[Trainer]:
         """Encode the photos and build everything; leaves the models as they were."""
@@ -121,7 +124,7 @@ class Trainer:
             trainer = cls(
                 models=models,
                 config=config,
-                accelerator=accelerator,
+                processes=processes,
                 objective=objective,
                 rows=trained_rows,
                 generator=generator,
@@ -129,7 +132,7 @@ class Trainer:
                 facts=facts,
                 pictures=previews.shown_pictures(subject, style),
                 analyser=analyser if person else None,
-                items_per_call=config.items_per_call or fitting_items_per_call(models, config),
+                plan=plan_for(models, config, objective.windows.side),
                 note=note,
             )
             try:
@@ -155,7 +158,7 @@ class Trainer:
     @property
     def is_main(self) -> bool:
         """Only one process writes."""
-        return self.accelerator.is_main_process
+        return self.processes.is_main_process
 
     def phase_steps(self, phase: Phase) -> int:
         """Optimizer steps of a phase."""
@@ -183,12 +186,12 @@ class Trainer:
             self.sizes,
             phase,
             self.config,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
+            rank=self.processes.process_index,
+            processes=self.processes.num_processes,
         )
-        with self.accelerator.autocast(), self._mixed():
+        with self._mixed():
             terms = self.objective.step(
-                draw, phase, self.config.style_weight if early else 1.0, self.items_per_call
+                draw, phase, self.config.style_weight if early else 1.0, self.plan.items_per_call
             )
         losses = self._reduce(terms)
         try:
@@ -226,7 +229,7 @@ class Trainer:
                     "lr": config.lora_learning_rate,
                 },
             ]
-        if config.gradient_checkpointing:
+        if self.plan.gradient_checkpointing:
             self.models.unet.enable_gradient_checkpointing()
             self.models.unet.train()
         self.optimizer = torch.optim.AdamW(groups)
@@ -255,11 +258,11 @@ class Trainer:
     def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Average gradients and losses over the processes; one transfer to the host."""
         values = torch.stack(list(terms.values()))
-        if self.accelerator.num_processes > 1:
-            values = self.accelerator.reduce(values, "mean")
+        if self.processes.num_processes > 1:
+            values = reduce(values, "mean")
             for parameter in self._trained():
                 if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+                    parameter.grad = reduce(parameter.grad, "mean")
         return dict(zip(terms, values.tolist(), strict=True))
 
     def _check_finite(self, losses: dict[str, float], step: int) -> None:
@@ -285,7 +288,7 @@ class Trainer:
     def begin(self, run: Run) -> None:
         """Write what a run folder holds from the start, and make what training needs of the untrained model."""
         if self.config.prior_weight > 0:
-            self.objective.prior = prior_pictures(run, self.objective, self.accelerator)
+            self.objective.prior = prior_pictures(run, self.objective, self.processes)
         if self.is_main and self.analyser is not None and len(self.objective.likenesses):
             run.save_identity(self.objective.likenesses, self.objective.likeness.name)
 
@@ -295,7 +298,7 @@ class Trainer:
             return None
         checkpoint = Checkpoint(
             step=self.step,
-            items_per_call=self.items_per_call,
+            items_per_call=self.plan.items_per_call,
             trainable={name: tensor.detach().cpu().contiguous() for name, tensor in self._named().items()},
             state={
                 "optimizer": self.optimizer.state_dict(),
@@ -317,7 +320,8 @@ class Trainer:
         if checkpoint is None:
             return
         self.step = checkpoint.step
-        self.items_per_call = self.config.items_per_call or checkpoint.items_per_call
+        items_per_call = self.config.items_per_call or checkpoint.items_per_call
+        self.plan = self.plan._replace(items_per_call=items_per_call)
         self._start_phase(self.phase)
         assert self.optimizer is not None
         try:
@@ -328,6 +332,8 @@ class Trainer:
             self.schedule.load_state_dict(checkpoint.state["schedule"])
             self.generator.set_state(checkpoint.state["generator"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            if ran_out_of_memory(error):
+                raise
             raise RunProblem(
                 f"The newest checkpoint in {run.folder} does not fit ({error}): it was edited, or written with "
                 "other versions of torch or peft. Go on with those versions, or start a new run."
@@ -374,7 +380,7 @@ class Trainer:
     def _release(self) -> None:
         remove_lora(self.models)
         freeze_again(self.models.unet, self.originals)
-        if self.config.gradient_checkpointing:
+        if self.plan.gradient_checkpointing:
             self.models.unet.disable_gradient_checkpointing()
             self.models.unet.eval()
 

@@ -8,7 +8,7 @@ import json
 import torch
 from torch import nn
 
-from magicapture_core.models import ModelBundle
+from magicapture_core.models.bundle import ModelBundle
 
 
 def fingerprint(models: ModelBundle, tiny: nn.Module | None = None) -> str:
