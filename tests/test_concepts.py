@@ -317,6 +317,19 @@ class TestVerdicts:
         assert codes(verdict) == {"pose"}
         assert words in verdict.reasons[0].text
 
+    @pytest.mark.parametrize(
+        ("name", "turns", "words"),
+        [("bruno/1", 2, "is upside down"), ("alma/5", 2, "is upside down"), ("alma/5", 1, "lies on its side"),
+         ("conrad/1", 3, "lies on its side"), ("dana/1", 3, "lies on its side")],
+    )  # fmt: skip
+    def test_photos_that_only_have_to_be_turned(
+        self, analyser: FaceAnalyser, name: str, turns: int, words: str
+    ) -> None:
+        pixels = np.rot90(read_photo(PEOPLE / f"{name}.jpg").pixels, turns)
+        [verdict] = self.judge(analyser, pixels)
+        assert (verdict.level, codes(verdict)) == ("refuse", {"pose"})
+        assert words in verdict.reasons[0].text
+
     def test_passer_by(self, analyser: FaceAnalyser, person: Photo) -> None:
         photo = np.full((400, 600, 3), 128, np.uint8)
         photo[72:328, 20:276] = person.pixels

@@ -116,6 +116,8 @@ def look_at(
     else:
         face = main_face(faces)
         findings = _judge_subject(photo, faces, resolution)
+        if not faces or (face is not None and face.size < MIN_FACE_PIXELS):
+            findings = _lying(photo, analyser, face) or findings
     views = [reduced(photo.pixels)] + ([] if face is None else [face_crop(photo.pixels, face)])
     known = role == "subject" and face is not None and face.size >= MIN_FACE_PIXELS
     return Look(
@@ -126,6 +128,20 @@ def look_at(
         tuple(_hash(view[:, ::-1]) for view in views),
         embed_face(analyser, photo.pixels, face) if known and face is not None else None,
     )
+
+
+def _lying(photo: Photo, analyser: FaceAnalyser, seen: Face | None) -> list[Finding]:
+    """A better advice than "no face" where the photo only has to be turned. seen: what was taken for a face."""
+    least = max(MIN_FACE_PIXELS, 2 * seen.size if seen else 0)
+    found: dict[int, float] = {}
+    for turns in (1, 2, 3):
+        faces = analyser.detect(np.ascontiguousarray(np.rot90(photo.pixels, turns)))
+        if faces and faces[0].size >= least:
+            found[turns] = faces[0].score
+    if not found:
+        return []
+    how = "is upside down" if max(found, key=lambda turns: found[turns]) == 2 else "lies on its side"
+    return [_refuse("pose", f"The photo {how}. Turn it upright in a photo program, and add it again.")]
 
 
 def _hash(pixels: np.ndarray) -> np.ndarray:
