@@ -330,6 +330,15 @@ class TestVerdicts:
         assert (verdict.level, codes(verdict)) == ("refuse", {"pose"})
         assert words in verdict.reasons[0].text
 
+    @pytest.mark.parametrize("turns", [0, 2, 3])
+    def test_what_has_no_face_is_not_told_to_turn(self, analyser: FaceAnalyser, turns: int) -> None:
+        """Turned once more to the left, this cup is taken for a face, with a score of .53."""
+        import skimage.data
+
+        cup = cv2.resize(np.asarray(skimage.data.coffee()), None, fx=2, fy=2)
+        [verdict] = self.judge(analyser, np.rot90(cup, turns))
+        assert codes(verdict) == {"no_face"}
+
     def test_passer_by(self, analyser: FaceAnalyser, person: Photo) -> None:
         photo = np.full((400, 600, 3), 128, np.uint8)
         photo[72:328, 20:276] = person.pixels
