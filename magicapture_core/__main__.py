@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
@@ -25,6 +26,7 @@ from magicapture_core.commands.inputs import (
     read_concept,
     read_photos,
     style_folder,
+    written_stem,
 )
 from magicapture_core.commands.sheet import Sheet
 from magicapture_core.commands.weights import Weights
@@ -99,6 +101,8 @@ class Train:
     """Folder with your own masks, <photo name>.png, white where the style is."""
     faces: FaceVariant = "auto"
     """Which face networks to use."""
+    use_all: bool = False
+    """Learn from photos of another person, of several people and from duplicates, too: they are left out otherwise."""
     resume: bool = False
     """Go on with the run in --out; its settings are kept."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -107,6 +111,7 @@ class Train:
         """Exits 130 when interrupted, after saving."""
         from magicapture_core.training import train
 
+        look = style_folder(self.style, self.preset)
         analyser = analyser_for(self.faces)
         cut: dict[str, Any] = {
             "resolution": self.config.resolution,
@@ -114,8 +119,9 @@ class Train:
             "kind": self.config.subject_kind,
             "analyser": analyser,
         }
-        subject = read_concept("subject", self.subject, masks=self.subject_masks, **cut)
-        style = read_concept("style", style_folder(self.style, self.preset), masks=self.style_masks, **cut)
+        subject = read_concept("subject", self.subject, masks=self.subject_masks, use_all=self.use_all, **cut)
+        every = self.use_all or self.preset is not None  # a preset was chosen by people who looked
+        style = read_concept("style", look, masks=self.style_masks, use_all=every, **cut)
         reports = train(
             models,
             subject,
@@ -209,6 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # a file may have any name, a terminal few letters
+    if not sys.warnoptions:  # of libraries, about what the user can do nothing about; python -W shows them
+        warnings.simplefilter("ignore")
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = ["--count" if argument == "-n" else argument for argument in arguments]
     try:
@@ -297,10 +305,10 @@ def _write_masks(photo: Photo, face: Face, analyser: FaceAnalyser, out: Path, st
     from magicapture_core.masks import face_masks, overlay
 
     masks = face_masks(photo.pixels, face, analyser)
-    stem, number = Path(photo.name).stem, 1
+    stem, number = written_stem(photo.name), 1
     while stem in stems:  # photos of two folders may share a name
         number += 1
-        stem = f"{Path(photo.name).stem}-{number}"
+        stem = f"{written_stem(photo.name)}-{number}"
     stems.add(stem)
     for name, mask in (("face", masks.face), ("nonface", masks.nonface)):
         Image.fromarray((mask[0].numpy() * 255).astype("uint8")).save(out / f"{stem}.{name}.png")

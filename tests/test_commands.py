@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,29 @@ class TestFinish:
         printed = said(capsys)
         assert "32×24 → 96×72" in printed
         assert "Faces were not restored: GFPGANv1.4.pth (349 MB) is not here" in printed
+
+    def test_larger_pictures_keep_their_size(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Image.new("RGB", (6000, 40)).save(tmp_path / "wide.png")
+        out = tmp_path / "out"
+        assert run("finish", tmp_path / "wide.png", "--out", out, "--upscaler", "lanczos") == 0
+        with Image.open(out / "wide.finished.png") as image:
+            assert image.size == (6000, 40)
+        assert "is not enlarged: max_side is 4096" in said(capsys)
+
+    def test_library_warnings_stay_off_the_screen(
+        self, portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            Image, "MAX_IMAGE_PIXELS", 400
+        )  # Pillow warns from there on, and refuses from twice that
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("default")
+            assert (
+                run("finish", portrait, "--out", tmp_path / "out", "--upscale", "1", "--restore", "none") == 0
+            )
+        assert [str(each.message) for each in shown] == []
 
     def test_private_leaves_the_prompt_out(self, portrait: Path, tmp_path: Path) -> None:
         assert run("finish", portrait, "--out", tmp_path, "--upscaler", "lanczos", "--private") == 0

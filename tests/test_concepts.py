@@ -16,7 +16,7 @@ from PIL import Image
 from magicapture_core.concepts import Verdict, judge_photos, prepare_concept
 from magicapture_core.concepts.examples import enlargement, main_face, style_square, subject_square
 from magicapture_core.concepts.verdicts import Reason
-from magicapture_core.faces import Face, FaceAnalyser, choose_analyser
+from magicapture_core.faces import Face, FaceAnalyser, FaceEmbedder, choose_analyser
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import PhotoProblem
 from tools.calibrate_verdicts import (
@@ -310,9 +310,34 @@ class TestVerdicts:
             def detect(self, pixels: np.ndarray) -> list[Face]:
                 return [dataclasses.replace(face, pose=pose) for face in analyser.detect(pixels)]
 
+            def embedder(self) -> FaceEmbedder:
+                return analyser.embedder()
+
         [verdict] = judge_photos([person], "subject", analyser=Turned(), resolution=128)  # type: ignore[arg-type]
         assert codes(verdict) == {"pose"}
         assert words in verdict.reasons[0].text
+
+    @pytest.mark.parametrize(
+        ("name", "turns", "words"),
+        [("bruno/1", 2, "is upside down"), ("alma/5", 2, "is upside down"), ("alma/5", 1, "lies on its side"),
+         ("conrad/1", 3, "lies on its side"), ("dana/1", 3, "lies on its side")],
+    )  # fmt: skip
+    def test_photos_that_only_have_to_be_turned(
+        self, analyser: FaceAnalyser, name: str, turns: int, words: str
+    ) -> None:
+        pixels = np.rot90(read_photo(PEOPLE / f"{name}.jpg").pixels, turns)
+        [verdict] = self.judge(analyser, pixels)
+        assert (verdict.level, codes(verdict)) == ("refuse", {"pose"})
+        assert words in verdict.reasons[0].text
+
+    @pytest.mark.parametrize("turns", [0, 2, 3])
+    def test_what_has_no_face_is_not_told_to_turn(self, analyser: FaceAnalyser, turns: int) -> None:
+        """Turned once more to the left, this cup is taken for a face, with a score of .53."""
+        import skimage.data
+
+        cup = cv2.resize(np.asarray(skimage.data.coffee()), None, fx=2, fy=2)
+        [verdict] = self.judge(analyser, np.rot90(cup, turns))
+        assert codes(verdict) == {"no_face"}
 
     def test_passer_by(self, analyser: FaceAnalyser, person: Photo) -> None:
         photo = np.full((400, 600, 3), 128, np.uint8)
@@ -337,6 +362,31 @@ class TestVerdicts:
         verdicts = judge_photos([alma[0], stranger, *alma[1:]], "subject", analyser=analyser, resolution=256)
         assert [codes(verdict) for verdict in verdicts] == [set(), {"other_person"}, set(), set(), set()]
         assert verdicts[1].level == "warn"
+
+    def test_what_would_be_learned_as_the_person_is_left_out(
+        self, analyser: FaceAnalyser, alma: list[Photo]
+    ) -> None:
+        stranger = read_photo(PEOPLE / "conrad" / "1.jpg")
+        again = Photo("again.jpg", alma[0].pixels)
+        blurry = Photo("blurry.jpg", blurred(0.03)(alma[2].pixels, analyser.detect(alma[2].pixels)[0]))
+        photos = [alma[0], stranger, again, alma[1], blurry]
+        verdicts = judge_photos(photos, "subject", analyser=analyser, resolution=256)
+        assert [verdict.level for verdict in verdicts] == ["accept", "warn", "warn", "accept", "warn"]
+        assert [verdict.left_out for verdict in verdicts] == [False, True, True, False, False]
+
+    def test_a_copy_of_what_is_left_out_is_not(self, analyser: FaceAnalyser, alma: list[Photo]) -> None:
+        """Cropping a photo of two people to the one who is meant is what the advice says."""
+        other = read_photo(PEOPLE / "conrad" / "1.jpg").pixels
+        both = np.full((512, 800, 3), 128, np.uint8)
+        both[:, :512], both[100:380, 512:792] = alma[0].pixels, cv2.resize(other, (280, 280))
+        pair = [Photo("both.jpg", both), Photo("cropped.jpg", alma[0].pixels)]
+        first, second = judge_photos(pair, "subject", analyser=analyser, resolution=256)
+        assert codes(first) == {"several_faces"}
+        assert (first.left_out, second.left_out, codes(second)) == (True, False, set())
+
+    def test_refused_is_not_left_out(self, analyser: FaceAnalyser, person: Photo) -> None:
+        [verdict] = self.judge(analyser, twice(person.pixels, face_at(0, 0, 1)))
+        assert (verdict.level, verdict.left_out) == ("refuse", False)
 
     def test_all_different(self, analyser: FaceAnalyser, alma: list[Photo]) -> None:
         stranger = read_photo(PEOPLE / "conrad" / "1.jpg")

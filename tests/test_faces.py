@@ -23,8 +23,9 @@ from magicapture_core.faces import (
     choice,
     choose_analyser,
     embed_face,
+    hairline,
 )
-from magicapture_core.faces.align import crop_to_image
+from magicapture_core.faces.align import align_in_photo, crop_to_image
 from magicapture_core.faces.sface import load_sface
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import MissingFiles, Problem
@@ -107,6 +108,16 @@ class TestAlign:
         small = torch.nn.functional.avg_pool2d(picture, 8)
         expected = align(small, (landmarks + 0.5) / 8 - 0.5)
         assert (align(picture, landmarks) - expected).abs().mean() < 0.005
+
+    @pytest.mark.parametrize("scale", [0.8, 2.7, 4.3, 9.0])
+    @pytest.mark.parametrize(("x", "y"), [(250, 200), (-300, 150), (700, 900)])
+    def test_of_a_photo_only_the_surroundings_are_looked_at(self, scale: float, x: float, y: float) -> None:
+        pixels = (smooth_picture(1000, 1400)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        landmarks = in_crop(scale, 0.3, x, y)
+        whole = align(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), landmarks)
+        found = align_in_photo(pixels, landmarks[0].numpy())
+        assert torch.allclose(found, whole, atol=0.51)  # averages are rounded to bytes
+        assert whole.std() > 1
 
     def test_result_does_not_depend_on_the_batch(self) -> None:
         pictures = smooth_picture(300, 300).expand(3, -1, -1, -1)
@@ -257,6 +268,26 @@ class TestBundled:
         luma = pixels.mean(axis=2)
         assert luma[mask].min() >= 0
         assert (luma[mask] < 35).mean() < 0.08
+
+    def test_mask_of_a_large_photo_costs_no_more_and_is_the_same(
+        self, analyser: FaceAnalyser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blurred: list[int] = []
+        real = cv2.GaussianBlur
+
+        def watched(image: np.ndarray, *rest: Any) -> np.ndarray:
+            blurred.append(image.shape[0] * image.shape[1])
+            return real(image, *rest)
+
+        small = read_photo(PEOPLE / "alma" / "1.jpg").pixels
+        large = cv2.resize(small, (3072, 3072), interpolation=cv2.INTER_CUBIC)
+        masks = {}
+        monkeypatch.setattr(cv2, "GaussianBlur", watched)
+        for pixels in (small, large):
+            masks[len(pixels)] = analyser.face_mask(pixels, analyser.detect(pixels)[0])
+        assert max(blurred) <= (2 * hairline._WORKING_RADIUS + 1) ** 2
+        grown = cv2.resize(masks[512], (3072, 3072), interpolation=cv2.INTER_NEAREST)
+        assert (grown != masks[3072]).sum() < 0.01 * masks[3072].sum()
 
     def test_foreground(self, analyser: FaceAnalyser, hopper: np.ndarray) -> None:
         foreground = analyser.foreground(hopper)

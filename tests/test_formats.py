@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fpdf import FPDF
 from PIL import Image, ImageFont
 
 from magicapture_core.faces import Face, choose_analyser
@@ -19,7 +20,7 @@ from magicapture_core.formats.checklist import Check
 from magicapture_core.formats.head import find_head
 from magicapture_core.formats.matte import guided_filter, matte, replace_background
 from magicapture_core.formats.passport import PassportPhoto, make_passport_photo
-from magicapture_core.formats.sheet import _TEXT, RULER, SHEET_DPI, _foot_lines, layout, write_sheet
+from magicapture_core.formats.sheet import _TEXT, RULER, SHEET_DPI, layout, write_sheet
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset
 from magicapture_core.problems import PhotoProblem, Problem
@@ -280,10 +281,12 @@ class TestSheet:
 
     @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
     @pytest.mark.parametrize("sheet", PAPERS.values(), ids=lambda sheet: sheet.name)
-    def test_nothing_overlaps_and_all_is_on_the_paper(self, spec: Any, sheet: Any) -> None:
-        placed = layout(spec, sheet)
+    @pytest.mark.parametrize("failed", [[], ["Sharp"] * 30])
+    def test_nothing_overlaps_and_all_is_on_the_paper(self, spec: Any, sheet: Any, failed: list[str]) -> None:
+        placed = layout(spec, sheet, failed)
         assert sorted((placed.width, placed.height)) == sorted((sheet.width, sheet.height))
-        boxes = [(x, y, x + spec.width, y + spec.height) for x, y in placed.photos]
+        wide, high = placed.photo
+        boxes = [(x, y, x + wide, y + high) for x, y in placed.photos]
         for i, (x0, y0, x1, y1) in enumerate(boxes):
             assert min(x0, y0) >= sheet.margin - 1e-9
             assert max(x1 - placed.width, y1 - placed.height) <= -sheet.margin
@@ -299,15 +302,24 @@ class TestSheet:
         assert counts == {"10x15cm": 8, "4x6in": 8, "a4": 30}
         assert len(layout(SPECS["us"], PAPERS["4x6in"]).photos) == 2
 
+    def test_a_warning_takes_no_more_room_than_it_needs(self) -> None:
+        placed = layout(SPECS["icao"], PAPERS["10x15cm"], ["Sharp"])
+        assert (len(placed.photos), placed.turned, placed.photo) == (6, True, (45, 35))
+
     @pytest.mark.parametrize("spec", SPECS)
     @pytest.mark.parametrize("sheet", PAPERS.values(), ids=lambda sheet: sheet.name)
-    @pytest.mark.parametrize("passes", [True, False])
-    def test_the_text_stays_in_the_room_kept_for_it(self, spec: str, sheet: Any, passes: bool) -> None:
-        photo = self.photo(spec, passes)
-        placed = layout(photo.spec, sheet, warning=not passes)
-        font = ImageFont.load_default(40)
-        lines = _foot_lines(photo, placed, lambda text: font.getlength(text) / 40 * _TEXT)
-        assert len(lines) <= (1 if placed.width >= 140 else 3) + (not passes)
+    @pytest.mark.parametrize("failed", [[], ["Sharp"], [f"Check number {i} of many" for i in range(12)]])
+    def test_the_text_is_whole_and_stays_in_its_room(self, spec: str, sheet: Any, failed: list[str]) -> None:
+        placed = layout(SPECS[spec], sheet, failed)
+        room = placed.width - 2 * placed.margin - RULER - 2
+        font, pdf = ImageFont.load_default(40), FPDF(unit="mm")
+        pdf.set_font("Helvetica", size=_TEXT / 25.4 * 72)
+        for line, _ in placed.lines:
+            assert max(font.getlength(line) / 40 * _TEXT, pdf.get_string_width(line)) <= room
+        text = " ".join(line for line, _ in placed.lines)
+        assert all(check.lower() in text for check in failed)
+        assert text.endswith("authorities refuse it.")
+        assert placed.foot + len(placed.lines) * 2.1 <= placed.height
 
     @pytest.mark.parametrize("suffix", [".png", ".jpg"])
     def test_pictures_have_the_exact_size(self, suffix: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from toy import save_toy
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import OutOfMemory
 from magicapture_core.ui import lent_gpu
-from magicapture_core.ui.photo_work import sample_people
+from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.studio import Studio
 
 PATIENCE = 120.0

@@ -22,7 +22,7 @@ from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem, as_problem
 from magicapture_core.ui.cards import failure
 from magicapture_core.ui.limits import Limits, size_of
-from magicapture_core.ui.photo_work import sample_people
+from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import progress
 

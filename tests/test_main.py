@@ -44,7 +44,7 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 
 
 def train(photos: dict[str, Path], toy_folder: Path, run: Path, *more: str) -> int:
-    arguments = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
     return command_line.main([*arguments, "--model", str(toy_folder), "--out", str(run), *STEPS, *more])
 
 
@@ -91,7 +91,16 @@ def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Pa
     run = tmp_path / "run"
     assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 0
     assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 1  # holds a run already
-    base = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"]), "--out", str(run)]
+    base = [
+        "train",
+        "--use-all",
+        "--subject",
+        str(photos["subject"]),
+        "--style",
+        str(photos["style"]),
+        "--out",
+        str(run),
+    ]
     assert command_line.main([*base, "--resume"]) == 0  # finished: nothing to do
     assert command_line.main([*base, "--resume", "--lambda-id", "0.3"]) == 1
     assert Run.open(run).facts().config.lambda_id == 0.4
@@ -102,7 +111,7 @@ def test_settings_come_from_flags_then_the_model_s_schedule(photos: dict[str, Pa
 
     quick = {"ti_steps": 1, "lora_steps": 1, "lambda_attn": 0.5, "attention_resolution": 8, "batch_size": 1}
     model = save_toy(tmp_path / "model", magicapture={"schedules": {"quick": quick}})
-    arguments = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
     arguments += ["--model", str(model), "--out", str(tmp_path / "run"), "--ti-steps", "2"]
     assert command_line.main(arguments) == 0
     config = Run.open(tmp_path / "run").facts().config
@@ -237,7 +246,7 @@ def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: P
     script = "import sys; sys.path[:0] = sys.argv[1:2]; import toy, magicapture_core.faces as f;"
     script += "f.choose_analyser = lambda *_: (toy.ToyAnalyser(), 'a toy');"
     script += "from magicapture_core.__main__ import main; sys.exit(main(sys.argv[2:]))"
-    arguments = ["train", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
     arguments += ["--model", str(toy_folder), "--out", str(run), "--attention-resolution", "8"]
     arguments += ["--ti-steps", "5000", "--lora-steps", "1", "--batch-size", "1"]
     process = subprocess.Popen(
@@ -338,6 +347,7 @@ def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys
     out = tmp_path / "drafts"
     arguments = [
         "draft",
+        "--use-all",
         "--subject",
         str(photos["subject"]),
         "--style",
@@ -367,6 +377,7 @@ def test_drafts_with_a_person_called_what_no_model_knows(
 ) -> None:
     arguments = [
         "draft",
+        "--use-all",
         "--subject",
         str(photos["subject"]),
         "--preset",

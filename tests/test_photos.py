@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
-from magicapture_core.photos import MAX_SIDE, Photo, list_photos, read_photo
+from magicapture_core.photos import MAX_SIDE, Photo, list_photos, other_files, read_photo
+from magicapture_core.photos.colours import CodePoints, to_srgb
 from magicapture_core.problems import PhotoProblem
 
 
@@ -219,3 +220,183 @@ def test_list_photos(tmp_path: Path) -> None:
 
 def test_one_pixel() -> None:
     assert read_photo(encoded(Image.new("RGB", (1, 1), "red"), "PNG"), "p").pixels.tolist() == [[[255, 0, 0]]]
+
+
+def png_with(*chunks: tuple[bytes, bytes], damaged: bytes = b"", **options: object) -> bytes:
+    """picture() as PNG with more chunks after the header; those of the `damaged` kind with a wrong checksum."""
+    data, more = encoded(picture(), "PNG", **options), b""
+    for kind, body in chunks:
+        check = zlib.crc32(kind + body) ^ (kind == damaged)
+        more += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+    return data[:33] + more + data[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_with((b"tEXt", b"workflow\0" + b"x" * 2_000_000)),
+        png_with((b"zTXt", b"prompt\0\0" + zlib.compress(b"x" * 5_000_000))),
+        png_with((b"tEXt", b"Comment\0hello"), damaged=b"tEXt"),
+        png_with((b"iCCP", b"p\0\0" + zlib.compress(b"nothing")), damaged=b"iCCP"),
+    ],
+    ids=["large", "compressed", "text", "profile"],
+)
+def test_damaged_side_notes_do_not_damage_a_photo(data: bytes) -> None:
+    assert close(read_photo(data, "p.png"), picture(), 0.1)
+
+
+def test_damaged_pixels_still_do() -> None:
+    data = png_with((b"tEXt", b"a\0" + b"x" * 2_000_000))
+    with pytest.raises(PhotoProblem, match="damaged"):
+        read_photo(data[: len(data) - 60], "p.png")
+
+
+def test_sixteen_bit_grey_with_a_transparent_value() -> None:
+    ramp = np.tile(np.linspace(0, 65535, 64).astype("u2"), (64, 1))
+    pixels = read_photo(encoded(Image.fromarray(ramp), "PNG", transparency=7), "p.png").pixels
+    assert np.abs(pixels[0, :, 0] - np.linspace(0, 255, 64)).max() <= 1
+    there = int(ramp[0, 32])
+    pixels = read_photo(encoded(Image.fromarray(ramp), "PNG", transparency=there), "p.png").pixels
+    assert pixels[0, 31:34, 0].tolist()[1] == 255
+    assert abs(int(pixels[0, 31, 0]) - 125) <= 1
+
+
+@pytest.mark.parametrize(("bits", "values"), [(1, (0, 255)), (2, (85, 170)), (4, (17, 238))])
+def test_grey_of_few_bits_with_a_transparent_value(bits: int, values: tuple[int, int]) -> None:
+    """Of two pixels the first is the transparent one, which lies over white."""
+    first, second = (value * (2**bits - 1) // 255 for value in values)
+    row = bytes([0, (first << (8 - bits)) | (second << (8 - 2 * bits))])
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in (
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", first)),
+        (b"IDAT", zlib.compress(row)),
+        (b"IEND", b""),
+    ):
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    assert read_photo(data, "p.png").pixels[0, :, 0].tolist() == [255, values[1]]
+
+
+def test_bmp_without_alpha_in_its_fourth_byte() -> None:
+    image = picture().convert("RGBA")
+    for alpha, expected in ((0, (200, 30, 30)), (255, (200, 30, 30))):
+        image.putalpha(alpha)
+        body = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+        head = struct.pack("<IiiHHIIiiII", 124, 60, 40, 1, 32, 3, len(body), 2835, 2835, 0, 0)
+        head += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(64)
+        data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(body), 0, 0, 14 + len(head)) + head + body
+        assert tuple(read_photo(data, "p.bmp").pixels[30, 10]) == expected
+
+
+def tiff(pixels: np.ndarray, **tags: object) -> bytes:
+    tifffile = pytest.importorskip("tifffile", reason="writes the unusual TIFFs; scikit-image brings it")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **tags)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("top", [1, 255])
+def test_float_tiff_in_colour(kind: type, top: int) -> None:
+    pixels = (np.asarray(picture()) / 255 * top).astype(kind)
+    assert close(read_photo(tiff(pixels, photometric="rgb"), "p.tif"), picture(), 1)
+
+
+def test_unsigned_integers_of_32_bits() -> None:
+    ramp = np.tile(np.linspace(0, 2**32 - 1, 64), (8, 1)).astype(np.uint32)
+    pixels = read_photo(tiff(ramp), "p.tif").pixels
+    assert np.abs(pixels[0, :, 0] - np.linspace(0, 255, 64)).max() <= 1
+
+
+def test_what_tiff_cannot_be_read_is_not_called_damaged() -> None:
+    with pytest.raises(PhotoProblem, match="a TIFF of a kind that is not known here"):
+        read_photo(tiff(np.zeros((8, 8), np.float16)), "p.tif")
+
+
+def test_a_large_page_after_its_preview() -> None:
+    small = picture().resize((15, 10))
+    data = encoded(small, "TIFF", save_all=True, append_images=[picture(), small])
+    assert close(read_photo(data, "p.tif"), picture(), 0.1)
+
+
+@pytest.mark.parametrize("tags", [{50706: b"\1\4\0\0"}, {254: 1, 330: 8}], ids=["DNG", "NEF"])
+def test_of_a_camera_s_raw_file_not_the_preview_is_taken(tags: dict[int, object]) -> None:
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info.tagtype[tag] = 1 if isinstance(value, bytes) else 4
+        info[tag] = value
+    with pytest.raises(PhotoProblem, match=r"a camera's raw file.*save it as JPEG"):
+        read_photo(encoded(picture(), "TIFF", tiffinfo=info), "p.dng")
+
+
+def nclx(format: str, colour: tuple[int, int, int], primaries: int, transfer: int) -> np.ndarray:
+    """The middle pixel of a picture of one colour that says by code points what it means."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    image = Image.new("RGB", (64, 64), colour)
+    if format == "HEIF":
+        options = {"chroma": 444, "color_primaries": primaries, "transfer_characteristics": transfer}
+        data = encoded(image, "HEIF", quality=100, **options)
+    elif format == "AVIF":
+        data = encoded(image, "AVIF", quality=100, subsampling="4:4:4")
+        at = data.index(b"colrnclx") + 8
+        data = data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
+    else:
+        data = encoded(image, "PNG")
+        body = b"cICP" + bytes((primaries, transfer, 0, 1))
+        data = data[:33] + struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+    return read_photo(data, "p").pixels[32, 32].astype(int)
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF", "PNG"])
+@pytest.mark.parametrize(
+    ("colour", "primaries", "transfer", "expected"),
+    [
+        ((224, 160, 128), 1, 13, (224, 160, 128)),
+        ((224, 160, 128), 2, 2, (224, 160, 128)),
+        ((224, 160, 128), 12, 13, (235, 157, 122)),  # Display P3: as an ICC profile of it gives
+        ((128, 128, 128), 9, 13, (128, 128, 128)),  # grey is grey in every colour space
+        # BT.2408: paper white of 203 cd/m² is 58 % of PQ and 75 % of HLG, a grey card of 26 cd/m² 38 % of both. The
+        # card is .128 of white, in sRGB 100; white is compressed to .8 + .2 (1 - 1/e) = .926, in sRGB 246.6.
+        ((148, 148, 148), 9, 16, (246, 246, 246)),
+        ((97, 97, 97), 9, 16, (100, 100, 100)),
+        ((191, 191, 191), 9, 18, (246, 246, 246)),
+        ((97, 97, 97), 9, 18, (100, 100, 100)),
+    ],
+)
+def test_colours_told_by_code_points(
+    format: str, colour: tuple[int, int, int], primaries: int, transfer: int, expected: tuple[int, int, int]
+) -> None:
+    assert np.abs(nclx(format, colour, primaries, transfer) - expected).max() <= 2
+
+
+def test_display_p3_by_published_matrices() -> None:
+    """A grid of Display P3, in and out of sRGB, against other people's matrices."""
+    values = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), axis=-1).reshape(6, 36, 3).astype(np.uint8)
+    light = np.where(values / 255 <= 0.04045, values / 255 / 12.92, ((values / 255 + 0.055) / 1.055) ** 2.4)
+    # Display P3 to sRGB, as CSS Color 4 (section 18) has the matrices.
+    to_xyz = [[0.4865709, 0.2656677, 0.1982173], [0.2289746, 0.6917385, 0.0792869], [0, 0.0451134, 1.0439444]]
+    from_xyz = [
+        [3.2409699, -1.5373832, -0.4986108],
+        [-0.9692436, 1.8759675, 0.0415551],
+        [0.0556301, -0.203977, 1.0569715],
+    ]
+    shown = np.clip(light @ (np.array(from_xyz) @ np.array(to_xyz)).T, 0, 1)
+    expected = np.where(shown <= 0.0031308, shown * 12.92, 1.055 * shown ** (1 / 2.4) - 0.055) * 255
+    found = np.asarray(to_srgb(Image.fromarray(values), CodePoints(12, 13)))
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_full_size_where_asked() -> None:
+    data = encoded(picture(10, MAX_SIDE + 900), "PNG")
+    assert read_photo(data, "p.png").pixels.shape[1] == MAX_SIDE
+    assert read_photo(data, "p.png", max_side=None).pixels.shape == (10, MAX_SIDE + 900, 3)
+
+
+def test_every_name_of_a_photo(tmp_path: Path) -> None:
+    names = ["1.jpg", "2.jfif", "3.JPE", "4.hif", "5.dib", "6.apng"]
+    for name in (*names, "notes.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_photos(tmp_path)] == names
+    assert [path.name for path in other_files(tmp_path)] == ["notes.txt"]

@@ -19,12 +19,16 @@ from PIL import Image
 from test_limits import with_photos
 from toy import save_toy
 
+from magicapture_core.concepts import verdicts
 from magicapture_core.config import GenerateConfig
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
+from magicapture_core.ui import cards
 from magicapture_core.ui.choose_work import _judges_in_words
 from magicapture_core.ui.portrait_work import _maps, drop_portrait
+from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
+from magicapture_core.ui.step_photos import lacking
 from magicapture_core.ui.studio import Studio
 
 
@@ -234,3 +238,90 @@ def test_a_session_that_cannot_be_read_is_begun_anew_and_can_be_deleted(visit: t
     assert studio.sessions.open(key)[0] != key
     studio.delete(key)
     assert not session.folder.exists()
+
+
+class Watched:
+    """Counts how often a photo is looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        real = verdicts._hash
+
+        def hashed(pixels: np.ndarray) -> np.ndarray:
+            self.count += 1
+            return real(pixels)
+
+        monkeypatch.setattr(verdicts, "_hash", hashed)
+
+    def new(self) -> int:
+        """Photos looked at since the last call: two pictures of each, both ways round."""
+        count, self.count = self.count, 0
+        return count // 4
+
+
+PEOPLE = {person.name: person.photos for person in sample_people()}
+
+
+def test_each_photo_is_looked_at_once(visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    studio, key = visit
+    watched = Watched(monkeypatch)
+    files = [(path, path.name) for path in PEOPLE["alma"][:3]]
+    seen = [
+        ([photo.name for photo in session.photos["subject"]], watched.new())
+        for session, _ in studio.photos.adding(key, "subject", files)
+    ]
+    assert seen == [
+        (["1.jpg"], 1), (["1.jpg", "2.jpg"], 1), (["1.jpg", "2.jpg", "3.jpg"], 1), (["1.jpg", "2.jpg", "3.jpg"], 0)
+    ]  # fmt: skip
+    studio.photos.add(key, "subject", [(PEOPLE["alma"][0], "again.jpg")])
+    session = studio.sessions.find(key)
+    assert session.photos["subject"][3].reasons == [
+        "Almost the same photo as 1.jpg. Different photos teach more."
+    ]
+    assert watched.new() == 0  # known by its content
+    session = studio.photos.remove(key, "subject", session.photos["subject"][1].id)
+    assert watched.new() == 0
+    session = studio.photos.remove(key, "subject", session.photos["subject"][0].id)
+    assert [(photo.name, photo.reasons) for photo in session.photos["subject"]] == [
+        ("3.jpg", []), ("again.jpg", [])
+    ]  # fmt: skip
+
+
+def test_nothing_seen_in_a_photo_outlives_it(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    session, _ = studio.photos.add(key, "subject", [(path, path.name) for path in PEOPLE["alma"][:2]])
+    assert len(studio.photos.looks._kept) == 2
+    studio.photos.remove(key, "subject", session.photos["subject"][0].id)
+    assert len(studio.photos.looks._kept) == 1
+    studio.delete(key)
+    assert not studio.photos.looks._kept
+
+
+def test_another_person_is_not_learned_from_unless_asked(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    files = [*PEOPLE["alma"][:3], PEOPLE["conrad"][0], PEOPLE["alma"][0]]
+    session, _ = studio.photos.add(key, "subject", [(path, f"{i}.jpg") for i, path in enumerate(files)])
+    photos = session.photos["subject"]
+    assert [photo.used for photo in photos] == [True, True, True, False, False]
+    said = cards.summary(photos, "subject")
+    assert "3 usable photos of the person. 2 are left out unless you press “Use anyway”." in said
+    before = session.fingerprint()
+    concept = studio.photos.concept(session, "subject", 64, "photo")
+    assert [example.name for example in concept.examples] == ["0.jpg", "1.jpg", "2.jpg"]
+    session = studio.photos.use_anyway(key, "subject", photos[3].id)
+    assert [photo.name for photo in session.usable("subject")] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert session.fingerprint() != before
+    shown = cards.photo_cards(session.photos["subject"])
+    assert (shown.count("Leave out"), shown.count("Use anyway")) == (1, 1)
+    session = studio.photos.use_anyway(key, "subject", photos[3].id, wanted=False)
+    assert session.fingerprint() == before
+
+
+def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    files = [(PEOPLE[name][0], f"{name}.jpg") for name in ("alma", "conrad")]
+    session, _ = studio.photos.add(key, "subject", files)
+    assert session.usable("subject") == []
+    assert "All of the photos are left out" in (lacking(session, "subject", "photos") or "")
+    session = studio.photos.use_anyway(key, "subject", session.photos["subject"][0].id)
+    assert lacking(session, "subject", "photos") is None

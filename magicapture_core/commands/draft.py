@@ -34,6 +34,8 @@ class Draft:
     """A model that brings words.safetensors; the built-in one does."""
     subject_words: str = "person"
     """What the person is called in the prompt: woman, man or person, after young, middle-aged or old if wanted."""
+    use_all: bool = False
+    """Use photos of another person, of several people and duplicates, too: they are left out otherwise."""
     faces: FaceVariant = "auto"
     """Which face networks to use."""
     private: bool = False
@@ -45,14 +47,16 @@ class Draft:
         from magicapture_core.generation import best_first, draft
 
         check_noun(self.subject_words)
+        look = style_folder(self.style, self.preset)
         analyser = analyser_for(self.faces)
         cut: dict[str, Any] = {
             "resolution": models.resolution,
             "framing": models.framing,
             "analyser": analyser,
         }
-        subject = read_concept("subject", self.subject, **cut)
-        style = read_concept("style", style_folder(self.style, self.preset), **cut)
+        subject = read_concept("subject", self.subject, use_all=self.use_all, **cut)
+        every = self.use_all or self.preset is not None  # a preset was chosen by people who looked
+        style = read_concept("style", look, use_all=every, **cut)
         self.out.mkdir(parents=True, exist_ok=True)
         files: dict[int, Path] = {}
         portraits = []

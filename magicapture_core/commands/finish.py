@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.inputs import written_stem
 from magicapture_core.commands.signing import Signing
 from magicapture_core.config import PostprocessConfig
 from magicapture_core.console import BAD_INPUT, DONE, console
@@ -82,7 +83,7 @@ class Finish:
         from magicapture_core.postprocess import finish
         from magicapture_core.provenance import read_provenance, save_picture
 
-        pixels = read_photo(path).pixels
+        pixels = read_photo(path, max_side=None).pixels
         said = read_provenance(path)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("Preparing", total=1.0)
@@ -93,7 +94,7 @@ class Finish:
                 identity=identity,
                 progress=lambda what, share: progress.update(task, description=what, completed=share),
             )
-        written = unused(self.out / f"{path.stem}.finished.png")
+        written = unused(self.out / f"{written_stem(path.name)}.finished.png")
         save_picture(
             Image.fromarray(done.pixels), written, prompt=said.prompt, seed=said.seed,
             settings={**said.settings, **done.settings}, private=self.private,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from magicapture_core.photos import Photo
 
 FaceVariant = Literal["auto", "bundled", "facexlib"]
+
+# Lies beside photos that come with the project.
+_OURS = ("preset.json", "person.json")
+# Disks take 255 bytes a name, of which suffixes and a number for a second file need some.
+_LONGEST_STEM = 200
 
 
 def analyser_for(variant: FaceVariant) -> FaceAnalyser:
@@ -49,6 +55,8 @@ def read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
 
     photos, unreadable = [], 0
     for source in sources:
+        if source.is_dir():
+            _say_what_is_not_read(source)
         for path in list_photos(source) if source.is_dir() else [source]:
             try:
                 photos.append(read_photo(path))
@@ -56,6 +64,17 @@ def read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
                 unreadable += 1
                 console.print(f"{escape(path.name)}: refuse {escape(str(problem))}")
     return photos, unreadable
+
+
+def _say_what_is_not_read(folder: Path) -> None:
+    from magicapture_core.photos import other_files
+
+    others = [path.name for path in other_files(folder) if path.name not in _OURS]
+    if others:
+        console.print(
+            f"[yellow]Note[/] {escape(str(folder))}: not read, for their names do not end as photos' do: "
+            f"{escape(', '.join(others))}"
+        )
 
 
 def read_concept(
@@ -67,14 +86,23 @@ def read_concept(
     analyser: FaceAnalyser,
     kind: SubjectKind = "person",
     masks: Path | None = None,
+    use_all: bool = False,
 ) -> Concept:
-    """The photos of a folder, ready to learn from; says what is odd about them. masks: folder of the user's own."""
-    from magicapture_core.concepts import prepare_concept
+    """The photos of a folder, ready to learn from; says what is odd about them. masks: folder of the user's own.
 
+    use_all: also those that would be left out (Verdict.left_out).
+    """
+    from magicapture_core.concepts import prepare_concept
+    from magicapture_core.photos import list_photos
+
+    list_photos(folder)  # says what is wrong with the folder, rather than with a photo
     photos, unreadable = read_photos((folder,))
     if unreadable:
         raise Problem(f"Take the unreadable files out of {folder}, or replace them.")
-    own: Mapping[str, np.ndarray] | None = read_masks(masks, photos) if masks else None
+    own: Mapping[str, np.ndarray] = read_masks(masks, photos) if masks else {}
+    if not use_all:
+        photos = _without_left_out(photos, role, folder, resolution=resolution, analyser=analyser, kind=kind)
+        own = {photo.name: own[photo.name] for photo in photos if photo.name in own}
     concept = prepare_concept(
         photos, role, resolution=resolution, analyser=analyser, kind=kind, masks=own, framing=framing
     )
@@ -84,26 +112,90 @@ def read_concept(
     return concept
 
 
+def _without_left_out(
+    photos: list[Photo],
+    role: Role,
+    folder: Path,
+    *,
+    resolution: int,
+    analyser: FaceAnalyser,
+    kind: SubjectKind,
+) -> list[Photo]:
+    """The photos that are learned from; says which are not, and why. Problem if none is left."""
+    from magicapture_core.concepts import judge_photos
+
+    verdicts = judge_photos(photos, role, analyser=analyser, resolution=resolution, kind=kind)
+    out = [verdict for verdict in verdicts if verdict.left_out]
+    if out:
+        console.print(f"[yellow]Left out[/] {len(out)} of the {len(photos)} {role} photos:")
+    for verdict in out:
+        why = " ".join(reason.text for reason in verdict.reasons)
+        console.print(f"  {escape(verdict.name)}: {escape(why)}", soft_wrap=True)
+    if len(out) == len(photos):
+        raise Problem(
+            f"None of the photos in {folder} is left. Give others, or --use-all to use them all the same."
+        )
+    if out:
+        console.print("Give --use-all to use them all the same.")
+    return [photo for photo, verdict in zip(photos, verdicts, strict=True) if not verdict.left_out]
+
+
 def read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
-    """The user's masks by photo name; photos without one get an automatic mask."""
+    """The user's masks by photo name; photos without one get an automatic mask. Says which files are no masks."""
+    if not folder.is_dir():
+        raise Problem(f"{folder} is no folder: expected one with <photo name>.png for at least one photo.")
+    masks: dict[str, np.ndarray] = {}
+    unused = []
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        photo = _masked_by(path, photos) if path.suffix.lower() == ".png" else None
+        if photo is None:
+            unused.append(path.name)
+        elif photo.name in masks:
+            raise Problem(f"{path} is a second mask of {photo.name}. Leave one of them.")
+        else:
+            masks[photo.name] = _read_mask(path, photo)
+    if not masks:
+        raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
+    if unused:
+        console.print(
+            f"[yellow]Note[/] {escape(str(folder))}: no mask of any photo, so not used: {escape(', '.join(unused))}"
+        )
+    return masks
+
+
+def _masked_by(path: Path, photos: list[Photo]) -> Photo | None:
+    """The photo of a mask: "a.png" is that of a.jpg, "a.jpg.png" too. Problem if it could be that of several."""
+
+    def called(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()  # as disks of other systems may have changed it
+
+    mask = called(path.stem)
+    whole = [photo for photo in photos if called(photo.name) == mask]
+    found = whole or [photo for photo in photos if called(Path(photo.name).stem) == mask]
+    if len(found) > 1:
+        names = " and of ".join(photo.name for photo in found)
+        better = " and ".join(f"{photo.name}.png" for photo in found)
+        raise Problem(f"{path} could be the mask of {names}. Name the masks {better}.")
+    return found[0] if found else None
+
+
+def _read_mask(path: Path, photo: Photo) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     from magicapture_core.masks import mask_from_image
 
-    masks = {}
-    for photo in photos:
-        path = folder / f"{Path(photo.name).stem}.png"
-        if not path.exists():
-            continue
-        height, width = photo.pixels.shape[:2]
-        try:
-            with Image.open(path) as image:
-                # Large photos are scaled down when read, so their masks are, too.
-                same = abs(image.width * height - image.height * width) <= max(image.size)
-                scaled = image.resize((width, height), Image.Resampling.NEAREST) if same else image
-                masks[photo.name] = mask_from_image(scaled)[0].numpy()
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise Problem(f"{path} is no picture of a mask ({error}). Save it as PNG.") from error
-    if not masks:
-        raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
-    return masks
+    height, width = photo.pixels.shape[:2]
+    try:
+        with Image.open(path) as image:
+            # Large photos are scaled down when read, so their masks are, too.
+            same = abs(image.width * height - image.height * width) <= max(image.size)
+            scaled = image.resize((width, height), Image.Resampling.NEAREST) if same else image
+            mask: np.ndarray = mask_from_image(scaled)[0].numpy()
+            return mask
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise Problem(f"{path} is no picture of a mask ({error}). Save it as PNG.") from error
+
+
+def written_stem(name: str) -> str:
+    """The stem of a file's name, short enough for names of several suffixes to be written from it."""
+    return Path(name).stem.encode()[:_LONGEST_STEM].decode(errors="ignore")

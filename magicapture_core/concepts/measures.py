@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from magicapture_core.faces import Face, align
+from magicapture_core.faces import Face, align_in_photo
 
 # Faces are measured at this size, whatever the photo's, so that numbers compare. Twice ArcFace's crop.
 _SIDE = 224
 _SCALE = _SIDE / 112
+# Pixels a side that a whole picture is measured at, at least.
+_PICTURE_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,33 @@ def measure(pixels: np.ndarray, face: Face) -> Measures:
 
 def face_crop(pixels: np.ndarray, face: Face) -> np.ndarray:
     """(224, 224, 3) uint8 RGB: the face, aligned as for recognition."""
-    image = torch.tensor(pixels).permute(2, 0, 1)[None].float()
-    crop = align(image, torch.tensor(face.landmarks)[None], _SIDE)[0].permute(1, 2, 0).numpy()
+    crop = align_in_photo(pixels, face.landmarks, _SIDE)[0].permute(1, 2, 0).numpy()
     return np.clip(crop, 0, 255).round().astype(np.uint8)
 
 
 def picture_range(pixels: np.ndarray) -> float:
     """Range of luma of a whole picture, 0..255, between its 2nd and 98th percentile."""
-    luma = pixels.reshape(-1, 3).mean(axis=1)
+    step = _step(pixels)  # every so many pixels tell as much as all
+    luma = pixels[::step, ::step].reshape(-1, 3).mean(axis=1)
     return float(np.subtract(*np.percentile(luma, (98, 2))))
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 RGB: a whole picture, made smaller by a whole number; good for looking at, not for learning."""
+    import cv2
+
+    step = _step(pixels)
+    height, width = (max(step, side // step * step) for side in pixels.shape[:2])
+    if step == 1 or min(pixels.shape[:2]) < step:
+        return pixels
+    small: np.ndarray = cv2.resize(
+        pixels[:height, :width], (width // step, height // step), interpolation=cv2.INTER_AREA
+    )
+    return small
+
+
+def _step(pixels: np.ndarray) -> int:
+    return max(1, max(pixels.shape[:2]) // _PICTURE_SIDE)
 
 
 def _patch(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Accept, warn or refuse: what people are told about their photos before hours of training depend on them.
+"""What is thought of one photo by itself, before hours of training depend on it; `comparing` puts them together.
 
 The thresholds were set with tools/calibrate_verdicts.py on the synthetic faces, scikit-image's astronaut and
 matplotlib's Grace Hopper, and on spoiled copies of them; its output is the reason for each value given here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from magicapture_core.concepts.examples import (
     style_square,
     subject_square,
 )
-from magicapture_core.concepts.measures import Measures, face_crop, measure, picture_range
+from magicapture_core.concepts.measures import Measures, face_crop, measure, picture_range, reduced
 from magicapture_core.faces import Face, FaceAnalyser, embed_face
 from magicapture_core.photos import Photo
 
@@ -42,6 +42,8 @@ EXTREME_YAW = 40.0
 EXTREME_PITCH = 30.0
 # A lean is undone by alignment, but teaches the model leaning heads; half way to lying is hardly ever meant.
 EXTREME_ROLL = 40.0
+# Good photos of upright faces score .74 and more; what is taken for a face in a turned cup of coffee stays below .7.
+TURNED_SCORE = 0.72
 # Lids closer than this share of the eye's width AND a blink seen in the whole face: of 1638 good photos the lids
 # alone are so close in 0.1 %, and blinks reach .39 in 99.9 %; painted-shut eyes give .02 to .12, and .42 to .75.
 # Both eyes must be closed: a wink is an expression.
@@ -55,14 +57,6 @@ COVER_COLOUR, COVER_TEXTURE, COVER_COLOUR_SURE = 14.0, 0.08, 26.0
 CUT_OFF = 0.08
 # Smaller second faces are passers-by; larger ones, in a crop around the subject, teach the model two people.
 SECOND_FACE = 0.4
-# Bits of 256 in which perceptual hashes differ, of the whole picture or of the aligned face. Copies (scaled,
-# recompressed, brightened) differ by up to 20, cropped ones by that in the face; different photos of one person by
-# 44 and more, and in the face by 32 and more.
-NEAR_DUPLICATE_BITS = 24
-# Cosine of SFace embeddings, mean over the other photos of the group. Photos of one man .73 to .80, of one synthetic
-# person .60 to .80; different real people .13 and at most .33, synthetic ones .27 (they are drawn near an average
-# face; one in ten passes). SFace's makers decide single pairs at .363. ArcFace IR-SE50 separates at about the same.
-SAME_PERSON = 0.4
 # An all but uniform picture teaches no style.
 FLAT_PICTURE = 8.0
 
@@ -79,55 +73,90 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is thought of one photo. "accept" may carry reasons, too: things worth knowing, none of them bad."""
+class Finding:
+    """A reason, and how much it weighs."""
 
-    name: str
-    level: Level
-    """refuse: cannot be used; warn: can, but the result suffers."""
-    reasons: tuple[Reason, ...]
-    face: Face | None
-    """The face that is meant, where there is one."""
-
-
-@dataclass(frozen=True)
-class _Finding:
     level: Level
     reason: Reason
 
 
-def judge_photos(
-    photos: Sequence[Photo],
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one photo shows by itself: all that must be known to judge it, alone and among others."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    face: Face | None
+    """The face that is meant, where there is one."""
+    hashes: tuple[np.ndarray, ...]
+    """(256,) bool perceptual hashes: of the whole picture, and of the aligned face where there is one."""
+    mirrored: tuple[np.ndarray, ...]
+    """The same of the mirrored picture."""
+    embedding: np.ndarray | None
+    """(dim,) who it is; None for styles, objects and where no face is large enough."""
+
+
+def look_at(
+    photo: Photo,
     role: Role,
     *,
     analyser: FaceAnalyser,
     resolution: int = 512,
     kind: Kind = "person",
-) -> list[Verdict]:
-    """A verdict per photo, in order. `resolution`: side of the training squares in pixels.
+) -> Look:
+    """Judge one photo by itself. What takes time is done here; `comparing.compare` only compares.
 
     A style photo may lack a face or be dark: it is judged as a picture only. An object is judged without faces.
     """
-    faces = [analyser.detect(photo.pixels) if kind == "person" else [] for photo in photos]
-    found: list[list[_Finding]] = []
-    for photo, seen in zip(photos, faces, strict=True):
-        if role == "style":
-            found.append(_judge_style(photo, seen, resolution, kind))
-        elif kind == "object":
-            found.append(_judge_picture(photo, min(photo.pixels.shape[:2]), resolution))
-        else:
-            found.append(_judge_subject(photo, seen, resolution))
-    meant = [main_face(seen) if role == "subject" else (seen[0] if seen else None) for seen in faces]
-    _add(found, _duplicates(photos, meant))
-    if role == "subject" and kind == "person":
-        _add(found, _strangers(photos, meant, analyser))
-    return [
-        Verdict(photo.name, _worst(findings), tuple(f.reason for f in findings), face)
-        for photo, findings, face in zip(photos, found, meant, strict=True)
-    ]
+    faces = analyser.detect(photo.pixels) if kind == "person" else []
+    if role == "style":
+        face = faces[0] if faces else None
+        findings = _judge_style(photo, faces, resolution, kind)
+    elif kind == "object":
+        face = None
+        findings = _judge_picture(photo, min(photo.pixels.shape[:2]), resolution)
+    else:
+        face = main_face(faces)
+        findings = _judge_subject(photo, faces, resolution)
+        if not faces or (face is not None and face.size < MIN_FACE_PIXELS):
+            findings = _lying(photo, analyser, face) or findings
+    views = [reduced(photo.pixels)] + ([] if face is None else [face_crop(photo.pixels, face)])
+    known = role == "subject" and face is not None and face.size >= MIN_FACE_PIXELS
+    return Look(
+        photo.name,
+        tuple(findings),
+        face,
+        tuple(_hash(view) for view in views),
+        tuple(_hash(view[:, ::-1]) for view in views),
+        embed_face(analyser, photo.pixels, face) if known and face is not None else None,
+    )
 
 
-def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list[_Finding]:
+def _lying(photo: Photo, analyser: FaceAnalyser, seen: Face | None) -> list[Finding]:
+    """A better advice than "no face" where the photo only has to be turned. seen: what was taken for a face."""
+    small = reduced(photo.pixels)
+    shrunk = len(small) / len(photo.pixels)
+    least = max(MIN_FACE_PIXELS, 2 * seen.size if seen else 0) * shrunk
+    found: dict[int, float] = {}
+    for turns in (1, 2, 3):
+        faces = analyser.detect(np.ascontiguousarray(np.rot90(small, turns)))
+        if faces and faces[0].size >= least and faces[0].score >= TURNED_SCORE:
+            found[turns] = faces[0].score
+    if not found:
+        return []
+    how = "is upside down" if max(found, key=lambda turns: found[turns]) == 2 else "lies on its side"
+    return [_refuse("pose", f"The photo {how}. Turn it upright in a photo program, and add it again.")]
+
+
+def _hash(pixels: np.ndarray) -> np.ndarray:
+    import imagehash
+    from PIL import Image
+
+    bits: np.ndarray = imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels)), hash_size=16).hash
+    return bits.ravel()
+
+
+def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list[Finding]:
     height, width = photo.pixels.shape[:2]
     if not faces:
         return [
@@ -144,7 +173,7 @@ def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list
     if face.size < MIN_FACE_PIXELS:
         text = f"The face is far too small ({face.size:.0f} pixels; at least {MIN_FACE_PIXELS} are needed)."
         return [_refuse("face_small", f"{text} Choose a photo taken from closer.")]
-    findings: list[_Finding] = []
+    findings: list[Finding] = []
     if len(faces) > 1 and faces[1].size > SECOND_FACE * face.size:
         text = "There is a second person near the face that is meant. Crop the photo if you can."
         findings.append(_warn("several_faces", text))
@@ -157,8 +186,8 @@ def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list
     return findings + _judge_face(face, measure(photo.pixels, face), height, width)
 
 
-def _judge_face(face: Face, measures: Measures, height: int, width: int) -> list[_Finding]:
-    findings: list[_Finding] = []
+def _judge_face(face: Face, measures: Measures, height: int, width: int) -> list[Finding]:
+    findings: list[Finding] = []
     if measures.blur > BLUR and face.size >= BLUR_MIN_FACE:
         findings.append(
             _warn("blurred", "The face is blurred. Choose a photo in focus, without motion blur.")
@@ -210,20 +239,20 @@ def _covered(measures: Measures) -> str | None:
     return None
 
 
-def _judge_style(photo: Photo, faces: Sequence[Face], resolution: int, kind: Kind) -> list[_Finding]:
+def _judge_style(photo: Photo, faces: Sequence[Face], resolution: int, kind: Kind) -> list[Finding]:
     height, width = photo.pixels.shape[:2]
     findings = _judge_picture(photo, style_square(faces, height, width)[2], resolution)
     if kind == "person" and not faces:
         text = "No face was found, so the whole picture counts as style. Portraits in the style work best."
-        findings.append(_Finding("accept", Reason("no_face", text)))
+        findings.append(Finding("accept", Reason("no_face", text)))
     if len(faces) > 1 and faces[1].size > SECOND_FACE * faces[0].size:
         text = f"{len(faces)} faces: results may show several people. Portraits of one person work best."
         findings.append(_warn("several_faces", text))
     return findings
 
 
-def _judge_picture(photo: Photo, side: int, resolution: int) -> list[_Finding]:
-    findings: list[_Finding] = []
+def _judge_picture(photo: Photo, side: int, resolution: int) -> list[Finding]:
+    findings: list[Finding] = []
     too_small = enlargement(side, resolution)
     if too_small is not None:
         findings.append(_warn("low_resolution", _sentence(too_small)))
@@ -232,89 +261,6 @@ def _judge_picture(photo: Photo, side: int, resolution: int) -> list[_Finding]:
             _refuse("flat", "The picture is all but one colour: there is nothing to learn from it.")
         )
     return findings
-
-
-def _duplicates(photos: Sequence[Photo], faces: Sequence[Face | None]) -> list[_Finding | None]:
-    """Every photo that is all but a copy of an EARLIER one; mirrored copies count, as training mirrors, too."""
-    views = [
-        [photo.pixels] + ([] if face is None else [face_crop(photo.pixels, face)])
-        for photo, face in zip(photos, faces, strict=True)
-    ]
-    hashes = [[_hash(view) for view in seen] for seen in views]
-    mirrored = [[_hash(view[:, ::-1]) for view in seen] for seen in views]
-    findings: list[_Finding | None] = []
-    for i in range(len(photos)):
-        apart = [
-            min(a - b for side in (hashes, mirrored) for a, b in zip(side[i], hashes[j], strict=False))
-            for j in range(i)
-        ]
-        twin = next((j for j, bits in enumerate(apart) if bits <= NEAR_DUPLICATE_BITS), None)
-        text = (
-            ""
-            if twin is None
-            else f"Almost the same photo as {photos[twin].name}. Different photos teach more."
-        )
-        findings.append(None if twin is None else _warn("near_duplicate", text))
-    return findings
-
-
-def _hash(pixels: np.ndarray) -> Any:
-    import imagehash
-    from PIL import Image
-
-    return imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels)), hash_size=16)
-
-
-def _strangers(
-    photos: Sequence[Photo], faces: Sequence[Face | None], analyser: FaceAnalyser
-) -> list[_Finding | None]:
-    """Photos whose face is not that of the largest group that agrees on one person."""
-    known = [i for i, face in enumerate(faces) if face is not None and face.size >= MIN_FACE_PIXELS]
-    findings: list[_Finding | None] = [None] * len(photos)
-    if len(known) < 2:
-        return findings
-    embeddings = np.stack([embed_face(analyser, photos[i].pixels, face) for i in known if (face := faces[i])])
-    likeness = embeddings @ embeddings.T
-    group = _largest_group(likeness)
-    if len(group) < 2:
-        text = "The photos seem to show different people. Use photos of one person only."
-        for i in known:
-            findings[i] = _warn("other_person", text)
-        return findings
-    for row, i in enumerate(known):
-        others = [j for j in group if j != row]
-        if float(likeness[row, others].mean()) < SAME_PERSON:
-            text = "This seems to be a different person from the other photos (or looks very unlike them)."
-            findings[i] = _warn("other_person", f"{text} Use photos of one person only.")
-    return findings
-
-
-def _largest_group(likeness: np.ndarray) -> list[int]:
-    """Rows of the largest set in which everyone is connected to everyone by likeness; the first one on a tie."""
-    best: list[int] = []
-    unseen = set(range(len(likeness)))
-    while unseen:
-        group, frontier = [], [min(unseen)]
-        while frontier:
-            row = frontier.pop()
-            if row in unseen:
-                unseen.discard(row)
-                group.append(row)
-                frontier += [int(j) for j in np.flatnonzero(likeness[row] >= SAME_PERSON) if int(j) in unseen]
-        if len(group) > len(best):
-            best = sorted(group)
-    return best
-
-
-def _add(found: list[list[_Finding]], more: Sequence[_Finding | None]) -> None:
-    for findings, finding in zip(found, more, strict=True):
-        if finding is not None:
-            findings.append(finding)
-
-
-def _worst(findings: Sequence[_Finding]) -> Level:
-    order: tuple[Level, ...] = ("refuse", "warn")
-    return next((level for level in order if any(f.level == level for f in findings)), "accept")
 
 
 def _eyes_closed(face: Face) -> bool:
@@ -328,9 +274,9 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _warn(code: str, text: str) -> _Finding:
-    return _Finding("warn", Reason(code, text))
+def _warn(code: str, text: str) -> Finding:
+    return Finding("warn", Reason(code, text))
 
 
-def _refuse(code: str, text: str) -> _Finding:
-    return _Finding("refuse", Reason(code, text))
+def _refuse(code: str, text: str) -> Finding:
+    return Finding("refuse", Reason(code, text))

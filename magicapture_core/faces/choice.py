@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from magicapture_core.faces.align import align
+from magicapture_core.faces.align import align_in_photo
 from magicapture_core.faces.protocol import Face, FaceAnalyser, check_pixels
 from magicapture_core.problems import Problem
 from magicapture_core.weights import WEIGHTS, find_weight
@@ -56,9 +56,8 @@ def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:
 def embed_face(analyser: FaceAnalyser, pixels: np.ndarray, face: Face) -> np.ndarray:
     """(dim,) float32 of unit norm: who the face in `pixels` ((h, w, 3) uint8 RGB) is, for `analyser`'s embedder."""
     check_pixels(pixels)
-    image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
-        embedding = analyser.embedder()(align(image, torch.tensor(face.landmarks)[None]))
+        embedding = analyser.embedder()(align_in_photo(pixels, face.landmarks) / 255)
     result: np.ndarray = embedding[0].numpy()
     return result
 

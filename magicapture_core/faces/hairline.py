@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 # Mesh points on bare skin whatever the hair: both cheeks below the eyes, and the nose.
@@ -21,6 +23,9 @@ MAX_FOREHEAD = 1.45
 # A strand or a wrinkle narrower than this share of the ray does not end the forehead.
 _MIN_GAP = 0.08
 _STEPS = 48
+# Pixels from the middle of the face to the edge of its surroundings at which colours are looked at. The blur below is
+# 1.2 % of it, so nothing finer is seen anyway; at a large photo's own size the blur alone took most of the time.
+_WORKING_RADIUS = 400.0
 
 
 def to_hairline(pixels: np.ndarray, mesh: np.ndarray, outline: np.ndarray) -> np.ndarray:
@@ -39,15 +44,15 @@ def to_hairline(pixels: np.ndarray, mesh: np.ndarray, outline: np.ndarray) -> np
     upper = np.flatnonzero(upward > 0.0)
     if len(upper) < 5 or lengths.min() < 2:
         return outline
-    left, top, lab = _smooth_lab(pixels, outline, center)
-    prototypes = _skin(lab, mesh - (left, top))
+    surroundings = _smooth_lab(pixels, outline, center)
+    prototypes = _skin(surroundings, mesh)
     reach = np.empty(len(upper))
     for row, i in enumerate(upper):
         limit = 1 + (MAX_FOREHEAD - 1) * float(upward[i]) ** 2
         start = _brow_distance(mesh, center, rays[i] / lengths[i]) / lengths[i]
         steps = np.linspace(min(start, 0.95), limit, _STEPS)
-        points = center + rays[i] * steps[:, None] - (left, top)
-        reach[row] = _end_of_skin(steps, _distance(_at(lab, points), prototypes))
+        points = center + rays[i] * steps[:, None]
+        reach[row] = _end_of_skin(steps, _distance(surroundings.at(points), prototypes))
     moved = outline.copy()
     order = np.argsort(_angles(rays[upper], up, across))
     smooth = _median(reach[order])
@@ -55,8 +60,24 @@ def to_hairline(pixels: np.ndarray, mesh: np.ndarray, outline: np.ndarray) -> np
     return moved
 
 
-def _smooth_lab(pixels: np.ndarray, outline: np.ndarray, center: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """The surroundings of the face in CIE Lab without grain, and their corner in the photo."""
+@dataclass(frozen=True, eq=False)
+class _Surroundings:
+    """A part of the photo in CIE Lab, without grain."""
+
+    lab: np.ndarray
+    corner: tuple[int, int]
+    """Left and top in the photo."""
+    scale: np.ndarray
+    """(2,) its pixels per pixel of the photo, across and down."""
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Colours at the pixels nearest to `points` of the photo; beyond the part those of its border."""
+        x, y = np.round((points - self.corner + 0.5) * self.scale - 0.5).astype(int).T
+        return self.lab[np.clip(y, 0, self.lab.shape[0] - 1), np.clip(x, 0, self.lab.shape[1] - 1)]
+
+
+def _smooth_lab(pixels: np.ndarray, outline: np.ndarray, center: np.ndarray) -> _Surroundings:
+    """The surroundings of the face, at a working size."""
     import cv2
 
     radius = float(np.linalg.norm(outline - center, axis=1).max()) * MAX_FOREHEAD + 4
@@ -64,26 +85,23 @@ def _smooth_lab(pixels: np.ndarray, outline: np.ndarray, center: np.ndarray) -> 
     left, top = max(0, int(center[0] - radius)), max(0, int(center[1] - radius))
     crop = pixels[top : max(top + 1, min(height, int(center[1] + radius)))]
     crop = crop[:, min(left, width - 1) : max(left + 1, min(width, int(center[0] + radius)))]
-    lab = cv2.cvtColor(np.ascontiguousarray(crop).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return left, top, cv2.GaussianBlur(lab, (0, 0), max(0.6, radius * 0.012))
+    shrink = min(1.0, _WORKING_RADIUS / radius)
+    size = [max(1, round(side * shrink)) for side in crop.shape[1::-1]]
+    small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA) if shrink < 1 else np.ascontiguousarray(crop)
+    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = cv2.GaussianBlur(lab, (0, 0), max(0.6, radius * shrink * 0.012))
+    return _Surroundings(lab, (left, top), np.array(size) / crop.shape[1::-1])
 
 
-def _skin(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+def _skin(surroundings: _Surroundings, mesh: np.ndarray) -> np.ndarray:
     """(3, 3): the colour of each cheek and of the nose. The nearest counts, so a half-lit face has two skins."""
     patches = (_LEFT_CHEEK, _RIGHT_CHEEK, _NOSE)
-    return np.stack([np.median(_at(lab, mesh[list(indices)]), axis=0) for indices in patches])
+    return np.stack([np.median(surroundings.at(mesh[list(indices)]), axis=0) for indices in patches])
 
 
 def _distance(colours: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
     weights = np.array([_LIGHTNESS, 1, 1], np.float32)
     return np.linalg.norm((colours[:, None] - prototypes) * weights, axis=2).min(axis=1)
-
-
-def _at(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Colours at the nearest pixels; beyond the crop those of its border."""
-    x = np.clip(np.round(points[:, 0]).astype(int), 0, lab.shape[1] - 1)
-    y = np.clip(np.round(points[:, 1]).astype(int), 0, lab.shape[0] - 1)
-    return lab[y, x]
 
 
 def _brow_distance(mesh: np.ndarray, center: np.ndarray, direction: np.ndarray) -> float:

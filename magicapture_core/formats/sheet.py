@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,13 @@ _TEXT, _LINE_HEIGHT = 1.7, 2.1
 _FOOT = 3.0
 RULER = 50.0
 """Length in mm of the line that tells whether a printer scaled the page."""
-# Narrower sheets need the text in three lines beside the ruler, wider ones in one.
-_ONE_LINE = 140.0
 _INK, _RED = (60, 60, 60), (190, 20, 20)
+# Text is measured in Pillow's own font, Aileron; in Helvetica, which PDFs have, the same is up to 2.7 % wider.
+_WIDER = 1.04
+_MEASURED_AT = 100
+
+Line = tuple[str, tuple[int, int, int]]
+"""Text and its colour."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,36 @@ class Layout:
     height: float
     photos: list[tuple[float, float]]
     """Upper left corner of each photo."""
+    photo: tuple[float, float]
+    """Width and height of each as it stands on the sheet."""
+    turned: bool
+    """Whether the photos lie on their sides, because more of them fit so."""
     marks: list[tuple[float, float, float, float]]
     """Cut marks: lines x0, y0, x1, y1 along the photos' edges, none of them over a photo."""
     foot: float
     """Where the text begins."""
+    lines: list[Line]
+    """The text beside the ruler."""
     margin: float
 
 
-def layout(spec: PhotoSpec, sheet: Paper, warning: bool = False) -> Layout:
-    """As many photos as fit, the paper upright or lying. warning: with room for a line of it.
+def layout(spec: PhotoSpec, sheet: Paper, failed: Sequence[str] = ()) -> Layout:
+    """As many photos as fit, the paper and the photos upright or lying. failed: checks that the sheet must name.
 
     Problem if not even one fits.
     """
     best: Layout | None = None
-    for width, height in ((sheet.width, sheet.height), (sheet.height, sheet.width)):
-        lines = (1 if width >= _ONE_LINE else 3) + warning
-        foot = sheet.margin + _FOOT + (lines - 1) * _LINE_HEIGHT
-        columns = int((width - 2 * sheet.margin + _GAP) // (spec.width + _GAP))
-        rows = int((height - sheet.margin - foot + _GAP) // (spec.height + _GAP))
+    for turned, (width, height) in itertools.product(
+        (False, True), ((sheet.width, sheet.height), (sheet.height, sheet.width))
+    ):
+        lines = _foot_lines(spec, failed, width - 2 * sheet.margin - RULER - 2)
+        foot = sheet.margin + _FOOT + (len(lines) - 1) * _LINE_HEIGHT
+        photo = (spec.height, spec.width) if turned else (spec.width, spec.height)
+        columns = int((width - 2 * sheet.margin + _GAP) // (photo[0] + _GAP))
+        rows = int((height - sheet.margin - foot + _GAP) // (photo[1] + _GAP))
         if columns * rows > (len(best.photos) if best else 0):
-            best = _placed(spec, sheet, (width, height), foot, (columns, rows))
+            size = width, height
+            best = _placed(photo, sheet, size, foot, (columns, rows), turned=turned, lines=lines)
     if best is None:
         raise Problem(
             f"A photo of {spec.width:g}×{spec.height:g} mm does not fit on {sheet.title}. Choose larger paper."
@@ -68,26 +83,34 @@ def layout(spec: PhotoSpec, sheet: Paper, warning: bool = False) -> Layout:
 
 
 def _placed(
-    spec: PhotoSpec, sheet: Paper, size: tuple[float, float], foot: float, grid: tuple[int, int]
+    photo: tuple[float, float],
+    sheet: Paper,
+    size: tuple[float, float],
+    foot: float,
+    grid: tuple[int, int],
+    *,
+    turned: bool,
+    lines: list[Line],
 ) -> Layout:
-    (width, height), (columns, rows) = size, grid
-    grid_width = columns * (spec.width + _GAP) - _GAP
-    grid_height = rows * (spec.height + _GAP) - _GAP
+    (width, height), (columns, rows), (wide, high) = size, grid, photo
+    grid_width = columns * (wide + _GAP) - _GAP
+    grid_height = rows * (high + _GAP) - _GAP
     left = (width - grid_width) / 2
     top = sheet.margin + (height - sheet.margin - foot - grid_height) / 2
-    xs = [left + i * (spec.width + _GAP) for i in range(columns)]
-    ys = [top + i * (spec.height + _GAP) for i in range(rows)]
+    xs = [left + i * (wide + _GAP) for i in range(columns)]
+    ys = [top + i * (high + _GAP) for i in range(rows)]
     marks = []
-    for x in (edge for start in xs for edge in (start, start + spec.width)):
+    for x in (edge for start in xs for edge in (start, start + wide)):
         marks += [(x, top - _MARK_OFF - _MARK, x, top - _MARK_OFF)]
-        marks += [(x, y + spec.height, x, y + spec.height + _GAP) for y in ys[:-1]]
+        marks += [(x, y + high, x, y + high + _GAP) for y in ys[:-1]]
         marks += [(x, top + grid_height + _MARK_OFF, x, top + grid_height + _MARK_OFF + _MARK)]
-    for y in (edge for start in ys for edge in (start, start + spec.height)):
+    for y in (edge for start in ys for edge in (start, start + high)):
         marks += [(left - _MARK_OFF - _MARK, y, left - _MARK_OFF, y)]
-        marks += [(x + spec.width, y, x + spec.width + _GAP, y) for x in xs[:-1]]
+        marks += [(x + wide, y, x + wide + _GAP, y) for x in xs[:-1]]
         marks += [(left + grid_width + _MARK_OFF, y, left + grid_width + _MARK_OFF + _MARK, y)]
     text = height - foot + 2 * _MARK_OFF + _MARK
-    return Layout(width, height, [(x, y) for y in ys for x in xs], marks, text, sheet.margin)
+    places = [(x, y) for y in ys for x in xs]
+    return Layout(width, height, places, photo, turned, marks, text, lines, sheet.margin)
 
 
 def write_sheet(
@@ -108,7 +131,7 @@ def write_sheet(
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise Problem(f"Sheets are written as {', '.join(SUFFIXES)}; got {path.name!r}. Choose one of those.")
-    placed = layout(photo.spec, sheet, bool(photo.failed))
+    placed = layout(photo.spec, sheet, [check.title for check in photo.failed])
     statement = REFUSED
     if photo.failed:
         statement += f" Written although checks failed: {', '.join(check.title for check in photo.failed)}."
@@ -124,29 +147,29 @@ def write_sheet(
     return placed
 
 
-def _foot_lines(
-    photo: PassportPhoto, placed: Layout, width_of: Callable[[str], float]
-) -> list[tuple[str, tuple[int, int, int]]]:
-    """The text beside the ruler, in lines that fit; width_of measures in mm."""
-    title = photo.spec.title.replace("×", "x")  # Pillow's own font has no such sign
+def _foot_lines(spec: PhotoSpec, failed: Sequence[str], room: float) -> list[Line]:
+    """The text beside the ruler, in lines of at most `room` mm."""
+    title = spec.title.replace("×", "x")  # Pillow's own font has no such sign
     text = (
         f"Passport-style, {title}. Print at 100 %: this line is {RULER:.0f} mm. AI-generated; many "
         "authorities refuse it."
     )
-    room = placed.width - 2 * placed.margin - RULER - 2
-    lines, line = [], ""
+    warning = f"CHECKS FAILED: {', '.join(failed).lower()}" if failed else ""
+    return [(line, _RED) for line in _wrapped(warning, room)] + [
+        (line, _INK) for line in _wrapped(text, room)
+    ]
+
+
+def _wrapped(text: str, room: float) -> list[str]:
+    font = ImageFont.load_default(_MEASURED_AT)
+    lines: list[str] = []
     for word in text.split():
-        if line and width_of(f"{line} {word}") > room:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}".strip()
-    found = [(each, _INK) for each in [*lines, line]]
-    if photo.failed:
-        failed = f"CHECKS FAILED: {', '.join(check.title.lower() for check in photo.failed)}"
-        while width_of(failed) > room:
-            failed = f"{failed.removesuffix('...')[:-1]}..."
-        found.insert(0, (failed, _RED))
-    return found
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) / _MEASURED_AT * _TEXT * _WIDER <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def draw(photo: PassportPhoto, placed: Layout) -> Image.Image:
@@ -162,18 +185,22 @@ def draw(photo: PassportPhoto, placed: Layout) -> Image.Image:
     for x0, y0, x1, y1 in placed.marks:
         # A mark lies just outside of the photo's edge, which is where the cut goes.
         pen.line((px(x0), px(y0), px(x1), px(y1)), fill=_INK, width=max(1, px(_MARK_WIDTH)))
-    picture = Image.fromarray(photo.pixels)
+    picture = _standing(photo, placed)
     for x, y in placed.photos:
-        box = (px(x), px(y), px(x + photo.spec.width), px(y + photo.spec.height))
+        box = (px(x), px(y), px(x + placed.photo[0]), px(y + placed.photo[1]))
         image.paste(picture.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS), box[:2])
     middle = placed.foot + _TEXT / 2
     pen.line((px(placed.margin), px(middle), px(placed.margin + RULER), px(middle)), fill=_INK, width=px(0.2))
     font = ImageFont.load_default(px(_TEXT))
-    lines = _foot_lines(photo, placed, lambda text: font.getlength(text) / SHEET_DPI * INCH)
-    for number, (text, colour) in enumerate(lines):
+    for number, (text, colour) in enumerate(placed.lines):
         at = px(placed.margin + RULER + 2), px(placed.foot + number * _LINE_HEIGHT)
         pen.text(at, text, fill=colour, font=font)
     return image
+
+
+def _standing(photo: PassportPhoto, placed: Layout) -> Image.Image:
+    picture = Image.fromarray(photo.pixels)
+    return picture.transpose(Image.Transpose.ROTATE_90) if placed.turned else picture
 
 
 def _write_pdf(photo: PassportPhoto, placed: Layout, path: Path, statement: str, text: str) -> None:
@@ -192,14 +219,14 @@ def _write_pdf(photo: PassportPhoto, placed: Layout, path: Path, statement: str,
     pdf.set_line_width(_MARK_WIDTH)
     for mark in placed.marks:
         pdf.line(*mark)
-    picture = Image.fromarray(photo.pixels)
+    picture = _standing(photo, placed)
     for x, y in placed.photos:
-        pdf.image(picture, x, y, photo.spec.width, photo.spec.height)
+        pdf.image(picture, x, y, *placed.photo)
     pdf.set_line_width(0.2)
     middle = placed.foot + _TEXT / 2
     pdf.line(placed.margin, middle, placed.margin + RULER, middle)
     pdf.set_font("Helvetica", size=_TEXT / INCH * 72)
-    for number, (line, colour) in enumerate(_foot_lines(photo, placed, pdf.get_string_width)):
+    for number, (line, colour) in enumerate(placed.lines):
         pdf.set_text_color(*colour)
         pdf.text(placed.margin + RULER + 2, placed.foot + 0.8 * _TEXT + number * _LINE_HEIGHT, line)
     with atomic_file(path) as file:

@@ -57,7 +57,7 @@ class Api:
     def check_photos(
         self, files: list[str] | None, role: str, session: str, consent: bool, person: str, preset: str
     ) -> dict[str, Any]:
-        """Returns session, photos (name, level, reasons) and refused (what could not be read)."""
+        """Returns session, photos (name, level, reasons, used) and refused (what could not be read)."""
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
         key = session if session else self.studio.sessions.create()[0]
@@ -207,4 +207,4 @@ def _role(name: str) -> Role:
 
 
 def _verdict(photo: StoredPhoto) -> dict[str, Any]:
-    return {"name": photo.name, "level": photo.level, "reasons": photo.reasons}
+    return {"name": photo.name, "level": photo.level, "reasons": photo.reasons, "used": photo.used}

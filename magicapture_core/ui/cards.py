@@ -80,21 +80,23 @@ def photo_cards(photos: Sequence[StoredPhoto]) -> str:
 
 def _photo_card(photo: StoredPhoto) -> str:
     kind, title = BADGES[photo.level]
+    use = reasons = ""
     if photo.kept and photo.level == "warn":
-        kind, title = "good", "Kept"
-    reasons = "".join(f"<li>{escape(_sentence(reason))}</li>" for reason in photo.reasons)
-    if photo.kept:
-        reasons = ""
+        kind, title = "good", "Used anyway" if photo.left_out else "Good"
+    else:
+        reasons = "".join(f"<li>{escape(_sentence(reason))}</li>" for reason in photo.reasons)
+    if photo.left_out and photo.kept:
+        use = _button("leave", photo.id, "Leave out", f"Leave {photo.name} out")
+    elif photo.left_out:
+        title = "Left out"
+        use = _button("use", photo.id, "Use anyway", f"Use {photo.name} anyway")
     name = escape(photo.name)
-    keep = ""
-    if photo.level == "warn" and not photo.kept:
-        keep = _button("keep", photo.id, "Keep", f"Keep {photo.name} all the same")
     return (
         f'<li class="mc-photo mc-level-{kind}"><div class="mc-thumb"><img src="{address(photo.thumb)}" alt="{name}">'
         f'<span class="mc-badge mc-{kind}">{title}</span></div>'
         f'<p class="mc-name" title="{name}">{name}</p>'
         + (f'<ul class="mc-reasons">{reasons}</ul>' if reasons else "")
-        + f'<div class="mc-actions">{keep}{_button("remove", photo.id, "Remove", f"Remove {photo.name}")}</div></li>'
+        + f'<div class="mc-actions">{use}{_button("remove", photo.id, "Remove", f"Remove {photo.name}")}</div></li>'
     )
 
 
@@ -111,13 +113,18 @@ def _sentence(text: str) -> str:
 
 
 def summary(photos: Sequence[StoredPhoto], role: Role, kind: str = "person") -> str:
-    """How many photos there are and whether they are enough."""
-    usable = [photo for photo in photos if photo.level != "refuse"]
+    """How many photos are learned from and whether they are enough."""
     if not photos:
         return ""
-    refused = len(photos) - len(usable)
-    rest = f" {refused} cannot be used and will be left out." if refused else ""
+    usable = [photo for photo in photos if photo.used]
+    refused = sum(photo.level == "refuse" for photo in photos)
+    left_out = len(photos) - len(usable) - refused
+    rest = f" {refused} cannot be used." if refused else ""
+    if left_out:
+        rest += f" {left_out} {'is' if left_out == 1 else 'are'} left out unless you press “Use anyway”."
     what = "style" if role == "style" else ("person" if kind == "person" else "object")
+    if not usable and left_out:
+        return note(f"None of these photos is used.{rest}", "bad")
     if not usable:
         return note(f"None of these photos can be used.{rest if len(photos) > 1 else ''} Add others.", "bad")
     count = f"{len(usable)} usable photo{'s' if len(usable) > 1 else ''} of the {what}."

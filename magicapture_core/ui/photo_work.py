@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +14,18 @@ import numpy as np
 from PIL import Image
 
 from magicapture_core.config import check_noun
-from magicapture_core.photos import Photo, list_photos, read_photo
+from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import PhotoProblem, Problem
+from magicapture_core.ui.looks import Looks, digest_of
+from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
-from magicapture_core.weights import ASSETS
 
 if TYPE_CHECKING:
-    from magicapture_core.concepts import Concept, Example
+    from magicapture_core.concepts import Concept, Example, Look
     from magicapture_core.config import Framing
     from magicapture_core.faces import FaceAnalyser
     from magicapture_core.ui.model_work import ModelFacts
 
-PEOPLE = ASSETS / "people"
 THUMB_SIDE = 480
 EDITOR_SIDE = 768
 MASK_COLOUR = (255, 64, 96)
@@ -43,40 +42,13 @@ class MaskView:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class Person:
-    """A sample person that comes with the project."""
-
-    name: str
-    title: str
-    photos: tuple[Path, ...]
-    words: str = ""
-    """What they are called in prompts."""
-
-
-def sample_people() -> list[Person]:
-    """Sample people, if there are any."""
-    people = []
-    for folder in sorted(PEOPLE.glob("*/")):
-        try:
-            photos = tuple(list_photos(folder))
-        except PhotoProblem:
-            continue
-        title = folder.name.replace("_", " ").replace("-", " ").title()
-        file = folder / "person.json"
-        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        people.append(
-            Person(folder.name, str(facts.get("title", title)), photos, str(facts.get("words", "")))
-        )
-    return people
-
-
 class PhotoWork:
     """Photos: add, judge, remove. Masks: show, correct."""
 
     def __init__(self, sessions: Sessions, facts: Callable[[Session], ModelFacts]) -> None:
         self.sessions = sessions
         self.facts = facts
+        self.looks = Looks()
         self._faces = threading.Semaphore(2)  # more at once would only be slower for everybody
 
     def analyser(self) -> tuple[FaceAnalyser, str]:
@@ -115,14 +87,22 @@ class PhotoWork:
 
     def add(self, key: str, role: Role, files: Sequence[tuple[Path, str]]) -> tuple[Session, list[str]]:
         """Add photo files, (path, name as the visitor knows it). Returns what could not be added, in words."""
+        *_, last = self.adding(key, role, files)
+        return last
+
+    def adding(
+        self, key: str, role: Role, files: Sequence[tuple[Path, str]]
+    ) -> Iterator[tuple[Session, list[str]]]:
+        """As `add`, one after another: the session after each photo, and what could not be added so far."""
         with self.sessions.changing(key) as session:
             if role == "subject" and not session.consent:
                 raise Problem("Before adding photos, tick the box that says you may use them.")
             if role == "style" and session.preset is not None:
                 self._drop_all(session, "style")
                 session.preset = None
-            refused = []
-            for path, name in files:
+        refused: list[str] = []
+        for path, name in files:
+            with self.sessions.changing(key) as session:
                 most = self.sessions.limits.photos
                 if len(session.photos[role]) >= most:
                     refused.append(f"{name} and those after it: {most} photos are the most. Remove some.")
@@ -130,16 +110,22 @@ class PhotoWork:
                 try:
                     self.sessions.check_room(session)
                     self._store(session, role, path, name)
+                    self.judge(session, role)
                 except Problem as problem:
                     refused.append(str(problem))
-            self.judge(session, role)
-        return session, refused
+            yield session, refused
+        yield session, refused
 
     def take(self, key: str, role: Role, uploads: Sequence[str]) -> tuple[Session, list[str]]:
         """As `add`, with files that the visitor sent; they do not stay where they arrived."""
+        *_, last = self.taking(key, role, uploads)
+        return last
+
+    def taking(self, key: str, role: Role, uploads: Sequence[str]) -> Iterator[tuple[Session, list[str]]]:
+        """As `take`, one after another; see `adding`."""
         paths = [self.sessions.upload(file) for file in uploads]
         try:
-            return self.add(key, role, [(path, path.name) for path in paths])
+            yield from self.adding(key, role, [(path, path.name) for path in paths])
         finally:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -182,7 +168,7 @@ class PhotoWork:
         return session
 
     def remove(self, key: str, role: Role, photo_id: str) -> Session:
-        """Delete one photo; the others are judged anew, for they are compared with each other."""
+        """Delete one photo; the others are compared anew."""
         with self.sessions.changing(key) as session:
             for photo in [photo for photo in session.photos[role] if photo.id == photo_id]:
                 self._drop(session, role, photo)
@@ -191,11 +177,12 @@ class PhotoWork:
             self.judge(session, role)
         return session
 
-    def keep(self, key: str, role: Role, photo_id: str) -> Session:
-        """Use a photo in spite of its warning."""
+    def use_anyway(self, key: str, role: Role, photo_id: str, wanted: bool = True) -> Session:
+        """Use a photo that would be left out, or (not wanted) leave it out after all."""
         with self.sessions.changing(key) as session:
             for photo in session.photos[role]:
-                photo.kept = photo.kept or photo.id == photo_id
+                if photo.id == photo_id:
+                    photo.kept = wanted
         return session
 
     def _store(self, session: Session, role: Role, path: Path, name: str) -> None:
@@ -215,6 +202,7 @@ class PhotoWork:
         picture.save(thumb, quality=85)
         height, width = photo.pixels.shape[:2]
         session.photos[role].append(StoredPhoto(photo_id, name, photo_id, str(thumb), width, height))
+        self._look(session, role, session.photos[role][-1], photo)  # while its pixels are here
 
     def _drop_all(self, session: Session, role: Role) -> None:
         for photo in list(session.photos[role]):
@@ -222,6 +210,7 @@ class PhotoWork:
 
     def _drop(self, session: Session, role: Role, photo: StoredPhoto) -> None:
         session.photos[role].remove(photo)
+        self.looks.forget(session.id, photo.digest)
         (session.folder / "photos" / photo.file).unlink(missing_ok=True)
         self._drop_mask(session, photo)
         self._put_brush_away(session)
@@ -233,23 +222,29 @@ class PhotoWork:
 
     def judge(self, session: Session, role: Role) -> None:
         """Give every photo of a role its verdict; the caller holds the session."""
-        from magicapture_core.concepts import judge_photos
+        from magicapture_core.concepts import compare
 
         stored = session.photos[role]
-        if not stored:
-            return
-        photos = [self.read(session, photo) for photo in stored]
-        with self._faces:
-            verdicts = judge_photos(
-                photos,
-                role,
-                analyser=self.analyser()[0],
-                kind=session.kind,
-                resolution=self.facts(session).resolution,
-            )
+        verdicts = compare([self._look(session, role, photo) for photo in stored])
         for photo, verdict in zip(stored, verdicts, strict=True):
             photo.level = verdict.level
             photo.reasons = [reason.text for reason in verdict.reasons]
+            photo.left_out = verdict.left_out
+
+    def _look(self, session: Session, role: Role, stored: StoredPhoto, photo: Photo | None = None) -> Look:
+        """What is seen in a photo by itself. photo: its pixels, where they have been read."""
+        from magicapture_core.concepts import look_at
+
+        stored.digest = stored.digest or digest_of(session.folder / "photos" / stored.file)
+        analyser, resolution, kind = self.analyser()[0], self.facts(session).resolution, session.kind
+
+        def look() -> Look:
+            pixels = photo or self.read(session, stored)
+            with self._faces:
+                return look_at(pixels, role, analyser=analyser, resolution=resolution, kind=kind)
+
+        how = f"{role} {kind} {resolution} {analyser.name}"
+        return replace(self.looks.of(session.id, stored.digest, how, look), name=stored.name)
 
     # --- masks --------------------------------------------------------------------------------------
 

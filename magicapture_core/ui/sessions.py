@@ -51,12 +51,21 @@ class StoredPhoto:
     height: int
     level: str = "accept"
     reasons: list[str] = field(default_factory=list)
+    left_out: bool = False
+    """It could be used, but is not unless somebody says so: see Verdict.left_out."""
     kept: bool = False
-    """The user wants a photo with a warning all the same."""
+    """Somebody said so."""
     mask: str | None = None
     """Name in masks/ of the user's own mask of the face; None: automatic."""
     views: dict[str, str] = field(default_factory=dict)
     """Shown pictures of it as training sees it: "overlay", "mask", "photo"; and what they were "made from"."""
+    digest: str = ""
+    """Of the file; empty until somebody needed it."""
+
+    @property
+    def used(self) -> bool:
+        """Whether it is learned from."""
+        return self.level != "refuse" and (self.kept or not self.left_out)
 
 
 @dataclass
@@ -144,8 +153,8 @@ class Session:
         return self.folder.name
 
     def usable(self, role: Role) -> list[StoredPhoto]:
-        """Photos that can be learned from."""
-        return [photo for photo in self.photos[role] if photo.level != "refuse"]
+        """Photos that are learned from."""
+        return [photo for photo in self.photos[role] if photo.used]
 
     def chosen_run(self) -> StoredRun | None:
         """The run that portraits are made with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 import gradio as gr
@@ -67,6 +67,23 @@ def told(step: str) -> Callable[[Callable[P, Updates]], Callable[P, Any]]:
             except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
                 gr.Warning(in_words(error, f"step {step}"), title=step, duration=15)
             return gr.skip()
+
+        return safe
+
+    return decorate
+
+
+def told_as_it_goes(step: str) -> Callable[[Callable[P, Iterator[Updates]]], Callable[P, Any]]:
+    """As `told`, for a handler that yields what is new as it comes."""
+
+    def decorate(handler: Callable[P, Iterator[Updates]]) -> Callable[P, Any]:
+        @functools.wraps(handler)
+        def safe(*values: P.args, **named: P.kwargs) -> Any:
+            try:
+                yield from handler(*values, **named)
+            except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
+                gr.Warning(in_words(error, f"step {step}"), title=step, duration=15)
+                yield gr.skip()
 
         return safe
 

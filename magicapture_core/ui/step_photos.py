@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.draft_work import COUNT
-from magicapture_core.ui.photo_work import sample_people
-from magicapture_core.ui.sessions import Session
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.sample_people import sample_people
+from magicapture_core.ui.sessions import Role, Session
+from magicapture_core.ui.step import Step, Updates, told, told_as_it_goes
 from magicapture_core.ui.studio import Studio
 from magicapture_core.weights import ASSETS
 
@@ -77,6 +77,36 @@ def _style_guidance(studio: Studio) -> str:
 
 
 BUILT_IN_MAKES = "The built-in model makes them; the model that you chose makes none."
+
+
+def pressed(studio: Studio, key: str, role: Role, act: str, photo_id: str) -> Session:
+    """What a photo's button asks for."""
+    if act == "remove":
+        return studio.photos.remove(key, role, photo_id)
+    if act not in ("use", "leave"):
+        raise Problem("This button is not known. Reload the page.")
+    return studio.photos.use_anyway(key, role, photo_id, wanted=act == "use")
+
+
+def adding(step: PhotosStep | StyleStep, key: str, role: Role, sent: list[str]) -> Iterator[Updates]:
+    """Take uploads in, and show each photo as soon as it has been looked at."""
+    count = len(sent)
+    for number, (session, refused) in enumerate(step.studio.photos.taking(key, role, sent), 1):
+        updates = {**step.show(session), step.refused: cards.note("\n".join(refused), "bad")}
+        if number < count:
+            updates[step.summary] = cards.note(f"Looked at {number} of {count} photos.")
+        yield updates
+    step.studio.drafts.renew(key)
+    yield {**updates, step.summary: step.show(session)[step.summary], step.files: gr.File(value=None)}
+
+
+def lacking(session: Session, role: Role, what: str) -> str | None:
+    """Why there is nothing to learn from yet, though there are photos."""
+    if session.usable(role):
+        return None
+    if any(photo.left_out for photo in session.photos[role]):
+        return f"All of the {what} are left out. Press “Use anyway” on those that are right, or add others."
+    return f"None of the {what} can be used. Add at least one that can."
 
 
 class PhotosStep(Step):
@@ -152,31 +182,22 @@ class PhotosStep(Step):
         """The consent box was ticked or cleared."""
         return self.show(self.studio.photos.consent(key, given))
 
-    @told(name)
-    def upload(self, key: str, files: list[str] | str | None) -> Updates:
+    @told_as_it_goes(name)
+    def upload(self, key: str, files: list[str] | str | None) -> Iterator[Updates]:
         """Files were dropped, chosen or taken by the camera."""
         if not files:
             raise Problem("There is no photo yet. Take or choose one first.")
         sent = [files] if isinstance(files, str) else files
-        session, refused = self.studio.photos.take(key, "subject", sent)
-        self.studio.drafts.renew(key)
-        return {
-            **self.show(session),
-            self.files: gr.File(value=None),
-            self.camera: None,
-            self.refused: cards.note("\n".join(refused), "bad"),
-        }
+        yield from adding(self, key, "subject", sent)
+        yield {self.camera: None}
 
     @told(name)
     def press(self, key: str, event: gr.EventData) -> Updates:
-        """Keep or remove a photo, or take a sample person."""
-        work = self.studio.photos
+        """Use a photo anyway, leave it out or remove it, or take a sample person."""
         act, target = str(event.act), str(event.id)
         if act == "person":
-            return self._changed(key, work.use_person(key, target))
-        if act not in ("keep", "remove"):
-            raise Problem("This button is not known. Reload the page.")
-        return self._changed(key, (work.keep if act == "keep" else work.remove)(key, "subject", target))
+            return self._changed(key, self.studio.photos.use_person(key, target))
+        return self._changed(key, pressed(self.studio, key, "subject", act, target))
 
     @told(name)
     def call(self, key: str, noun: str, age: str) -> Updates:
@@ -196,9 +217,7 @@ class PhotosStep(Step):
         """Why the next step would make no sense yet."""
         if not session.photos["subject"]:
             return "Add some photos first, or take a sample person."
-        if not session.usable("subject"):
-            return "None of the photos can be used. Add at least one that can."
-        return None
+        return lacking(session, "subject", "photos")
 
 
 class StyleStep(Step):
@@ -271,27 +290,18 @@ class StyleStep(Step):
             shown.append((name, preset.title, preset.description, pictures))
         return cards.choices(shown, chosen, "preset")
 
-    @told(name)
-    def upload(self, key: str, files: list[str] | None) -> Updates:
+    @told_as_it_goes(name)
+    def upload(self, key: str, files: list[str] | None) -> Iterator[Updates]:
         """Own style photos were added; they replace a preset."""
-        session, refused = self.studio.photos.take(key, "style", files or [])
-        self.studio.drafts.renew(key)
-        return {
-            **self.show(session),
-            self.files: gr.File(value=None),
-            self.refused: cards.note("\n".join(refused), "bad"),
-        }
+        yield from adding(self, key, "style", files or [])
 
     @told(name)
     def press(self, key: str, event: gr.EventData) -> Updates:
-        """Choose a preset, keep or remove a photo."""
-        work = self.studio.photos
+        """Choose a preset; use a photo anyway, leave it out or remove it."""
         act, target = str(event.act), str(event.id)
         if act == "preset":
-            return self._changed(key, work.use_preset(key, target))
-        if act not in ("keep", "remove"):
-            raise Problem("This button is not known. Reload the page.")
-        return self._changed(key, (work.keep if act == "keep" else work.remove)(key, "style", target))
+            return self._changed(key, self.studio.photos.use_preset(key, target))
+        return self._changed(key, pressed(self.studio, key, "style", act, target))
 
     def _changed(self, key: str, session: Session) -> Updates:
         self.studio.drafts.renew(key)
@@ -301,6 +311,4 @@ class StyleStep(Step):
         """Why the next step would make no sense yet."""
         if not session.photos["style"]:
             return "Choose a style, or add some style photos."
-        if not session.usable("style"):
-            return "None of the style photos can be used. Add at least one that can."
-        return None
+        return lacking(session, "style", "style photos")

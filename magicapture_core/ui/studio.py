@@ -57,6 +57,7 @@ class Studio:
                 try:
                     for owner in self.sessions.sweep():
                         self.drafts.forget(owner)
+                        self.photos.looks.forget(owner)
                         self.jobs.forget(owner, DELETE_PATIENCE)
                 except OSError:
                     log.exception("could not remove old files")
@@ -90,6 +91,7 @@ class Studio:
         self.drafts.forget(owner)
         ended = self.jobs.forget(owner, DELETE_PATIENCE)
         self.sessions.delete(key)
+        self.photos.looks.forget(owner)
         if not ended and job is not None:
             # A step takes long on a slow machine; what it still writes is removed as soon as it ends.
             def remove_later() -> None:

@@ -122,7 +122,7 @@ class visitor:
 @pytest.fixture(scope="session")
 def people() -> list[list[Path]]:
     """Photos of the sample people."""
-    from magicapture_core.ui.photo_work import sample_people
+    from magicapture_core.ui.sample_people import sample_people
 
     found = [list(person.photos) for person in sample_people()]
     if len(found) < 2:

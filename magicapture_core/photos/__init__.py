@@ -11,21 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from magicapture_core.photos.decoding import (
+    HEIGHT,
+    WIDTH,
+    decode,
+    essential,
+    float_tiff,
+    has_floats,
+    is_raw,
+    seek_largest,
+    tiff_directory,
+)
 from magicapture_core.problems import PhotoProblem
 
 PHOTO_SUFFIXES = (
     ".jpg",
     ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".pjpeg",
+    ".mpo",
     ".png",
+    ".apng",
     ".webp",
     ".heic",
     ".heif",
+    ".hif",
     ".avif",
     ".tif",
     ".tiff",
     ".bmp",
+    ".dib",
     ".gif",
 )
 """File names that `list_photos` takes for photos."""
@@ -38,9 +56,9 @@ MAX_SIDE = 4096
 # The largest photo file that is read at all; 120 megapixels of 16-bit RGB without compression are 720 MB.
 MAX_FILE_BYTES = 800_000_000
 
+_OF_THE_SYSTEM = ("Thumbs.db", "desktop.ini")
 _EXPECTED = "a photo as JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF"
 _FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
-_WHITE = (255, 255, 255)
 
 # What else arrives under a photo's name, by its first bytes.
 _NOT_PHOTOS: tuple[tuple[bytes, str], ...] = (
@@ -66,16 +84,20 @@ class Photo:
     name: str
     """Its file name: what the user knows it by."""
     pixels: np.ndarray
-    """(h, w, 3) uint8 RGB, upright, the longest side at most MAX_SIDE."""
+    """(h, w, 3) uint8 RGB, upright, the longest side at most MAX_SIDE unless asked otherwise."""
 
 
 def read_photo(
-    source: Path | str | bytes, name: str | None = None, max_megapixels: float = MAX_MEGAPIXELS
+    source: Path | str | bytes,
+    name: str | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    *,
+    max_side: int | None = MAX_SIDE,
 ) -> Photo:
     """Read one photo from a file or from a file's bytes.
 
     Upright by its EXIF; colours brought to sRGB by its profile; transparency over white; grey, CMYK and 16 bit
-    become 8-bit RGB; of an animation the first frame. Photos beyond MAX_SIDE are scaled down.
+    become 8-bit RGB; of an animation the first frame. Photos beyond max_side are scaled down; None: none is.
     PhotoProblem, naming the photo, for everything that is no photo, is damaged, or is larger than max_megapixels
     (at most MAX_MEGAPIXELS).
     """
@@ -89,9 +111,7 @@ def read_photo(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large photos and odd EXIF; both are dealt with here
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_size(image.width, image.height, name, most)
-                pixels = _decode(image)
+            pixels = _pixels(data, name, most, max_side)
         except UnidentifiedImageError as error:
             raise PhotoProblem(_not_a_photo(data, name)) from error
         except Image.DecompressionBombError as error:
@@ -117,12 +137,26 @@ def list_photos(folder: Path | str) -> list[Path]:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise PhotoProblem(f"{folder} {what}: expected a folder with photos.")
-    files = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
+    files = [path for path in folder.iterdir() if _named_as_photo(path) and path.is_file()]
     if not files:
         raise PhotoProblem(
             f"{folder} holds no photos: expected files that end in {', '.join(PHOTO_SUFFIXES)}."
         )
-    return sorted((p for p in files if p.is_file()), key=_counting_order)
+    return sorted(files, key=_counting_order)
+
+
+def other_files(folder: Path) -> list[Path]:
+    """The files directly in `folder` that `list_photos` does not take; hidden ones are nobody's photos."""
+    others = [
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not _named_as_photo(path) and not path.name.startswith(".")
+    ]
+    return sorted((path for path in others if path.name not in _OF_THE_SYSTEM), key=_counting_order)
+
+
+def _named_as_photo(path: Path) -> bool:
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
 def _counting_order(path: Path) -> tuple[Any, ...]:
@@ -175,6 +209,8 @@ def _too_large(name: str, most: float, got: str) -> str:
 
 def _not_a_photo(data: bytes, name: str) -> str:
     kind = next((kind for magic, kind in _NOT_PHOTOS if re.match(magic, data[:2048], re.DOTALL)), None)
+    if kind is None and tiff_directory(data) is not None:
+        kind = "a TIFF of a kind that is not known here"
     if kind is None:
         known = re.match(
             rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF....WEBP|....ftyp", data, re.DOTALL
@@ -185,6 +221,10 @@ def _not_a_photo(data: bytes, name: str) -> str:
                 "Copy it again from where it came."
             )
         kind = "a text file" if _is_text(data[:512]) else "a file of an unknown kind"
+    return _no_photo(name, kind)
+
+
+def _no_photo(name: str, kind: str) -> str:
     return f"{name} is no photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
 
 
@@ -194,62 +234,25 @@ def _is_text(start: bytes) -> bool:
     return not controls and len(start) - len(start.decode(errors="ignore").encode()) <= cut_off
 
 
-def _decode(image: Image.Image) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of an opened picture."""
-    image.draft(
-        None, (MAX_SIDE, MAX_SIDE)
-    )  # JPEG decoders can scale by 2, 4 and 8 while reading, at no memory
-    image.load()  # the first frame, of HEIC the primary picture
-    profile = image.info.get("icc_profile")
-    # Scaled before the colours are converted: less memory, and the same picture.
-    if max(image.size) > MAX_SIDE and image.mode in ("RGB", "RGBA", "L", "CMYK", "LA", "YCbCr"):
-        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    image = _to_rgb(_upright(image), profile)
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    return np.array(image, dtype=np.uint8)
-
-
-def _upright(image: Image.Image) -> Image.Image:
+def _pixels(data: bytes, name: str, most: float, side: int | None) -> np.ndarray:
+    """(h, w, 3) uint8 RGB. Raises what Pillow raises, and PhotoProblem."""
+    directory = tiff_directory(data)
+    if directory is not None and is_raw(directory):
+        raise PhotoProblem(
+            _no_photo(name, "a camera's raw file, of which only a small preview could be read")
+        )
     try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError):
-        return image  # a broken EXIF block is no reason to refuse a photo
-
-
-def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        over = Image.new("RGBA", image.size, (*_WHITE, 255))
-        return _managed(Image.alpha_composite(over, image).convert("RGB"), profile)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(np.asarray(image), image.mode)
-    if image.mode in ("P", "1", "PA"):
-        return image.convert("RGB")
-    return _managed(image, profile)
-
-
-def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours to sRGB by the photo's own profile: phones save Display P3, print shops CMYK."""
-    if profile and image.mode in ("RGB", "CMYK", "L"):
-        from PIL import ImageCms
-
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            managed = ImageCms.profileToProfile(
-                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            if managed is not None:
-                return managed
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a profile that does not fit its picture is common; the plain conversion is close
-    return image.convert("RGB")
-
-
-def _from_deep(values: np.ndarray, mode: str) -> Image.Image:
-    """Grey of 16 or 32 bits or floats to 8-bit RGB. Deeper than 16 bits, the values themselves tell their range."""
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
-    limits = (65535.0,) if mode.startswith("I;16") else (1.0, 255.0, 65535.0)
-    scale = next((limit for limit in limits if top <= limit), max(top, 1.0))
-    grey = np.clip(values / scale * 255, 0, 255).round().astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+        if directory is not None and has_floats(directory):
+            _check_size(directory[WIDTH], directory[HEIGHT], name, most)
+            return decode(float_tiff(data, directory), data, side)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            seek_largest(image)
+            _check_size(image.width, image.height, name, most)
+            return decode(image, data, side)
+    except (PhotoProblem, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        whole = essential(data)
+        if whole == data:
+            raise
+        return _pixels(whole, name, most, side)
