@@ -6,8 +6,11 @@ import http.server
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -388,3 +391,25 @@ def test_a_full_disk_is_said_while_downloading() -> None:
     with pytest.raises(Problem, match="no room on the disk") as caught:
         models.load("someone/toy", device="cpu", progress=full)
     assert "2.1 GB" in str(caught.value)
+
+
+def test_two_models_are_opened_one_after_the_other(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers patches torch's classes while it builds: two at once leave "meta" tensors for good."""
+    here, most, lock, open_folder = 0, 0, threading.Lock(), models.open_folder
+
+    def watched(*values: Any) -> Any:
+        nonlocal here, most
+        with lock:
+            here += 1
+            most = max(most, here)
+        time.sleep(0.05)  # so that others come meanwhile, were they let in
+        found = open_folder(*values)
+        with lock:
+            here -= 1
+        return found
+
+    monkeypatch.setattr(models, "open_folder", watched)
+    with ThreadPoolExecutor(3) as pool:
+        bundles = list(pool.map(lambda _: models.load(toy_folder), range(3)))
+    assert most == 1
+    assert not any(weight.is_meta for bundle in bundles for weight in bundle.unet.parameters())

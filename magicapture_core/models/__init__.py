@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,10 @@ from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.weights import ASSETS
 
 __all__ = ["HUB_ID", "ModelBundle", "Progress", "best_device", "best_dtype", "fetch", "load", "sampler"]
+
+_opening = threading.Lock()
+"""One at a time: the libraries patch torch's own classes while they build a model, and two at once would leave them
+patched, so that no model could be opened any more."""
 
 
 def load(
@@ -46,7 +51,7 @@ def load(
     dtype = dtype or best_dtype(device)
     name = str(name or (HUB_ID if device.type == "cuda" else "mini"))
     path = _locate(name, dtype, progress)
-    with _no_progress_bars():
+    with _opening, _no_progress_bars():
         try:
             pipeline = open_file(path, dtype) if path.is_file() else open_folder(path, dtype)
             settings, words = _settings(path), read_words(path)
