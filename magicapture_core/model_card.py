@@ -61,9 +61,17 @@ def how_to_load(model: str) -> str:
     """How diffusers loads the base model. Of a local path only the name is told: cards are shared."""
     if model == "mini":
         return 'from_pretrained("assets/mini")  # the folder in MagiCapture\'s source'
+    name = model_title(model)
     if Path(model).suffix == ".safetensors":
-        return f'from_single_file("{Path(model).name}")'
-    return f'from_pretrained("{Path(model).name if Path(model).exists() else model}")'
+        return f'from_single_file("/path/to/{name}")  # where your copy of this model is'
+    return f'from_pretrained("{model}")' if name == model else (
+        f'from_pretrained("/path/to/{name}")  # where your copy of this model is'
+    )  # fmt: skip
+
+
+def model_title(model: str) -> str:
+    """A hub id as it is; of a path the name alone: a folder means nothing elsewhere, and may name its owner."""
+    return Path(model).name if Path(model).is_absolute() or Path(model).exists() else model
 
 
 def write_model_card(run: Run) -> None:
@@ -81,7 +89,7 @@ def write_model_card(run: Run) -> None:
         style_count=len(facts.style),
         kind=config.subject_kind,
         subject=named(config.noun),
-        model=Path(facts.model).name if Path(facts.model).exists() else facts.model,
+        model=model_title(facts.model),
         load_model=how_to_load(facts.model),
         lora_sentence=weights,
         load_lora='pipe.load_lora_weights("adapter")\n' if has_lora else "",

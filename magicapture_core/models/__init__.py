@@ -25,7 +25,17 @@ from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.weights import ASSETS
 
-__all__ = ["HUB_ID", "ModelBundle", "Progress", "best_device", "best_dtype", "fetch", "load", "sampler"]
+__all__ = [
+    "HUB_ID",
+    "ModelBundle",
+    "Progress",
+    "best_device",
+    "best_dtype",
+    "drawing_defaults",
+    "fetch",
+    "load",
+    "sampler",
+]
 
 _opening = threading.Lock()
 """One at a time: the libraries patch torch's own classes while they build a model, and two at once would leave them
@@ -71,6 +81,14 @@ def load(
 def fetch(name: str, *, dtype: torch.dtype, progress: Progress | None = None) -> Path:
     """The folder or file of a model, downloaded if it must be, but not loaded. Raises as `load` does."""
     return _locate(name, dtype, progress)
+
+
+def drawing_defaults(name: str) -> dict[str, Any]:
+    """GenerateConfig values that suit a model, as far as files on this machine tell; nothing is loaded."""
+    try:
+        return dict(_settings(ASSETS / "mini" if name == "mini" else Path(name)).get("generate", {}))
+    except (Problem, OSError, ValueError):  # loading says what is wrong
+        return {}
 
 
 def best_device() -> torch.device:
