@@ -121,6 +121,8 @@ class PhotoWork:
             if role == "style" and session.preset is not None:
                 self._drop_all(session, "style")
                 session.preset = None
+            if role == "subject":
+                session.person = None
             refused = []
             for path, name in files:
                 most = self.sessions.limits.photos
@@ -150,7 +152,7 @@ class PhotoWork:
         if person is None:
             raise Problem(f"There is no sample person {name!r}.")
         with self.sessions.changing(key) as session:
-            session.kind, session.words = "person", person.words
+            session.kind, session.words, session.person = "person", person.words, name
             self._drop_all(session, "subject")
             for path in person.photos:
                 self._store(session, "subject", path, path.name)
