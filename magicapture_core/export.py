@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, Run, RunFacts
+from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.files import atomic_file, read_tensors
 from magicapture_core.model_card import how_to_load, model_title
+from magicapture_core.models import drawing_defaults
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.prompts import SUBJECT_TOKEN, named
 
@@ -38,7 +41,11 @@ pipe = StableDiffusionPipeline.{load_model}
 pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
 pipe.load_textual_inversion(".", weight_name="subject.safetensors", token="<subject>")
 pipe.load_textual_inversion(".", weight_name="style.safetensors", token="<style>")
-{load_lora}picture = pipe("a photo of a {subject} in the <style> style").images[0]
+{load_lora}picture = pipe(
+    "a photo of a {subject} in the <style> style",
+    num_inference_steps={steps},
+    guidance_scale={guidance:g},
+{use_lora}).images[0]
 ```
 
 Run it in this folder. Without `<subject>` the person does not show, without `<style>` the style does not.
@@ -61,16 +68,20 @@ Prompt in ComfyUI{lora_node}:
 
     a photo of a {comfy_subject} in the embedding:{name}-style style
 
-Steps 50, guidance 7, Euler a. The embeddings' file names are the words of the prompt: rename both together.
+Steps {steps}, guidance {guidance:g}, Euler a. The embeddings' file names are the words of the prompt:
+rename both together.
 """
 
 
-def export_run(run: Path | str, format: Format, out: Path | str) -> list[Path]:
+def export_run(
+    run: Path | str, format: Format, out: Path | str, *, adapter_scale: float | None = None
+) -> list[Path]:
     """Write the run's adapter into the folder `out`. Returns the files written.
 
     diffusers: the adapter's files as they are. kohya: <name>.safetensors (fp16 LoRA) and the two embeddings,
     <name>-subject.safetensors and <name>-style.safetensors, named after the run's folder.
-    Both come with a README.md that says how to use them. A run that was stopped in its first phase has no
+    Both come with a README.md that says how to use them, with the steps and guidance that suit the model, and at the
+    strength `adapter_scale` (None: the one that suits the model). A run that was stopped in its first phase has no
     LoRA weights yet; its embeddings are exported.
     """
     if format not in get_args(Format):
@@ -87,10 +98,13 @@ def export_run(run: Path | str, format: Format, out: Path | str) -> list[Path]:
     missing = [name for name in EMBEDDING_FILES.values() if not (found.adapter / name).exists()]
     if missing:
         raise RunProblem(f"{found.folder} has no {' and '.join(missing)} yet. Train it first.")
-    return _as_diffusers(found, out) if format == "diffusers" else _as_kohya(found, out)
+    suits = from_dict(GenerateConfig, drawing_defaults(found.facts().model))
+    if adapter_scale is not None:
+        suits = dataclasses.replace(suits, adapter_scale=adapter_scale)
+    return (_as_diffusers if format == "diffusers" else _as_kohya)(found, out, suits)
 
 
-def _as_diffusers(run: Run, out: Path) -> list[Path]:
+def _as_diffusers(run: Run, out: Path, suits: GenerateConfig) -> list[Path]:
     written = []
     for name in ADAPTER_FILES:
         if (run.adapter / name).exists():
@@ -99,10 +113,12 @@ def _as_diffusers(run: Run, out: Path) -> list[Path]:
             written.append(out / name)
     has_lora = out / LORA_FILE in written
     load_lora = f'pipe.load_lora_weights(".", weight_name="{LORA_FILE}")\n' if has_lora else ""
-    return [*written, _write_readme(DIFFUSERS_README, run, out, load_lora=load_lora)]
+    scale = f'    cross_attention_kwargs={{"scale": {suits.adapter_scale:g}}},\n' if has_lora else ""
+    readme = _write_readme(DIFFUSERS_README, run, out, suits, load_lora=load_lora, use_lora=scale)
+    return [*written, readme]
 
 
-def _as_kohya(run: Run, out: Path) -> list[Path]:
+def _as_kohya(run: Run, out: Path, suits: GenerateConfig) -> list[Path]:
     name, facts = export_name(run.folder), run.facts()
     rows = {token: read_tensors(run.adapter / file)[token] for token, file in EMBEDDING_FILES.items()}
     written = []
@@ -124,9 +140,10 @@ def _as_kohya(run: Run, out: Path) -> list[Path]:
         KOHYA_README,
         run,
         out,
+        suits,
         lora_row=f"| `{name}.safetensors` | `models/Lora` | `models/loras` |\n" if has_lora else "",
-        lora_prompt=f" <lora:{name}:0.8>" if has_lora else "",
-        lora_node=" (with a Load LoRA node at strength 0.8)" if has_lora else "",
+        lora_prompt=f" <lora:{name}:{suits.adapter_scale:g}>" if has_lora else "",
+        lora_node=f" (with a Load LoRA node at strength {suits.adapter_scale:g})" if has_lora else "",
     )
     return [*written, readme]
 
@@ -180,11 +197,12 @@ def _metadata(name: str, facts: RunFacts, rank: int, alpha: float, width: int) -
     return metadata
 
 
-def _write_readme(template: str, run: Run, out: Path, **words: str) -> Path:
+def _write_readme(template: str, run: Run, out: Path, suits: GenerateConfig, **words: str) -> Path:
     facts = run.facts()
     name, subject = export_name(run.folder), named(facts.config.noun)
     text = template.format(
         name=name, model=model_title(facts.model), load_model=how_to_load(facts.model), subject=subject,
+        steps=suits.steps, guidance=suits.guidance_scale,
         webui_subject=subject.replace(SUBJECT_TOKEN, f"{name}-subject"),
         comfy_subject=subject.replace(SUBJECT_TOKEN, f"embedding:{name}-subject"), **words,
     )  # fmt: skip

@@ -61,13 +61,16 @@ def how_to_load(model: str) -> str:
     """How diffusers loads the base model. Of a local path only the name is told: cards are shared."""
     if model == "mini":
         return 'from_pretrained("assets/mini")  # the folder in MagiCapture\'s source'
+    name = model_title(model)
     if Path(model).suffix == ".safetensors":
-        return f'from_single_file("{Path(model).name}")'
-    return f'from_pretrained("{model_title(model)}")'
+        return f'from_single_file("/path/to/{name}")  # where your copy of this model is'
+    return f'from_pretrained("{model}")' if name == model else (
+        f'from_pretrained("/path/to/{name}")  # where your copy of this model is'
+    )  # fmt: skip
 
 
 def model_title(model: str) -> str:
-    """The base model as others may be told: a path means nothing elsewhere, and may name its owner."""
+    """A hub id as it is; of a path the name alone: a folder means nothing elsewhere, and may name its owner."""
     path = Path(model)
     return path.name if path.is_absolute() or path.exists() else model
 

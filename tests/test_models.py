@@ -6,8 +6,11 @@ import http.server
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -455,3 +458,25 @@ def test_a_folder_with_some_parts_in_half_precision_alone_is_opened(
     bundle = models.load(spoiled, device="cpu", dtype=torch.float32)
     for part in ("unet", "vae", "text_encoder"):
         assert same_weights(getattr(bundle, part), getattr(toy, part)), part
+
+
+def test_two_models_are_opened_one_after_the_other(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers patches torch's classes while it builds: two at once leave "meta" tensors for good."""
+    here, most, lock, open_folder = 0, 0, threading.Lock(), models.open_folder
+
+    def watched(*values: Any) -> Any:
+        nonlocal here, most
+        with lock:
+            here += 1
+            most = max(most, here)
+        time.sleep(0.05)  # so that others come meanwhile, were they let in
+        found = open_folder(*values)
+        with lock:
+            here -= 1
+        return found
+
+    monkeypatch.setattr(models, "open_folder", watched)
+    with ThreadPoolExecutor(3) as pool:
+        bundles = list(pool.map(lambda _: models.load(toy_folder), range(3)))
+    assert most == 1
+    assert not any(weight.is_meta for bundle in bundles for weight in bundle.unet.parameters())

@@ -11,7 +11,7 @@ import pytest
 from magicapture_core.faces import choose_analyser, embed_face
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset, preset_names
-from magicapture_core.ui.step_portraits import ideas_for
+from magicapture_core.ui.portrait_cards import ideas_for
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = sorted(path for path in (ROOT / "assets" / "people").iterdir() if path.is_dir())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,21 @@ from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.weights import ASSETS
 
-__all__ = ["HUB_ID", "ModelBundle", "Progress", "best_device", "best_dtype", "fetch", "load", "sampler"]
+__all__ = [
+    "HUB_ID",
+    "ModelBundle",
+    "Progress",
+    "best_device",
+    "best_dtype",
+    "drawing_defaults",
+    "fetch",
+    "load",
+    "sampler",
+]
+
+_opening = threading.Lock()
+"""One at a time: the libraries patch torch's own classes while they build a model, and two at once would leave them
+patched, so that no model could be opened any more."""
 
 
 def load(
@@ -49,7 +64,7 @@ def load(
     path = _locate(name, dtype, progress)
     if name != "mini" and Path(name).expanduser().exists():
         name = str(path)  # a run remembers it, and may be used from another folder
-    with _no_progress_bars():
+    with _opening, _no_progress_bars():
         try:
             pipeline = open_file(path, dtype) if path.is_file() else open_folder(path, dtype)
             settings, words = _settings(path), read_words(path)
@@ -71,6 +86,14 @@ def load(
 def fetch(name: str, *, dtype: torch.dtype, progress: Progress | None = None) -> Path:
     """The folder or file of a model, downloaded if it must be, but not loaded. Raises as `load` does."""
     return _locate(name, dtype, progress)
+
+
+def drawing_defaults(name: str) -> dict[str, Any]:
+    """GenerateConfig values that suit a model, as far as files on this machine tell; nothing is loaded."""
+    try:
+        return dict(_settings(ASSETS / "mini" if name == "mini" else Path(name)).get("generate", {}))
+    except (Problem, OSError, ValueError):  # loading says what is wrong
+        return {}
 
 
 def best_device() -> torch.device:

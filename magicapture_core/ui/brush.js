@@ -12,14 +12,16 @@ function begin() {
   const painted = new Image();
   photo.onload = () => {
     canvas.width = photo.naturalWidth; canvas.height = photo.naturalHeight;
-    const room = box.clientWidth - 34, scale = Math.min(room / canvas.width, 560 / canvas.height);
+    const room = box.clientWidth - 34, high = Math.min(560, Math.max(160, window.innerHeight - 220));
+    const scale = Math.min(room / canvas.width, high / canvas.height); // the tools stay in sight beside it
     canvas.style.width = `${Math.round(canvas.width * scale)}px`;
     mask = document.createElement('canvas');
     mask.width = canvas.width; mask.height = canvas.height;
     pen = mask.getContext('2d', {willReadFrequently: true});
     painted.onload = () => {
       pen.drawImage(painted, 0, 0, mask.width, mask.height); draw(); box.dataset.ready = 'yes';
-      box.scrollIntoView({block: 'center'});
+      box.scrollIntoView({block: box.clientHeight < window.innerHeight ? 'center' : 'start'});
+      element.querySelector('[data-tool=paint]').focus({preventScroll: true});
     };
     painted.src = box.dataset.mask;
   };

@@ -14,21 +14,12 @@ Example = tuple[str, Sequence[str]]
 """A caption and the shown pictures above it."""
 
 CLICKS = """
-let focused = null;
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-act]');
   if (button) trigger('click', {act: button.dataset.act, id: button.dataset.id || ''});
 });
-element.addEventListener('focusin', event => { focused = event.target.closest('[data-act]'); });
-watch('value', () => {
-  if (!focused || focused.isConnected || document.activeElement !== document.body) return;
-  const buttons = [...element.querySelectorAll('[data-act]')], {act, id} = focused.dataset;
-  const same = buttons.filter(button => button.dataset.id === id);
-  const next = same.find(button => button.dataset.act === act) || same[0] || buttons[0];
-  if (next) next.focus({preventScroll: true});
-});
 """
-"""For gr.HTML: tells the server which of its buttons was pressed, and keeps the keyboard's place when it is redrawn."""
+"""For gr.HTML: tells the server which of its buttons was pressed."""
 
 INTO_VIEW = """
 let shown = '';
@@ -55,6 +46,28 @@ def address(path: str | Path) -> str:
 def heading(title: str, sentence: str) -> str:
     """A step's title and what it is for."""
     return f'<div class="mc-heading"><h2>{escape(title)}</h2><p>{escape(sentence)}</p></div>'
+
+
+def way(steps: Sequence[str], current: int, reached: int) -> str:
+    """The row of steps: a button for each, those after `reached` shut."""
+    items = "".join(_way_item(number, name, current, reached) for number, name in enumerate(steps))
+    return f'<nav class="mc-way" aria-label="Steps"><ol>{items}</ol></nav>'
+
+
+def _way_item(number: int, name: str, current: int, reached: int) -> str:
+    state = ' aria-current="step"' if number == current else " disabled" if number > reached else ""
+    kind, mark, more = "", str(number + 1), ""
+    if number < current:
+        kind, mark, more = "mc-done", "✓", '<span class="mc-unseen">, done</span>'
+    return (
+        f'<li class="{kind}"><button type="button" data-act="step" data-id="{number}"{state}>'
+        f'<span class="mc-number" aria-hidden="true">{mark}</span><span>{escape(name)}{more}</span></button></li>'
+    )
+
+
+def count(number: int, name: str) -> str:
+    """ "1 photo", "2 photos"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def note(text: str, kind: str = "info") -> str:
@@ -86,24 +99,26 @@ def _photo_card(photo: StoredPhoto) -> str:
     else:
         reasons = "".join(f"<li>{escape(_sentence(reason))}</li>" for reason in photo.reasons)
     if photo.left_out and photo.kept:
-        use = _button("leave", photo.id, "Leave out", f"Leave {photo.name} out")
+        use = button("leave", photo.id, "Leave out", f"Leave {photo.name} out")
     elif photo.left_out:
         title = "Left out"
-        use = _button("use", photo.id, "Use anyway", f"Use {photo.name} anyway")
+        use = button("use", photo.id, "Use anyway", f"Use {photo.name} anyway")
     name = escape(photo.name)
     return (
         f'<li class="mc-photo mc-level-{kind}"><div class="mc-thumb"><img src="{address(photo.thumb)}" alt="{name}">'
         f'<span class="mc-badge mc-{kind}">{title}</span></div>'
         f'<p class="mc-name" title="{name}">{name}</p>'
         + (f'<ul class="mc-reasons">{reasons}</ul>' if reasons else "")
-        + f'<div class="mc-actions">{use}{_button("remove", photo.id, "Remove", f"Remove {photo.name}")}</div></li>'
+        + f'<div class="mc-actions">{use}{button("remove", photo.id, "Remove", f"Remove {photo.name}")}</div></li>'
     )
 
 
-def _button(act: str, target: str, text: str, label: str) -> str:
+def button(act: str, target: str, text: str, label: str = "", *, kind: str = "") -> str:
+    """A button that tells `act` and `target`; label: its name, where the text does not say enough."""
+    named = f' aria-label="{escape(label, quote=True)}"' if label else ""
     return (
-        f'<button type="button" class="mc-button" data-act="{act}" data-id="{escape(target)}" '
-        f'aria-label="{escape(label, quote=True)}">{escape(text)}</button>'
+        f'<button type="button" class="{f"mc-button {kind}".strip()}" data-act="{act}" '
+        f'data-id="{escape(target, quote=True)}"{named}>{escape(text)}</button>'
     )
 
 

@@ -56,16 +56,29 @@ class FinishWork:
         self._check_weights(config)
         return self.jobs.start(session.id, FINISHING, lambda job: self._stream(job, key, portrait, config))
 
-    def _check_weights(self, config: PostprocessConfig) -> None:
-        """On a server for others no visitor starts a download of hundreds of megabytes."""
+    def restorers(self) -> dict[str, str]:
+        """What can restore a face, with the size of what must be downloaded first; empty: it is here.
+
+        On a server for others no visitor starts a download of hundreds of megabytes.
+        """
         from magicapture_core.postprocess.networks import RESTORER_WEIGHTS
         from magicapture_core.weights import find_weight, weight
 
-        name = RESTORER_WEIGHTS.get(config.restore)
-        if name and not self.models.any_model and find_weight(name) is None:
-            raise Problem(
-                f"This server does not have {weight(name).filename}. Choose another restoration, or none."
-            )
+        found = {}
+        for name, file in RESTORER_WEIGHTS.items():
+            here = find_weight(file) is not None
+            if here or self.models.any_model:
+                found[name] = "" if here else weight(file).readable_size
+        return found
+
+    def _check_weights(self, config: PostprocessConfig) -> None:
+        """Raises Problem for a restoration that visitors cannot have here."""
+        from magicapture_core.postprocess.networks import RESTORER_WEIGHTS
+        from magicapture_core.weights import weight
+
+        if config.restore in RESTORER_WEIGHTS and config.restore not in self.restorers():
+            file = weight(RESTORER_WEIGHTS[config.restore]).filename
+            raise Problem(f"This server does not have {file}. Choose another restoration, or none.")
 
     def _stream(self, job: Job, key: str, portrait: StoredPortrait, config: PostprocessConfig) -> Stream:
         from magicapture_core.photos import read_photo

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards
+from magicapture_core.ui import cards, look
 from magicapture_core.ui.finish_work import FINISHING
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
@@ -22,6 +22,11 @@ from magicapture_core.ui.studio import Studio, facts_of
 PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS, FINISH = range(6)
 STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep, FinishStep)
 STOP_PATIENCE = 120.0
+OPENING = (
+    "Opening your photos", "Looking at the photos", "Marking the faces in the photos", "Opening the training",
+    "Opening the portraits", "Opening the last step",
+)  # fmt: skip
+"""What is done on the way to each step."""
 
 
 class Wizard:
@@ -36,8 +41,10 @@ class Wizard:
         gr.HTML(
             '<header class="mc-head"><div><h1>MagiCapture</h1><p>Portraits of you in a style you choose, from a few '
             'photos.</p></div><p class="mc-private">Your photos stay on this server, only this browser can see them, '
-            f"and they are deleted after {days:g} days or whenever you say so.</p></header>"
+            f"and they are deleted after {days:g} days or whenever you say so.</p></header>",
+            js_on_load=look.SCRIPT,
         )
+        self.way = gr.HTML(_way(PHOTOS, PHOTOS), js_on_load=cards.CLICKS, elem_id="mc-way")
         self.steps: list[Any] = []
         self.feet: list[tuple[gr.Button | None, gr.Button | None, gr.HTML]] = []
         with gr.Walkthrough(selected=PHOTOS, elem_id="mc-steps") as self.walkthrough:
@@ -51,12 +58,14 @@ class Wizard:
                 "once and for good.</p>"
             )
             self.ask_delete = gr.Button("Delete my data", elem_id="mc-delete")
-            with gr.Row(visible=False) as self.sure:
-                self.delete = gr.Button("Yes, delete everything", variant="stop", elem_id="mc-delete-yes")
-                self.keep_data = gr.Button("No, keep it")
+            with gr.Column(visible=False) as self.sure:
+                self.question = gr.HTML()
+                with gr.Row(elem_classes="mc-buttons"):
+                    self.keep_data = gr.Button("No, keep it", elem_id="mc-delete-no")
+                    self.delete = gr.Button("Yes, delete everything", variant="stop", elem_id="mc-delete-yes")
 
     def _foot(self, number: int) -> tuple[gr.Button | None, gr.Button | None, gr.HTML]:
-        said = gr.HTML(elem_id=f"mc-said-{number}", elem_classes="mc-said")
+        said = self.steps[number].said = gr.HTML(elem_id=f"mc-said-{number}", elem_classes="mc-said")
         back = onward = None
         with gr.Row(elem_classes="mc-foot"):
             if number > PHOTOS:
@@ -74,7 +83,7 @@ class Wizard:
         each = [component for step in self.steps for component in step.outputs]
         return [
             *each,
-            *(foot[2] for foot in self.feet),
+            self.way,
             self.walkthrough,
             self.timer,
             self.seen,
@@ -90,7 +99,6 @@ class Wizard:
             self.steps[STYLE].drafts,
             *self.steps[TRAIN].live,
             *self.steps[PORTRAITS].live,
-            self.feet[TRAIN][2],
         ]
 
     @property
@@ -101,7 +109,7 @@ class Wizard:
     @property
     def confirmation(self) -> list[Any]:
         """The question before deletion."""
-        return [self.ask_delete, self.sure]
+        return [self.ask_delete, self.sure, self.question]
 
     # --- handlers -------------------------------------------------------------------------------------
 
@@ -111,7 +119,7 @@ class Wizard:
         key, session = self.studio.sessions.open(key)
         landing = self._landing(session)
         updates = {**self.steps[PHOTOS].show(session), **self.steps[landing].show(session)}
-        return {self.key: key, **updates, self.walkthrough: gr.Walkthrough(selected=landing)}
+        return {self.key: key, **updates, **self._at(session, landing)}
 
     @told("Start")
     def fill(self, key: str) -> Updates:
@@ -135,8 +143,6 @@ class Wizard:
         updates: Updates = {self.seen: None}
         for step in self.steps:
             updates |= step.show(session)
-        for _, _, said in self.feet:
-            updates[said] = ""
         updates[self.timer] = gr.Timer(active=self.studio.jobs.active(session.id) is not None)
         return updates
 
@@ -148,8 +154,25 @@ class Wizard:
             return PORTRAITS
         return TRAIN if session.runs else PHOTOS
 
+    def _reached(self, session: Session) -> int:
+        """The furthest step that is open: whatever there is already stays within reach."""
+        if session.portraits:
+            return FINISH
+        if any(self.studio.portraits.ready(session, run) is None for run in session.runs):
+            return PORTRAITS
+        if session.usable("subject"):
+            return TRAIN if session.runs or session.usable("style") else STYLE
+        return TRAIN if session.runs else PHOTOS
+
+    def _at(self, session: Session, number: int) -> Updates:
+        """Show this step."""
+        return {
+            self.way: _way(number, max(number, self._reached(session))),
+            self.walkthrough: gr.Walkthrough(selected=number),
+        }
+
     @told("Train")
-    def follow(self, key: str, seen: list[Any] | None, chosen: str | None) -> Updates:
+    def follow(self, key: str, seen: list[Any] | None, chosen: str | None, prompt: str) -> Updates:
         """What is new, every second while a job is under way."""
         before = seen or [None, None, None]
         try:
@@ -160,7 +183,7 @@ class Wizard:
         except Problem:  # deleted in another tab
             return {self.timer: gr.Timer(active=False)}
         train, seen_train = self.steps[TRAIN].watch(session, before[0])
-        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen)
+        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen, prompt)
         drafts, seen_drafts = self.steps[STYLE].watch(session, before[2])
         updates: Updates = {**train, **portraits, **drafts}
         now = [seen_train, seen_portraits, seen_drafts]
@@ -187,24 +210,18 @@ class Wizard:
 
     @property
     def asked(self) -> list[Any]:
-        """What going from step to step must know: the key, how masks are shown, what the forms were filled for."""
+        """What going from step to step must know: the key, how masks are shown, what the forms hold."""
+        portraits = self.steps[PORTRAITS]
         return [
-            self.key,
-            self.steps[MASKS].view,
-            self.steps[TRAIN].filled,
-            self.steps[PORTRAITS].filled,
-        ]
+            self.key, self.steps[MASKS].view, self.steps[TRAIN].filled, portraits.filled, portraits.prompt,
+        ]  # fmt: skip
 
     def go_back(self, number: int) -> Callable[..., Any]:
         """A handler that goes from step `number` to the one before."""
 
         @told(STEPS[number].name)
         def back(key: str, *page: Any) -> Updates:
-            return {
-                **self._entering(key, number - 1, *page),
-                self.feet[number][2]: "",
-                self.walkthrough: gr.Walkthrough(selected=number - 1),
-            }
+            return {self.feet[number][2]: "", **self._entering(key, number - 1, *page)}
 
         return back
 
@@ -213,29 +230,33 @@ class Wizard:
 
         @told(STEPS[number].name)
         def onward(key: str, *page: Any) -> Updates:
-            session = self.studio.sessions.find(key)
-            lacking = self._lacking(session, number)
+            lacking = self._lacking(self.studio.sessions.find(key), number)
             if lacking:
                 return {self.feet[number][2]: cards.note(lacking, "warn")}
-            if number == TRAIN:
-                self.studio.portraits.take_ready(key)
-            return {
-                **self._entering(key, number + 1, *page),
-                self.feet[number][2]: "",
-                self.walkthrough: gr.Walkthrough(selected=number + 1),
-            }
+            return {self.feet[number][2]: "", **self._entering(key, number + 1, *page)}
 
         return onward
 
-    def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any) -> Updates:
+    @told("Start")
+    def go_to(self, key: str, *page: Any, event: gr.EventData) -> Updates:
+        """A step was chosen in the row of steps."""
+        number, reached = int(event.id), self._reached(self.studio.sessions.find(key))
+        if not PHOTOS <= number <= reached:
+            raise Problem(f"Finish the step “{STEPS[reached].name}” first.")
+        return self._entering(key, number, *page)
+
+    def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any, prompt: str) -> Updates:
         """The step as it stands now: what came before it may have changed. See `asked`."""
         if number == STYLE:
             self.studio.drafts.renew(key)
+        if number == PORTRAITS:
+            self.studio.portraits.take_ready(key)
         session = self.studio.sessions.find(key)
-        updates = self.steps[number].enter(session, {TRAIN: train, PORTRAITS: portraits}.get(number))
+        filled = {TRAIN: train, PORTRAITS: (portraits, prompt)}.get(number)
+        updates = self.steps[number].enter(session, filled)
         if number == MASKS:
             updates |= self.steps[MASKS].pictures(key, view)
-        return {**updates, **self._awake_at(session, number)}
+        return {**updates, **self._awake_at(session, number), **self._at(session, number)}
 
     def _lacking(self, session: Session, number: int) -> str | None:
         step = self.steps[number]
@@ -268,39 +289,54 @@ class Wizard:
             **self.steps[TRAIN].watch(session, None)[0],
             **self.steps[PORTRAITS].show(session),
             **self._awake_at(session, PORTRAITS),
-            self.walkthrough: gr.Walkthrough(selected=PORTRAITS),
+            **self._at(session, PORTRAITS),
         }
 
     @told("Delete my data")
-    def confirm_delete(self) -> Updates:
+    def confirm_delete(self, key: str) -> Updates:
         """Ask before deleting."""
-        return {self.ask_delete: gr.Button(visible=False), self.sure: gr.Row(visible=True)}
+        counts = self._counts(key)
+        return {
+            self.ask_delete: gr.Button(visible=False),
+            self.sure: gr.Column(visible=True),
+            self.question: cards.note(f"Delete {_counted(counts)}? They cannot be brought back.", "warn"),
+        }
 
     @told("Delete my data")
     def cancel_delete(self) -> Updates:
         """Nothing is deleted."""
-        return {self.ask_delete: gr.Button(visible=True), self.sure: gr.Row(visible=False)}
+        return {self.ask_delete: gr.Button(visible=True), self.sure: gr.Column(visible=False)}
 
     @told("Delete my data")
     def delete_data(self, key: str) -> Updates:
         """Delete, and begin anew."""
-        try:
-            counts = facts_of(self.studio.sessions.find(key))
-        except Problem:  # it cannot be read, and goes all the same
-            counts = dict.fromkeys(("photos", "trainings", "portraits"), 0)
+        counts = self._counts(key)
         self.studio.delete(key)
         key, session = self.studio.sessions.create()
-        gr.Info(
-            f"Deleted: {counts['photos']} photos, {counts['trainings']} trainings, {counts['portraits']} portraits.",
-            title="Delete my data",
-        )
+        gr.Info(f"Deleted: {_counted(counts)}.", title="Delete my data")
         return {
             self.key: key,
             **self.show(session),
             self.ask_delete: gr.Button(visible=True),
-            self.sure: gr.Row(visible=False),
-            self.walkthrough: gr.Walkthrough(selected=PHOTOS),
+            self.sure: gr.Column(visible=False),
+            **self._at(session, PHOTOS),
         }
+
+    def _counts(self, key: str) -> dict[str, int]:
+        try:
+            return facts_of(self.studio.sessions.find(key))
+        except Problem:  # it cannot be read, and goes all the same
+            return dict.fromkeys(("photos", "trainings", "portraits"), 0)
+
+
+def _way(current: int, reached: int) -> str:
+    return cards.way([step.name for step in STEPS], current, reached)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    """How much of what."""
+    each = [cards.count(number, name.removesuffix("s")) for name, number in counts.items()]
+    return f"{', '.join(each[:-1])} and {each[-1]}"
 
 
 def layout(studio: Studio) -> Wizard:

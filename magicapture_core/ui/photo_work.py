@@ -100,6 +100,8 @@ class PhotoWork:
             if role == "style" and session.preset is not None:
                 self._drop_all(session, "style")
                 session.preset = None
+            if role == "subject":
+                session.person = None
         refused: list[str] = []
         for path, name in files:
             with self.sessions.changing(key) as session:
@@ -136,7 +138,7 @@ class PhotoWork:
         if person is None:
             raise Problem(f"There is no sample person {name!r}.")
         with self.sessions.changing(key) as session:
-            session.kind, session.words = "person", person.words
+            session.kind, session.words, session.person = "person", person.words, name
             self._drop_all(session, "subject")
             for path in person.photos:
                 self._store(session, "subject", path, path.name)

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import secrets
+import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
@@ -175,9 +176,10 @@ class PortraitWork:
     def _pack(self, key: str, run: StoredRun) -> None:
         """A zip of the run's portraits, best first, each with how it was made."""
         with self.sessions.changing(key) as session:
-            if session.archive:
-                Path(session.archive).unlink(missing_ok=True)
-            path = session.new_shown(".zip")
+            forget_archive(session)
+            # In a folder that nobody can guess, for the file's own name is what it is called once it is downloaded.
+            path = session.new_shown("") / f"{_word(run.title)}-portraits.zip"
+            path.parent.mkdir()
             with zipfile.ZipFile(path, "w") as archive:
                 facts, newest = [], EARLIEST
                 for number, portrait in enumerate(best_first(of_run(session, run)), start=1):
@@ -237,7 +239,9 @@ class PortraitWork:
         self.sessions.check_room(session)
         session.shown.mkdir(parents=True, exist_ok=True)
         folder = session.shown / secrets.token_hex(12) / f"magicapture-{format}"
-        return export_run(session.run_folder(run), format, folder)  # type: ignore[arg-type]
+        return export_run(
+            session.run_folder(run), format, folder, adapter_scale=run.adapter_scale  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 def _maps_path(session: Session, portrait_id: str) -> Path:
@@ -271,6 +275,20 @@ def forget_pictures(paths: Iterable[str | Path]) -> None:
     """Remove shown files."""
     for path in paths:
         Path(path).unlink(missing_ok=True)
+
+
+def forget_archive(session: Session) -> None:
+    """Remove the zip of the newest portraits; the caller holds the session."""
+    if session.archive:
+        path = Path(session.archive)
+        path.unlink(missing_ok=True)
+        if path.parent != session.shown:
+            shutil.rmtree(path.parent, ignore_errors=True)
+    session.archive = session.archive_run = None
+
+
+def _word(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def drop_portrait(session: Session, portrait: StoredPortrait) -> None:

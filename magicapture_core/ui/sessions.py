@@ -128,6 +128,8 @@ class Session:
     words: str = ""
     """What the person is called in prompts, as in TrainConfig.subject_words; empty: nobody said."""
     photos: dict[str, list[StoredPhoto]] = field(default_factory=lambda: {"subject": [], "style": []})
+    person: str | None = None
+    """The sample person whose photos these are; None: the visitor's own."""
     preset: str | None = None
     """Chosen style preset; None: the visitor's own style photos."""
     model: str | None = None

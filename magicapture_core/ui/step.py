@@ -28,6 +28,8 @@ class Step:
     """One step: its components (made where it is constructed), how they show a session, its handlers."""
 
     name: str
+    said: Any
+    """Why one cannot go on, at its foot; the page makes it. Whatever changes the step empties it."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio

@@ -14,19 +14,15 @@ from magicapture_core.formats.specs import PAPERS, REFUSED, SPECS
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.finish_work import UPSCALES
-from magicapture_core.ui.portrait_cards import portrait_cards
+from magicapture_core.ui.portrait_cards import large, portrait_cards
 from magicapture_core.ui.portrait_work import best_first
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.studio import Studio
 
-RESTORERS = (
-    ("GFPGAN where it is installed", "auto"),
-    ("GFPGAN", "gfpgan"),
-    ("CodeFormer (non-commercial use only)", "codeformer"),
-    ("None", "none"),
-)
+RESTORERS = {"gfpgan": "GFPGAN", "codeformer": "CodeFormer (non-commercial use only)"}
+NO_RESTORERS = "Faces are not restored here: this server has none of the programs for it."
 
 
 class FinishStep(Step):
@@ -45,14 +41,14 @@ class FinishStep(Step):
         self.timer = gr.Timer(1.0, active=False)
         self.chosen = gr.State(None)
         self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-finish-gallery")
+        self.large = gr.HTML(js_on_load=cards.INTO_VIEW, elem_id="mc-finish-large")
         with gr.Row():
             self.upscale = gr.Radio(
                 [(f"×{factor}", factor) for factor in UPSCALES], value=int(default.upscale), label="Size",
                 min_width=180, elem_id="mc-upscale",
             )  # fmt: skip
             self.restore = gr.Radio(
-                list(RESTORERS), value=default.restore, label="Restore the face with", min_width=320,
-                elem_id="mc-restore",
+                [("None", "none")], value="none", label="Restore the face with", min_width=320, elem_id="mc-restore",
             )  # fmt: skip
         with gr.Row():
             self.strength = gr.Slider(
@@ -101,19 +97,46 @@ class FinishStep(Step):
     @property
     def live(self) -> list[Any]:
         """What changes while a portrait is finished."""
-        return [self.timer, self.progress, self.start, self.stop, self.compare, self.report]
+        return [
+            self.timer, self.progress, self.start, self.stop, self.compare, self.report, self.large, self.sheet,
+        ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
         """The portraits, best first; the first one chosen."""
         found = best_first(session.portraits)
-        return {**self._choose(session, found[0].id if found else None), **self._watched(session)}
+        return {
+            **self._choose(session, found[0].id if found else None),
+            **self._restorers(),
+            **self._watched(session),
+        }
+
+    def _restorers(self) -> Updates:
+        """What can restore a face here, as it is now."""
+        found = self.studio.finishing.restorers()
+        choices = [
+            (RESTORERS[name] + (f" (downloads {size} first)" if size else ""), name)
+            for name, size in found.items()
+        ]
+        here = next((name for name, size in found.items() if not size), "none")
+        chosen = gr.Radio(
+            [("None", "none"), *choices], value=here, interactive=bool(found),
+            info=None if found else NO_RESTORERS,
+        )  # fmt: skip
+        return {self.restore: chosen, **self._sliders(here)}
+
+    def _sliders(self, restore: str) -> Updates:
+        """Only CodeFormer has a fidelity."""
+        return {
+            self.strength: gr.Slider(visible=restore != "none"),
+            self.fidelity: gr.Slider(visible=restore == "codeformer"),
+        }
 
     def _choose(self, session: Session, portrait_id: str | None) -> Updates:
         found = best_first(session.portraits)
         empty = cards.note("There are no portraits yet. Go back to the step “Portraits”.", "warn")
         return {
             self.chosen: portrait_id,
-            self.gallery: portrait_cards(found, portrait_id) or empty,
+            self.gallery: portrait_cards(found, portrait_id, "Choose the one to finish.") or empty,
             self.sheet: "",
             **self._result(session, portrait_id),
         }
@@ -122,8 +145,14 @@ class FinishStep(Step):
         """What finishing made of a portrait."""
         finished = session.finished.get(portrait_id or "")
         if finished is None:
-            return {self.compare: gr.ImageSlider(value=None, visible=False), self.report: ""}
+            portrait = next((each for each in session.portraits if each.id == portrait_id), None)
+            return {
+                self.compare: gr.ImageSlider(value=None, visible=False),
+                self.report: "",
+                self.large: large(portrait) if portrait else "",
+            }
         return {
+            self.large: "",
             self.compare: gr.ImageSlider(value=(finished["before"], finished["after"]), visible=True),
             self.report: _report(finished),
         }
@@ -155,8 +184,8 @@ class FinishStep(Step):
 
     @told(name)
     def choose_restorer(self, restore: str) -> Updates:
-        """Only CodeFormer has a fidelity."""
-        return {self.fidelity: gr.Slider(visible=restore == "codeformer")}
+        """Show what can be set for it."""
+        return self._sliders(restore)
 
     @told(name)
     def finish(
@@ -180,7 +209,13 @@ class FinishStep(Step):
         # Read again, after the job was looked at: it stores its result, and then it ends.
         session = self.studio.sessions.find(key)
         job = self.studio.finishing.job(session)
-        return updates if job is not None and job.active else {**updates, **self._result(session, chosen)}
+        if job is not None and job.active:
+            return updates
+        return {
+            **updates,
+            **self._result(session, chosen),
+            self.sheet: "",
+        }  # it was of the portrait as it was
 
     @told(name)
     def halt(self, key: str, chosen: str | None) -> Updates:
@@ -197,6 +232,11 @@ class FinishStep(Step):
         """Crop, check, and lay out the chosen portrait."""
         made = self.studio.finishing.sheet(key, chosen, spec, paper, replace=bool(replace), force=bool(force))
         return {self.sheet: _sheet(made, SPECS[spec].title)}
+
+    @told(name)
+    def forget_sheet(self) -> Updates:
+        """A sheet of other choices is no longer what was asked for."""
+        return {self.sheet: ""}
 
 
 def _report(finished: dict[str, Any]) -> str:

@@ -160,22 +160,30 @@ class PhotosStep(Step):
             self.adding: gr.Column(visible=session.consent),
             self.kind: session.kind,
             **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
-            self.people: "" if photos else self._people(),
+            self.people: self._people(session),
             self.photos: cards.photo_cards(photos),
             self.summary: cards.summary(photos, "subject", session.kind),
             self.refused: "",
+            self.said: "",
         }
 
-    def _people(self) -> str:
-        people = sample_people()
+    def _people(self, session: Session) -> str:
+        """The sample people; folded up where one is taken, and none where the photos are the visitor's own."""
+        taken = bool(session.photos["subject"])
+        if taken and session.person is None:
+            return ""
         shown = [
             (person.name, person.title, f"{len(person.photos)} photos, an invented face", [
                 small_picture(self.studio, path) for path in person.photos[:3]
             ])
-            for person in people
+            for person in sample_people()
         ]  # fmt: skip
-        found = cards.choices(shown, None, "person")
-        return f'<h3 class="mc-sub">Try it with a sample person</h3>{found}' if found else ""
+        found = cards.choices(shown, session.person if taken else None, "person")
+        if not found:
+            return ""
+        if taken:
+            return f'<details class="mc-more"><summary>Take another sample person</summary>{found}</details>'
+        return f'<h3 class="mc-sub">Try it with a sample person</h3>{found}'
 
     @told(name)
     def agree(self, key: str, given: bool) -> Updates:
@@ -258,6 +266,7 @@ class StyleStep(Step):
             self.photos: cards.photo_cards(photos),
             self.summary: title or cards.summary(photos, "style"),
             self.refused: "",
+            self.said: "",
         }
 
     def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:

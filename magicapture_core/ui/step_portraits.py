@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from html import escape
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -14,7 +14,15 @@ from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.choose_work import COMPARISON
-from magicapture_core.ui.portrait_cards import portrait_cards, portrait_detail
+from magicapture_core.ui.portrait_cards import (
+    chips,
+    has_edit,
+    ideas_for,
+    past_runs,
+    portrait_cards,
+    portrait_detail,
+    run_title,
+)
 from magicapture_core.ui.portrait_work import MOST_PORTRAITS, best_first, generate_config, of_run
 from magicapture_core.ui.sessions import Session, StoredPortrait
 from magicapture_core.ui.settings import help_texts
@@ -23,6 +31,7 @@ from magicapture_core.ui.step_train import STALE
 from magicapture_core.ui.studio import Studio
 
 COMPOSED_PROMPT = GenerateConfig().prompt
+LARGE = "Choose one to see it large."
 EDITS = (
     "smiling", "serious", "wearing sunglasses", "wearing glasses", "wearing a hat", "black and white", "outdoors",
     "soft light",
@@ -46,7 +55,7 @@ class PortraitsStep(Step):
         self.stale = gr.HTML()
         self.run = gr.Dropdown([], label="Made with", visible=False, elem_id="mc-run")
         self.prompt = gr.Textbox(COMPOSED_PROMPT, label="What to show", lines=2, elem_id="mc-prompt")
-        self.chips = gr.HTML(_chips((), EDITS), js_on_load=cards.CLICKS, elem_id="mc-chips")
+        self.chips = gr.HTML(chips((), EDITS, COMPOSED_PROMPT), js_on_load=cards.CLICKS, elem_id="mc-chips")
         with gr.Row(equal_height=True):
             self.count = gr.Slider(
                 1, 16, value=4, step=1, label="How many", min_width=200, elem_id="mc-count"
@@ -82,7 +91,7 @@ class PortraitsStep(Step):
             self.export = gr.Button("Prepare the files", elem_id="mc-export")
             self.exported = gr.HTML(elem_id="mc-exported")
         with gr.Accordion("Past trainings", open=False, visible=False) as self.past:  # type: ignore[assignment]
-            self.discard = gr.Button("Delete the training chosen above, with its portraits", variant="stop")
+            self.past_runs = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-past")
 
     def _more_control(self) -> None:
         default, texts = GenerateConfig(), help_texts(GenerateConfig)
@@ -120,57 +129,69 @@ class PortraitsStep(Step):
         """What changes while portraits are made."""
         return [
             self.progress, self.gallery, self.detail, self.chosen, self.make, self.stop, self.archive, self.exporting,
-            self.stale, self.comparing, self.compare, self.compare_stop, self.adopt, self.compared,
+            self.stale, self.comparing, self.compare, self.compare_stop, self.adopt, self.compared, self.said,
+            self.past_runs,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
         """The chosen run with its prompt and portraits."""
         run = session.chosen_run()
-        prompts: tuple[str, ...] = (COMPOSED_PROMPT,)
-        negative = ""
-        if run and run.preset:
-            from magicapture_core.presets import load_preset
-
-            try:
-                preset = load_preset(run.preset)
-                prompts, negative = preset.prompts, preset.negative_prompt
-            except Problem:
-                pass  # a preset that is gone takes nothing from what was learned
-        model = run.model if run else session.model or self.studio.models.default
-        suits = self.studio.portraits.suiting(model, run)
-        known = self.studio.models.facts(model).edits
+        prompts, negative = self._prompts(session)
+        suits = self.studio.portraits.suiting(self._model(session), run)
         return {
             self.filled: run.id if run else None,
             self.prompt: prompts[0],
-            self.chips: _chips(ideas_for(prompts[1:], known), known or EDITS),
+            self.chips: self._ideas(session, prompts[0]),
             self.negative: negative,
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
             self.exported: "",
-            **self._pictures(session),
+            **self._pictures(session, prompts[0]),
         }
 
-    def enter(self, session: Session, filled: Any) -> Updates:
-        """The form keeps what was typed, unless it was for another run."""
-        if filled is None or filled != session.run:
-            return self.show(session)
-        return self._pictures(session)
+    def _model(self, session: Session) -> str:
+        run = session.chosen_run()
+        return run.model if run else session.model or self.studio.models.default
 
-    def _pictures(self, session: Session) -> Updates:
+    def _prompts(self, session: Session) -> tuple[tuple[str, ...], str]:
+        """What to ask for in the chosen run's style, the best first, and what to avoid."""
+        run = session.chosen_run()
+        if run and run.preset:
+            from magicapture_core.presets import load_preset
+
+            with suppress(Problem):  # a preset that is gone takes nothing from what was learned
+                preset = load_preset(run.preset)
+                return preset.prompts, preset.negative_prompt
+        return (COMPOSED_PROMPT,), ""
+
+    def _ideas(self, session: Session, prompt: str) -> str:
+        known = self.studio.models.facts(self._model(session)).edits
+        return chips(ideas_for(self._prompts(session)[0][1:], known), known or EDITS, prompt)
+
+    def enter(self, session: Session, filled: Any) -> Updates:
+        """The form keeps what was typed, unless it was for another run. filled: for which one, and the prompt."""
+        run, prompt = filled
+        if run is None or run != session.run:
+            return self.show(session)
+        return self._pictures(session, prompt)
+
+    def _pictures(self, session: Session, prompt: str) -> Updates:
         """All but the form."""
-        runs = [(_run_title(each), each.id) for each in reversed(session.runs)]
+        runs = [(run_title(each), each.id) for each in reversed(session.runs)]
         run = session.chosen_run()
         return {
             self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
             self.past: gr.Accordion(visible=bool(runs)),
+            self.past_runs: past_runs(session),
             self.detail: "",
             self.chosen: None,
-            **self.watch(session, None)[0],
+            **self.watch(session, None, None, prompt)[0],
         }
 
-    def watch(self, session: Session, seen: Any, chosen: str | None = None) -> tuple[Updates, Any]:
-        """What is new since `seen`, and the new `seen`. chosen: the portrait that is shown large, which stays."""
+    def watch(self, session: Session, seen: Any, chosen: str | None, prompt: str) -> tuple[Updates, Any]:
+        """What is new since `seen`, and the new `seen`. chosen: the portrait that is shown large, which stays;
+        prompt: what stands in the form."""
         job = self.studio.portraits.job(session)
         snapshot = job.snapshot() if job else None
         run = session.chosen_run()
@@ -184,7 +205,8 @@ class PortraitsStep(Step):
             return {}, seen
         busy = snapshot is not None and not snapshot.ended
         updates: Updates = {
-            self.progress: self._progress(session),
+            self.progress: self._progress(session, prompt),
+            **({self.said: ""} if found else {}),
             self.make: gr.Button("Make more portraits" if found else "Make portraits", interactive=not busy),
             self.stop: gr.Button(visible=busy),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
@@ -218,19 +240,24 @@ class PortraitsStep(Step):
         ready = self.studio.portraits.ready(session, session.chosen_run()) is None
         archive = session.archive if found and session.archive_run == session.run else None
         return {
-            self.gallery: portrait_cards(found, chosen),
+            self.gallery: portrait_cards(found, chosen, LARGE),
             self.archive: gr.DownloadButton(value=archive, visible=archive is not None),
             self.exporting: gr.Accordion(visible=ready),
+            self.past_runs: past_runs(session),
         }
 
-    def _progress(self, session: Session) -> str:
+    def _progress(self, session: Session, prompt: str) -> str:
+        """How the making stands; once it has ended, its warnings, for as long as the form asks for the same."""
         job = self.studio.portraits.job(session)
         if job is None:
             return ""
         snapshot = job.snapshot()
         if snapshot.ended and snapshot.state != "failed":
             warnings = dict.fromkeys(
-                warning for portrait in snapshot.reports for warning in portrait.warnings
+                warning
+                for portrait in snapshot.reports
+                for warning in portrait.warnings
+                if portrait.prompt.strip() == prompt.strip()
             )
             return cards.note("\n".join(warnings), "warn")
         return _under_way(snapshot, ["You may close this page."])
@@ -249,13 +276,13 @@ class PortraitsStep(Step):
         })  # fmt: skip
         self.studio.portraits.start(key, config)
         time.sleep(0)  # let the job's thread begin, so that the first look already shows it at work
-        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen, prompt)[0]
 
     @told(name)
-    def begin_comparison(self, key: str, chosen: str | None) -> Updates:
+    def begin_comparison(self, key: str, chosen: str | None, prompt: str) -> Updates:
         """Compare checkpoints and strengths."""
         self.studio.choosing.start(key)
-        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen, prompt)[0]
 
     @told(name)
     def adopt_choice(self, key: str) -> Updates:
@@ -267,20 +294,31 @@ class PortraitsStep(Step):
         return {self.adapter: run.adapter_scale}
 
     @told(name)
-    def halt(self, key: str, chosen: str | None) -> Updates:
+    def halt(self, key: str, chosen: str | None, prompt: str) -> Updates:
         """Stop making portraits; the finished ones stay."""
         self.studio.training.stop(key)
-        return self.watch(self.studio.sessions.find(key), None, chosen)[0]
+        return self.watch(self.studio.sessions.find(key), None, chosen, prompt)[0]
 
     @told(name)
-    def press_chip(self, prompt: str, event: gr.EventData) -> Updates:
+    def press_chip(self, key: str, prompt: str, event: gr.EventData) -> Updates:
         """Add an edit to the prompt, or take it out again; or take another prompt."""
         text = str(event.id)
         if event.act == "prompt":
-            return {self.prompt: text}
-        if f", {text}" in prompt:
-            return {self.prompt: prompt.replace(f", {text}", "")}
-        return {self.prompt: f"{prompt.rstrip(' ,.')}, {text}"}
+            written = text
+        elif has_edit(prompt, text):
+            written = prompt.replace(f", {text}", "")
+        else:
+            written = f"{prompt.rstrip(' ,.')}, {text}"
+        return {self.prompt: written, **self._written(key, written)}
+
+    @told(name)
+    def write(self, key: str, prompt: str) -> Updates:
+        """The prompt was changed: show what is in it, and no warning of another one."""
+        return self._written(key, prompt)
+
+    def _written(self, key: str, prompt: str) -> Updates:
+        session = self.studio.sessions.find(key)
+        return {self.chips: self._ideas(session, prompt), self.progress: self._progress(session, prompt)}
 
     @told(name)
     def press(self, key: str, chosen: str | None, event: gr.EventData) -> Updates:
@@ -296,7 +334,7 @@ class PortraitsStep(Step):
         word = str(event.id) if event.act == "word" else first
         heat = self.studio.portraits.heat(key, portrait.id, word) if word else None
         return {
-            self.gallery: portrait_cards(found, portrait.id),
+            self.gallery: portrait_cards(found, portrait.id, LARGE),
             self.detail: portrait_detail(portrait, words, word, heat),
             self.chosen: portrait.id,
         }
@@ -307,16 +345,30 @@ class PortraitsStep(Step):
         return self.show(self.studio.portraits.choose_run(key, run_id))
 
     @told(name)
-    def discard_run(self, key: str, run_id: str | None) -> Updates:
-        """Delete a past run."""
-        session = self.studio.sessions.find(key)
-        return self.show(self.studio.training.discard(key, run_id or session.run or ""))
+    def press_past(self, key: str, event: gr.EventData) -> Updates:
+        """Ask before a past run is deleted; delete it, or keep it."""
+        run, session = str(event.id), self.studio.sessions.find(key)
+        if event.act != "drop-run":
+            return {self.past_runs: past_runs(session, run if event.act == "ask-run" else None)}
+        title = next((each.title for each in session.runs if each.id == run), "The training")
+        chosen = session.run
+        session = self.studio.training.discard(key, run)
+        gr.Info(f"{title} and its portraits are deleted.", title=self.name)
+        if session.run != chosen:
+            return self.show(session)
+        runs = self._pictures(session, "")
+        return {part: runs[part] for part in (self.run, self.past, self.past_runs)}
 
     @told(name)
     def export_files(self, key: str, format: str) -> Updates:
         """Write the adapter for other programs."""
         paths = self.studio.portraits.export(key, format)
         return {self.exported: cards.downloads(paths)}
+
+    @told(name)
+    def forget_files(self) -> Updates:
+        """Files of another program are no longer what was asked for."""
+        return {self.exported: ""}
 
 
 def _seed(text: str) -> int | None:
@@ -340,27 +392,3 @@ def _under_way(snapshot: Snapshot, details: Sequence[str]) -> str:
         )
     title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
     return cards.progress(snapshot.share, title, details)
-
-
-def _run_title(run: Any) -> str:
-    begun = time.strftime("%d %b, %H:%M", time.localtime(run.started))
-    return f"{run.title} ({begun})"
-
-
-def ideas_for(prompts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """A style's prompts to try, without those that ask for nothing a model of few words (`known`) can do."""
-    return [prompt for prompt in prompts if not known or any(edit in prompt for edit in known)]
-
-
-def _chips(ideas: Sequence[str], edits: Sequence[str]) -> str:
-    def chip(act: str, text: str, title: str) -> str:
-        return (
-            f'<button type="button" class="mc-chip" data-act="{act}" data-id="{escape(text, quote=True)}">'
-            f"{escape(title)}</button>"
-        )
-
-    others = "".join(chip("prompt", idea, idea) for idea in ideas[:4])
-    if others:
-        others = f'<p class="mc-quiet">Other ideas for this style</p><div class="mc-chips">{others}</div>'
-    shown = "".join(chip("edit", text, text) for text in edits)
-    return f'{others}<p class="mc-quiet">Add or take away</p><div class="mc-chips">{shown}</div>'

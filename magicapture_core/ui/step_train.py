@@ -7,15 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from magicapture_core.config import TrainConfig
+from magicapture_core.config import TrainConfig, from_dict
 from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, lent_gpu, settings
 from magicapture_core.ui.model_work import ModelFacts
-from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.sessions import Session, StoredRun
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.studio import Studio
-from magicapture_core.ui.training_view import TrainingView, loss_charts, progress, rows_of
+from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of, samples
 
 SCHEDULES = {
     "quick": "Quick: a good first result",
@@ -36,7 +36,6 @@ class TrainStep(Step):
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
-        self.looking = TrainingView()
         self.filled = gr.State(None)
         gr.HTML(
             cards.heading(
@@ -78,22 +77,32 @@ class TrainStep(Step):
         """What changes while a training runs."""
         return [
             self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
-            self.leave, self.stale,
+            self.leave, self.stale, self.said,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
         """Settings for the session's model, and its training."""
         facts = self.studio.facts(session)
-        first = facts.schedule_names()[0]
+        schedule, config = self._last(session, facts) or (facts.schedule_names()[0], None)
         return {
             self.model: facts.name,
             self.schedule: gr.Radio(
-                [(SCHEDULES.get(name, name.title()), name) for name in facts.schedule_names()], value=first
+                [(SCHEDULES.get(name, name.title()), name) for name in facts.schedule_names()], value=schedule
             ),
             self.filled: self._filled_for(session),
-            **self._settings(session, facts, first),
+            **self._settings(session, facts, schedule, config),
             **self.watch(session, None)[0],
         }
+
+    def _last(self, session: Session, facts: ModelFacts) -> tuple[str, TrainConfig] | None:
+        """What the training below was started with, where it is of the same model and style."""
+        run = self.studio.training.shown(session)
+        if run is None or (run.model, run.preset) != (facts.name, session.preset):
+            return None
+        schedule = run.schedule if run.schedule in facts.schedule_names() else "custom"
+        with contextlib.suppress(Problem):  # of another version of MagiCapture
+            return schedule, from_dict(TrainConfig, run.settings)
+        return None
 
     def enter(self, session: Session, filled: Any) -> Updates:
         """The form keeps what was typed, unless it was for something else."""
@@ -104,8 +113,10 @@ class TrainStep(Step):
     def _filled_for(self, session: Session) -> list[Any]:
         return [self.studio.facts(session).name, session.preset]
 
-    def _settings(self, session: Session, facts: ModelFacts, schedule: str) -> Updates:
-        config = facts.config(schedule, session.preset)
+    def _settings(
+        self, session: Session, facts: ModelFacts, schedule: str, config: TrainConfig | None = None
+    ) -> Updates:
+        config = config or facts.config(schedule, session.preset)
         shown = settings.values_of(config)
         return {
             **{self.fields[name]: value for name, value in shown.items()},
@@ -123,30 +134,27 @@ class TrainStep(Step):
 
     def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
         """What is new since `seen`, and the new `seen`."""
-        job = self.studio.training.job(session)
+        work = self.studio.training
+        job, run = work.job(session), work.shown(session)
         snapshot = job.snapshot() if job else None
-        run = session.chosen_run()
         now = self._moment(job.id if job else run.id if run else "", snapshot)
         if seen == now:
             return {}, seen
+        saved = work.saved_step(session, run) if run else 0
         updates: Updates = {
-            self.progress: progress(
-                snapshot, run, self.studio.training.saved_step(session, run) if run and not snapshot else 0
-            ),
+            self.progress: progress(snapshot, run, saved),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
             **self._buttons(session, snapshot),
         }
+        if snapshot is None or snapshot.ended:
+            updates[self.said] = ""
         before = seen or [None] * 5
-        if snapshot is None:
-            updates |= {self.samples: "", self.attention: "", self.losses: self._past_losses(session)}
-            return updates, now
-        assert job is not None
-        if before[3] != now[3] or before[0] != now[0]:
-            updates[self.samples] = self.looking.samples(session, job.id, snapshot.reports)
-        if before[4] != now[4] or before[0] != now[0]:
-            updates[self.attention] = self.looking.attention(session, job.id, snapshot.reports)
-        if before[2] != now[2] or before[0] != now[0]:
-            updates[self.losses] = self._losses(session, snapshot)
+        until = snapshot.reports[-1].step if snapshot and snapshot.reports else saved
+        for part, number, draw in (
+            (self.samples, 3, self._samples), (self.attention, 4, self._attention), (self.losses, 2, self._losses),
+        ):  # fmt: skip
+            if before[number] != now[number] or before[0] != now[0]:
+                updates[part] = draw(session, run, until, snapshot) if run else ""
         return updates, now
 
     def _moment(self, job_id: str, snapshot: Snapshot | None) -> list[Any]:
@@ -157,26 +165,24 @@ class TrainStep(Step):
         state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}"
         return [job_id, state, len(snapshot.reports), samples, listened]
 
-    def _losses(self, session: Session, snapshot: Snapshot) -> str:
-        if not snapshot.reports:
-            return ""
-        first = snapshot.reports[0]
-        rows = rows_of(snapshot.reports)
-        run = session.chosen_run()
-        if first.step > 1 and run is not None:  # resumed: the steps before are on disk
-            rows = [
-                row for row in self.studio.training.losses(session, run) if row["step"] < first.step
-            ] + rows
-        return loss_charts(rows, first.total_steps)
+    def _samples(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
+        return samples(session, session.run_folder(run), until)
 
-    def _past_losses(self, session: Session) -> str:
-        run = session.chosen_run()
-        return loss_charts(self.studio.training.losses(session, run), run.total) if run else ""
+    def _attention(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
+        return attention(session, session.run_folder(run), run.settings, until)
+
+    def _losses(self, session: Session, run: StoredRun, until: int, snapshot: Snapshot | None) -> str:
+        rows = rows_of(snapshot.reports) if snapshot else []
+        first = rows[0]["step"] if rows else until + 1
+        if first > 1:  # those before are on disk
+            rows = [row for row in self.studio.training.losses(session, run) if row["step"] < first] + rows
+        return loss_charts(rows, run.total)
 
     def _buttons(self, session: Session, snapshot: Snapshot | None) -> Updates:
         run = session.chosen_run()
         state = snapshot.state if snapshot else "none"
-        working = state in ("preparing", "running")
+        queued = snapshot is not None and state == "waiting" and snapshot.ahead > 0
+        working = state in ("preparing", "running") or (state == "waiting" and not queued)
         busy = snapshot is not None and not snapshot.ended
         step = self.studio.training.saved_step(session, run) if run and not busy else 0
         smaller = bool(self.studio.training.smaller(session)) and not busy
@@ -189,7 +195,7 @@ class TrainStep(Step):
             ),
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
-            self.leave: gr.Button(visible=state == "waiting"),
+            self.leave: gr.Button(visible=queued),
             self.resume: gr.Button("Go on with less memory" if smaller else "Resume", visible=unfinished),
         }  # fmt: skip
 
@@ -224,13 +230,13 @@ class TrainStep(Step):
         if not schedule:
             raise Problem("Choose how thoroughly to learn: one of the schedules.")
         self.studio.training.start(key, model, schedule, own)
-        return self.watch(self.studio.sessions.find(key), None)[0]
+        return {**self.watch(self.studio.sessions.find(key), None)[0], self.said: ""}
 
     @told(name)
     def go_on(self, key: str) -> Updates:
         """Resume."""
         self.studio.training.resume(key)
-        return self.watch(self.studio.sessions.find(key), None)[0]
+        return {**self.watch(self.studio.sessions.find(key), None)[0], self.said: ""}
 
     @told(name)
     def halt(self, key: str) -> Updates:

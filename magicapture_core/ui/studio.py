@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import Any
 
 from magicapture_core.jobs import Jobs
 from magicapture_core.ui.choose_work import ChoosingWork
@@ -108,7 +107,7 @@ class Studio:
             log.warning("a job did not stop within %.0f s; it goes on from its last checkpoint", timeout)
 
 
-def facts_of(session: Session) -> dict[str, Any]:
+def facts_of(session: Session) -> dict[str, int]:
     """What is stored of a session, in numbers."""
     return {
         "photos": sum(map(len, session.photos.values())),

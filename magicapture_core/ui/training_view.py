@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
+from magicapture_core.checkpoints import Run
 from magicapture_core.jobs import Snapshot
 from magicapture_core.ui import cards
 from magicapture_core.ui.charts import TERM_TITLES, charts, curve, right_end
+from magicapture_core.ui.run_pictures import pictures, sample_copy, strip_item
 from magicapture_core.ui.sessions import Session, StoredRun
 
 if TYPE_CHECKING:
-    from magicapture_core.training import AttentionView, StepReport
+    from magicapture_core.training import StepReport
 
 PHASES = {
     "textual_inversion": "Part 1 of 2: finding words for the person and the style",
@@ -30,83 +30,67 @@ WORDS = {"<subject>": "The person's word", "<style>": "The style's word"}
 """By the placeholder tokens of prompts.py."""
 
 
-class TrainingView:
-    """Makes pictures of a job's reports once, whoever looks."""
+SAMPLES = 6
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, str, int], str] = {}
-        self._lock = threading.Lock()
 
-    def samples(self, session: Session, job_id: str, reports: tuple[StepReport, ...]) -> str:
-        """The newest sample pictures, newest first."""
-        from magicapture_core.provenance import save_picture
+def samples(session: Session, folder: Path, until: int) -> str:
+    """A run's newest sample pictures, newest first, up to a step; from its folder, so that a resumed one has them."""
+    from magicapture_core.provenance import read_provenance
 
-        figures = []
-        for report in [report for report in reports if report.sample is not None][-6:]:
-            sample = report.sample
-            assert sample is not None
-            with self._lock:
-                made = (job_id, "sample", report.step)
-                if made not in self._made:
-                    path = session.new_shown(".png")
-                    settings = {"identity": sample.identity}
-                    save_picture(
-                        sample.image, path, prompt=sample.prompt, seed=sample.seed, settings=settings
-                    )
-                    self._made[made] = str(path)
-            score = "no face yet" if sample.identity is None else f"likeness {max(sample.identity, 0):.0%}"
-            figures.append(
-                f'<figure><img src="{cards.address(self._made[made])}" alt="Sample at step {report.step}, {score}">'
-                f"<figcaption>Step {report.step} · {score}</figcaption></figure>"
-            )
-        if not figures:
-            return ""
-        return f'<h3 class="mc-sub">Samples</h3><div class="mc-samples">{"".join(reversed(figures))}</div>'
-
-    def attention(self, session: Session, job_id: str, reports: tuple[StepReport, ...]) -> str:
-        """Where both words look now, beside where they should; and the share outside over time."""
-        listened = [report for report in reports if report.attention]
-        if not listened:
-            return ""
-        newest = listened[-1]
-        figures = "".join(
-            self._look(session, job_id, newest.step * 8 + number, view)
-            for number, view in enumerate(newest.attention)
+    figures = []
+    for step, path in pictures(folder / "samples", until)[-SAMPLES:]:
+        identity = read_provenance(path).settings.get("identity")
+        score = "no face yet" if identity is None else f"likeness {max(identity, 0):.0%}"
+        figures.append(
+            f'<figure><img src="{cards.address(sample_copy(session, path))}" alt="Sample at step {step}, {score}">'
+            f"<figcaption>Step {step} · {score}</figcaption></figure>"
         )
-        curves = [
-            curve(
-                f"{WORDS[token]} looks elsewhere",
-                "Share of its attention outside its region; it should fall in part 2",
-                [report.step for report in listened],
-                [_outside(report.attention, token) for report in listened],
-                last_step=right_end(reports[-1].step, newest.total_steps),
-                border=_border(reports),
-                percent=True,
-            )
-            for token in WORDS
-        ]
-        return (
-            f'<h3 class="mc-sub">Where the two words look (step {newest.step})</h3>'
-            '<p class="mc-quiet">From left to right: the photo, where the word looks (bright: most), where it should.'
-            "</p>"
-            f'<div class="mc-attention">{figures}</div>{charts("Looking in the wrong place", curves)}'
-        )
+    if not figures:
+        return ""
+    return f'<h3 class="mc-sub">Samples</h3><div class="mc-samples">{"".join(reversed(figures))}</div>'
 
-    def _look(self, session: Session, job_id: str, number: int, view: AttentionView) -> str:
-        from magicapture_core.training.previews import strip_cells
 
-        with self._lock:
-            made = (job_id, "attention", number)
-            if made not in self._made:
-                path = session.new_shown(".webp")
-                Image.fromarray(np.concatenate(strip_cells(view), axis=1)).save(path, quality=82)
-                self._made[made] = str(path)
-        title = f"{WORDS[view.token]} {PLACES[view.task]}"
-        return (
-            f'<figure class="mc-look"><img src="{cards.address(self._made[made])}" alt="{escape(title)}: the photo, '
-            f'where the word looks, where it should look"><figcaption>{escape(title)}'
-            f"<small>{view.outside:.0%} of its attention is outside its region</small></figcaption></figure>"
+def attention(session: Session, folder: Path, settings: Mapping[str, Any], until: int) -> str:
+    """Where both words look now, beside where they should; and the share outside over time, up to a step."""
+    rows = [row for row in Run(folder).attention() if row["step"] <= until]
+    if not rows:
+        return ""
+    newest = rows[-1]["step"]
+    figures = "".join(_looks(session, folder, token, newest, rows) for token in WORDS)
+    total = settings["ti_steps"] + settings["lora_steps"]
+    border = settings["ti_steps"] + 1
+    curves = [
+        curve(
+            f"{WORDS[token]} looks elsewhere",
+            "Share of its attention outside its region; it should fall in part 2",
+            *_outside(rows, token),
+            last_step=right_end(until, total),
+            border=border if until >= border else None,
+            percent=True,
         )
+        for token in WORDS
+    ]
+    return (
+        f'<h3 class="mc-sub">Where the two words look (step {newest})</h3>'
+        '<p class="mc-quiet">From left to right: the photo, where the word looks (bright: most), where it should.'
+        "</p>"
+        f'<div class="mc-attention">{figures}</div>{charts("Looking in the wrong place", curves)}'
+    )
+
+
+def _looks(session: Session, folder: Path, token: str, step: int, rows: list[dict[str, Any]]) -> str:
+    """A figure for each item that a word was listened to in."""
+    strip = folder / "attention" / f"step-{step:06d}-{token.strip('<>')}.png"
+    items = [row for row in rows if row["step"] == step and row["token"] == token]
+    figures = []
+    for number, row in enumerate(items):
+        title = escape(f"{WORDS[token]} {PLACES[row['task']]}")
+        figures.append(
+            f'<figure class="mc-look"><img src="{cards.address(strip_item(session, strip, number))}" alt="{title}: the '
+            f'photo, where the word looks, where it should look"><figcaption>{title}'
+            f"<small>{row['outside']:.0%} of its attention is outside its region</small></figcaption></figure>"
+        )
+    return "".join(figures)
 
 
 def rows_of(reports: tuple[StepReport, ...]) -> list[dict[str, Any]]:
@@ -126,12 +110,13 @@ def loss_charts(rows: list[dict[str, Any]], total: int) -> str:
     return charts("How well it learns (lower is better)", figures)
 
 
-def _border(reports: tuple[StepReport, ...]) -> int | None:
-    return next((report.step for report in reports if report.phase == "lora"), None)
-
-
-def _outside(views: list[AttentionView], token: str) -> float:
-    return float(np.mean([view.outside for view in views if view.token == token]))
+def _outside(rows: list[dict[str, Any]], token: str) -> tuple[list[int], list[float]]:
+    """Steps, and the mean over the items of each."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["token"] == token:
+            found.setdefault(row["step"], []).append(row["outside"])
+    return list(found), [sum(values) / len(values) for values in found.values()]
 
 
 def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> str:
@@ -139,22 +124,26 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     if snapshot is None:
         return _saved(run, saved)
     report = snapshot.reports[-1] if snapshot.reports else None
-    share = report.step / report.total_steps if report else 0.0
-    steps = f"Step {report.step} of {report.total_steps}" if report else ""
+    total = report.total_steps if report else run.total if run else 0
+    step = report.step if report else saved
+    share = step / max(total, 1)
+    steps = f"Step {step} of {total}" if step else ""
     if snapshot.state == "failed":
-        done = f", {report.step} of {report.total_steps} done" if report else ""
+        done = f", {step} of {total} done" if step else ""
         return cards.failure("Train", snapshot, done)
     if snapshot.state == "waiting" and snapshot.ahead:
         others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
         return cards.progress(
-            0, "Waiting in the queue", [f"{others}; it starts by itself. You may close this page."]
+            share,
+            "Waiting in the queue",
+            [f"{others}; it starts by itself. You may close this page.", _going_on(saved, total)],
         )
     if snapshot.state == "stopping":
         return cards.progress(share, "Stopping after this step and saving", [steps])
     if snapshot.state == "done" or (snapshot.ended and report and report.step == report.total_steps):
         return cards.progress(1, "Training finished", [steps, "Go on to the portraits."], "good")
     if snapshot.state == "stopped":
-        if not report:
+        if not step:
             return cards.note("Stopped before it began. Start again whenever you like.")
         return cards.progress(
             share,
@@ -162,8 +151,9 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
             [steps, "Resume, or go on to the portraits with what it has learned so far."],
         )
     if report is None or snapshot.state in ("waiting", "preparing"):
+        stay = "You may close this page; it goes on without it."
         return cards.progress(
-            snapshot.share, snapshot.stage or "Preparing", ["You may close this page; it goes on without it."]
+            share or snapshot.share, snapshot.stage or "Preparing", [_going_on(saved, total), stay]
         )
     left = (
         f"About {cards.duration(report.seconds_left)} left"
@@ -172,6 +162,10 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     )
     pace = f"{report.seconds:.1f} s a step"
     return cards.progress(share, PHASES[report.phase], [steps, left, pace, "You may close this page."])
+
+
+def _going_on(saved: int, total: int) -> str:
+    return f"Goes on from step {saved} of {total}" if saved else ""
 
 
 def _saved(run: StoredRun | None, saved: int) -> str:

@@ -19,7 +19,8 @@ from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.lent_gpu import Loan, Told, lent, one_slice
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.portrait_work import drop_portrait, forget_pictures
+from magicapture_core.ui.portrait_work import drop_portrait, forget_archive, forget_pictures
+from magicapture_core.ui.run_pictures import shown_pictures
 from magicapture_core.ui.sessions import Session, Sessions, StoredRun
 
 if TYPE_CHECKING:
@@ -127,6 +128,11 @@ class TrainingWork:
         if job is not None:
             job.stop()
 
+    def shown(self, session: Session) -> StoredRun | None:
+        """The run that the page is about: the one that is learned now, else the chosen one."""
+        job = self.job(session)
+        return next((run for run in session.runs if job and run.id == job.about), session.chosen_run())
+
     def job(self, session: Session) -> Job | None:
         """The newest training job of this server's life, if it still works or made the chosen run."""
         job = self.jobs.newest(session.id, TRAINING)
@@ -137,14 +143,14 @@ class TrainingWork:
         with self.sessions.changing(key) as session:
             self._refuse_if_busy(session)
             for run in [run for run in session.runs if run.id == run_id]:
+                forget_pictures(shown_pictures(session, session.run_folder(run)))
                 shutil.rmtree(session.run_folder(run), ignore_errors=True)
                 session.runs.remove(run)
                 forget_pictures([row["picture"] for row in (run.choice or {}).get("rows", ())])
             for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
                 drop_portrait(session, portrait)
-            if session.archive and session.archive_run == run_id:
-                forget_pictures([session.archive])
-                session.archive = session.archive_run = None
+            if session.archive_run == run_id:
+                forget_archive(session)
             if session.run == run_id:
                 session.run = session.runs[-1].id if session.runs else None
         return session
@@ -225,7 +231,7 @@ class TrainingWork:
         }
         if job.stopping:
             return
-        job.say("Looking at the photos for the first time")
+        job.say("Looking at the photos again" if resume else "Looking at the photos for the first time")
         analyser = self.photos.analyser()[0] if session.kind == "person" else None
         yield from train(
             models, concepts["subject"], concepts["style"], config, session.run_folder(run),
@@ -263,6 +269,10 @@ class TrainingWork:
                 for stored in session.runs:
                     if stored.id == run.id:
                         stored.step = step
+                        if (session.run_folder(run) / "adapter" / "subject.safetensors").is_file():
+                            session.run = (
+                                run.id
+                            )  # portraits of an older one may have been looked at meanwhile
         except Problem:
             log.info("session %s was deleted during its training", self.sessions.owner(key))
 

@@ -258,7 +258,7 @@ def test_everything_to_press_has_a_name(page: Any) -> None:
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
     nameless = page.evaluate(
         "[...document.querySelectorAll('button, input, select, textarea, [role=button]')].filter(e =>"
-        " e.offsetParent && !(e.innerText || '').trim() && !e.getAttribute('aria-label') && !e.title"
+        " e.offsetParent && !e.textContent.trim() && !e.getAttribute('aria-label') && !e.title"
         " && !(e.labels && e.labels.length)).map(e => e.outerHTML.slice(0, 200))"
     )
     assert nameless == []

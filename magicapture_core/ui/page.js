@@ -1,0 +1,115 @@
+// Attached once, to the page's header: what is under way, the keyboard's place, and what gradio's own parts leave unsaid.
+
+// --- What is under way: the pressed button rests, and a line at the foot of the window says what is done.
+const LATE = 250; // milliseconds after which something is worth a line
+const under = new Map();
+let pressed = null;
+
+function line(id, quiet) {
+  const made = document.createElement('div');
+  made.id = id; made.setAttribute('role', 'status');
+  if (quiet) made.className = 'mc-unseen';
+  document.body.append(made);
+  return made;
+}
+const doing = document.getElementById('mc-doing') || line('mc-doing', false);
+const spoken = document.getElementById('mc-spoken') || line('mc-spoken', true);
+
+function tell() {
+  const late = [...under.values()].filter(each => each.late).pop();
+  const words = late ? late.words : '';
+  if (doing.textContent !== words) doing.textContent = words;
+}
+
+function begin(number, words) {
+  const button = pressed && pressed.isConnected ? pressed : null;
+  pressed = null;
+  if (button) { button.setAttribute('aria-disabled', 'true'); button.classList.add('mc-busy'); }
+  const each = {button, words, late: false};
+  each.timer = setTimeout(() => { each.late = true; tell(); }, LATE);
+  under.set(number, each);
+}
+
+function end(number) {
+  const each = under.get(number);
+  if (!each) return;
+  clearTimeout(each.timer); under.delete(number);
+  if (each.button) { each.button.removeAttribute('aria-disabled'); each.button.classList.remove('mc-busy'); }
+  tell();
+}
+window.magicapture = {begin, end};
+
+document.addEventListener('click', event => {
+  const button = event.target.closest('button, [data-act]');
+  if (button && button.classList.contains('mc-busy')) { event.preventDefault(); event.stopImmediatePropagation(); }
+  else pressed = button;
+}, true);
+document.addEventListener('input', () => { pressed = null; }, true);
+
+// --- The keyboard's place: where what had it goes away, what comes next has it.
+const FOCUSABLE = 'button, [data-act], a[href], input, select, textarea, summary, [tabindex="0"]';
+let kept = null, back = null;
+
+function chain(element) {
+  const found = [];
+  for (let each = element.parentElement; each; each = each.parentElement) found.push(each);
+  return found;
+}
+
+const shown = element => element.isConnected && element.checkVisibility({visibilityProperty: true}) && !element.disabled;
+
+document.addEventListener('focusin', event => {
+  const element = event.target, above = chain(element);
+  const box = element.closest('[data-opened]');
+  if (box && kept && !kept.above.includes(box)) back = {...kept, box};
+  kept = {element, above, act: element.dataset.act, id: element.dataset.id};
+});
+document.addEventListener('pointerdown', event => { if (!event.target.closest(FOCUSABLE)) kept = null; });
+
+function alike(place) {
+  if (shown(place.element)) return place.element;
+  if (!place.act) return null;
+  const block = place.above.find(each => each.isConnected && each.id) || document.body;
+  const same = [...block.querySelectorAll('[data-act]')].filter(each => each.dataset.id === place.id && shown(each));
+  return same.find(each => each.dataset.act === place.act) || same[0] || null;
+}
+
+function next(place) {
+  const from = place.above.find(each => each.isConnected) || document.body;
+  const all = [...document.querySelectorAll(FOCUSABLE)].filter(each => each.tabIndex >= 0 && shown(each));
+  const inside = all.find(each => from.contains(each));
+  const after = all.find(each => from.compareDocumentPosition(each) & Node.DOCUMENT_POSITION_FOLLOWING);
+  return inside || after || null;
+}
+
+function settle() {
+  if (!kept || document.activeElement !== document.body || shown(kept.element)) return;
+  const opener = back && kept.above.includes(back.box) ? alike(back) : null;
+  const found = opener || alike(kept) || next(kept);
+  if (found) found.focus({preventScroll: true});
+}
+
+// --- What gradio's own parts leave unsaid.
+const said = new Map();
+
+function name() {
+  for (const button of document.querySelectorAll('button.label-wrap')) {
+    const open = String(button.classList.contains('open'));
+    if (button.getAttribute('aria-expanded') !== open) button.setAttribute('aria-expanded', open);
+  }
+  for (const each of document.querySelectorAll('[data-say]')) {
+    const block = each.closest('[id]').id, words = each.dataset.say;
+    if (said.get(block) !== words && shown(each)) { said.set(block, words); spoken.textContent = words; }
+  }
+}
+
+let waiting = false;
+function look() {
+  if (waiting) return;
+  waiting = true;
+  setTimeout(() => { waiting = false; name(); settle(); }, 60);
+}
+new MutationObserver(look).observe(document.body, {
+  childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style', 'disabled', 'hidden', 'data-say'],
+});
+look();
