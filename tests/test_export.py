@@ -248,7 +248,7 @@ def test_export_names_are_safe_in_prompts(tmp_path: Path, folder: str, name: str
 
 def test_a_model_s_path_is_told_by_its_name_alone_even_where_it_no_longer_is() -> None:
     assert model_title("/home/ann/models/sd15") == "sd15"
-    assert how_to_load("/home/ann/models/sd15") == 'from_pretrained("sd15")'
+    assert how_to_load("/home/ann/models/sd15").startswith('from_pretrained("/path/to/sd15")')
     assert model_title("someone/model") == "someone/model"
 
 
