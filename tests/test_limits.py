@@ -113,7 +113,7 @@ def test_no_more_disk_than_allowed(opened: Callable[..., tuple[Studio, str]]) ->
     run = session.chosen_run()
     assert run is not None
     studio.training.discard(key, run.id)
-    assert with_photos(studio, key, 3) == []
+    assert with_photos(studio, key, 1) == []
 
 
 def test_a_training_that_fills_its_share_stops_and_is_kept(
