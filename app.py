@@ -197,9 +197,10 @@ def _wire_portraits(wizard: Any) -> None:
         event.then(wizard.awake, None, wizard.pulse, **QUIET)
     written = [portraits.prompt, portraits.chips, portraits.progress]
     _when(portraits.chips.click, portraits.press_chip, [key, portraits.prompt], written)
-    _when(
-        portraits.prompt.input, portraits.write, [key, portraits.prompt], written, trigger_mode="always_last"
-    )
+    # Not "input", which gradio 6.31 leaves out where a text is pasted.
+    shown = [portraits.chips, portraits.progress]
+    write = [key, portraits.prompt]
+    _when(portraits.prompt.change, portraits.write, write, shown, trigger_mode="always_last")
     for pictures in (portraits.gallery, portraits.detail):
         _when(
             pictures.click, portraits.press, [key, portraits.chosen], portraits.live, "Opening the portrait"

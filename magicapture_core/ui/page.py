@@ -238,12 +238,14 @@ class Wizard:
         return onward
 
     @told("Start")
-    def go_to(self, key: str, *page: Any, event: gr.EventData) -> Updates:
+    def go_to(
+        self, key: str, view: str, train: Any, portraits: Any, prompt: str, event: gr.EventData
+    ) -> Updates:
         """A step was chosen in the row of steps."""
         number, reached = int(event.id), self._reached(self.studio.sessions.find(key))
         if not PHOTOS <= number <= reached:
             raise Problem(f"Finish the step “{STEPS[reached].name}” first.")
-        return self._entering(key, number, *page)
+        return self._entering(key, number, view, train, portraits, prompt)
 
     def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any, prompt: str) -> Updates:
         """The step as it stands now: what came before it may have changed. See `asked`."""

@@ -1,0 +1,139 @@
+"""WCAG 2.2 AA at every step, light and dark, as far as axe-core can tell; and what it cannot."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from test_wizard_page import expect, to_masks, to_style
+
+pytestmark = pytest.mark.browser
+
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+GRADIOS = [[".toast-wrap"]]
+"""Messages that go by themselves: their button lies in another one, in gradio 6.31."""
+
+
+@pytest.fixture
+def faults(page: Any) -> Any:
+    """What axe-core finds on the page as it stands, in both themes."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python").Axe()
+
+    def look() -> list[str]:
+        found = []
+        for dark in (False, True):
+            page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+            page.wait_for_timeout(400)  # colours fade into each other
+            answer = axe.run(page, {"exclude": GRADIOS}, {"runOnly": LEVELS}).response
+            assert "color-contrast" in {rule["id"] for rule in answer["passes"]}  # it did look
+            found += [
+                f"{'dark' if dark else 'light'} {rule['id']}: {node['html'][:200]}"
+                for rule in answer["violations"]
+                for node in rule["nodes"]
+            ]
+        page.evaluate("document.body.classList.remove('dark')")
+        return found
+
+    return look
+
+
+def open_all(page: Any) -> None:
+    shut = page.locator("button.label-wrap:not(.open):visible")
+    while shut.count():
+        shut.first.click()
+
+
+def test_no_fault_before_training(page: Any, faults: Any) -> None:
+    page.locator("#mc-next-0").click()
+    expect(page.locator("#mc-said-0")).to_contain_text("Add some photos first")
+    page.locator("#mc-consent input").check()
+    expect(page.locator("#mc-files")).to_be_visible()
+    open_all(page)
+    page.locator("#mc-delete").click()
+    expect(page.locator("#mc-delete-yes")).to_be_visible()
+    assert faults() == []
+    to_masks(page)
+    page.locator("#mc-back-2").click()
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_be_visible()
+    assert faults() == []
+    page.locator("#mc-next-1").click()
+    page.locator("#mc-subject-masks .mc-mask").first.click()
+    page.wait_for_selector(".mc-brush[data-ready]")
+    assert faults() == []
+
+
+def test_no_fault_from_training_on(page: Any, faults: Any) -> None:
+    to_masks(page)
+    page.locator("#mc-next-2").click()
+    expect(page.locator("#mc-start")).to_be_visible()
+    page.get_by_role("button", name="Every setting").click()
+    page.locator("#mc-start").click()
+    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    assert faults() == []
+    page.locator("#mc-next-3").click()
+    page.locator("#mc-count input[type=number]").fill("2")
+    page.locator("#mc-make").click()
+    expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(2)
+    expect(page.locator("#mc-archive")).to_be_visible()
+    expect(page.locator("#mc-spoken")).to_have_text("2 portraits")  # said to those who cannot see them
+    page.locator("#mc-gallery .mc-portrait").first.click()
+    expect(page.locator("#mc-detail img").first).to_be_visible()
+    open_all(page)
+    page.locator("#mc-past [data-act=ask-run]").click()
+    expect(page.locator("#mc-past [data-act=drop-run]")).to_be_visible()
+    assert faults() == []
+    page.locator("#mc-next-4").click()
+    expect(page.locator("#mc-finish-large img")).to_be_visible()
+    assert faults() == []
+
+
+def test_accordions_say_whether_they_are_open(page: Any) -> None:
+    button = page.get_by_role("button", name="Not a person?")
+    expect(button).to_have_attribute("aria-expanded", "false")
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
+
+
+def test_the_steps_have_names_on_a_phone(browser: Any, server: Any) -> None:
+    from conftest import visitor
+
+    with visitor(browser, server, width=360) as (page, broken):
+        to_style(page)
+        expect(page.locator("#mc-back-1")).to_be_visible()
+        steps = page.get_by_role("navigation", name="Steps").get_by_role("button")
+        expect(steps).to_have_text([re.compile(name) for name in (
+            "Photos, done", "Style", "Masks", "Train", "Portraits", "Finish",
+        )])  # fmt: skip
+        for number in range(6):
+            label = steps.nth(number).locator("span:not(.mc-number)").first
+            assert label.bounding_box()["width"] > 20
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert broken == []
+
+
+CONTRAST = """([selector, property]) => {
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => { const [r, g, b] = numbers(colour).map(value => value / 255)
+    .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const element = [...document.querySelectorAll(selector)].find(each => each.checkVisibility());
+  let under = element.parentElement;
+  while (numbers(getComputedStyle(under).backgroundColor)[3] === 0) under = under.parentElement;
+  const pair = [getComputedStyle(element)[property], getComputedStyle(under).backgroundColor].map(light);
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
+"""axe-core looks at text alone."""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_shows_a_control_can_be_seen(page: Any, dark: bool) -> None:
+    page.get_by_role("button", name="Not a person?").click()
+    page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+    page.wait_for_timeout(400)
+    for selector in (
+        "#mc-consent input",
+        "#mc-kind input:not(:checked)",
+        ".mc-way button:disabled .mc-number",
+    ):
+        assert page.evaluate(CONTRAST, [selector, "borderTopColor"]) >= 3, selector
