@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from test_wizard_page import expect, to_masks, to_style
 
 pytestmark = pytest.mark.browser
@@ -18,7 +19,7 @@ GRADIOS = [[".toast-wrap"]]
 @pytest.fixture
 def faults(page: Any) -> Any:
     """What axe-core finds on the page as it stands, in both themes."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python").Axe()
+    axe = Axe()
 
     def look() -> list[str]:
         found = []
