@@ -6,7 +6,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,12 @@ from magicapture_core.config import check_noun
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import PhotoProblem, Problem
 from magicapture_core.ui.looks import Looks, digest_of
+from magicapture_core.ui.mask_view import MaskView, pictures_of
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
 
 if TYPE_CHECKING:
-    from magicapture_core.concepts import Concept, Example, Look
+    from magicapture_core.concepts import Concept, Look
     from magicapture_core.config import Framing
     from magicapture_core.faces import FaceAnalyser
     from magicapture_core.ui.model_work import ModelFacts
@@ -29,17 +30,6 @@ if TYPE_CHECKING:
 THUMB_SIDE = 480
 EDITOR_SIDE = 768
 MASK_COLOUR = (255, 64, 96)
-
-
-@dataclass(frozen=True)
-class MaskView:
-    """One photo as training sees it; pictures are shown files. `problem` instead where it cannot be used."""
-
-    photo: StoredPhoto
-    role: Role
-    pictures: dict[str, str]
-    """"overlay", "mask" and "photo" -> path."""
-    problem: str | None = None
 
 
 class PhotoWork:
@@ -287,7 +277,7 @@ class PhotoWork:
         except PhotoProblem as problem:
             return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))
         photo.views = {"made from": made_from}
-        for name, pixels in _pictures(concept.examples[0]).items():
+        for name, pixels in pictures_of(concept.examples[0]).items():
             path = session.new_shown(".webp")
             picture = Image.fromarray(pixels)
             if picture.width < THUMB_SIDE // 2:  # a small model's pictures would be blurred by the browser
@@ -390,13 +380,3 @@ def _named(session: Session, role: Role, photo_id: str) -> StoredPhoto:
         if photo.id == photo_id:
             return photo
     raise Problem("This photo is no longer here. Choose another one.")
-
-
-def _pictures(example: Example) -> dict[str, np.ndarray]:
-    """The example as people see it: what training eats, nothing else. A style learns all but the face."""
-    from magicapture_core.masks import overlay
-
-    photo = ((example.image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    face = example.masks.face[0].numpy()
-    mask = np.repeat((face * 255).astype(np.uint8)[..., None], 3, axis=2)
-    return {"overlay": overlay(photo, face), "mask": mask, "photo": photo}
