@@ -24,7 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 DESCRIPTIONS = {
     "check_photos": "Add photos of the person (role subject) or of the style, and judge them. An empty session begins "
-    "a new one. consent: that you may use these photos. person, preset: a sample person or a ready-made style.",
+    "a new one. consent: that you may use these photos. person, preset: a sample person or a ready-made style. "
+    "use_all: learn also from photos that would be left out.",
     "make_masks": "Pictures of what is learned from each photo: the face is marked.",
     "train": "Start learning. settings: any TrainConfig fields, over the schedule's. resume: go on with the last one.",
     "status": "How the training stands: state, step, losses, seconds left, problem. stop: also stop it and save.",
@@ -55,9 +56,19 @@ class Api:
 
     @plain_errors
     def check_photos(
-        self, files: list[str] | None, role: str, session: str, consent: bool, person: str, preset: str
+        self,
+        files: list[str] | None,
+        role: str,
+        session: str,
+        consent: bool,
+        person: str,
+        preset: str,
+        use_all: bool,
     ) -> dict[str, Any]:
-        """Returns session, photos (name, level, reasons, used) and refused (what could not be read)."""
+        """Returns session, photos (name, level, reasons, used) and refused (what could not be read).
+
+        use_all: learn also from photos that would be left out, such as those of another person.
+        """
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
         key = session if session else self.studio.sessions.create()[0]
@@ -71,6 +82,9 @@ class Api:
             work.use_preset(key, preset)
         if files:
             refused = work.take(key, _role(role), files)[1]
+        if use_all:
+            for photo in self.studio.sessions.find(key).photos[role]:
+                work.use_anyway(key, _role(role), photo.id)
         photos = self.studio.sessions.find(key).photos[role]
         return {"session": key, "photos": [_verdict(photo) for photo in photos], "refused": refused}
 
@@ -159,6 +173,7 @@ def mount(studio: Studio) -> None:
         files = gr.File(file_count="multiple", label="files")
         flag = gr.Checkbox(False, label="consent")
         person, preset = gr.Textbox("", label="person"), gr.Textbox("", label="preset")
+        use_all = gr.Checkbox(False, label="use_all")
         model, schedule = gr.Textbox("", label="model"), gr.Textbox("", label="schedule")
         own = gr.JSON({}, label="settings")
         resume, stop = gr.Checkbox(False, label="resume"), gr.Checkbox(False, label="stop")
@@ -177,7 +192,7 @@ def mount(studio: Studio) -> None:
             gr.Files(label="files"),
         )
         endpoints: list[tuple[Callable[..., Any], list[Any], list[Any]]] = [
-            (api.check_photos, [files, role, session, flag, person, preset], [answer]),
+            (api.check_photos, [files, role, session, flag, person, preset, use_all], [answer]),
             (api.make_masks, [session, role], [pictures, answer]),
             (api.train, [session, model, schedule, own, resume], [answer]),
             (api.status, [session, stop], [answer]),

@@ -78,7 +78,7 @@ def visitor(server: Any) -> Iterator[Visitor]:
 @pytest.fixture
 def key(visitor: Visitor) -> str:
     """A session with photos of a person and a style."""
-    well, answer = visitor.call("check_photos", None, "subject", "", True, "alma", "passport")
+    well, answer = visitor.call("check_photos", None, "subject", "", True, "alma", "passport", False)
     assert well, answer
     return str(answer[0]["session"])
 
@@ -97,7 +97,7 @@ def test_files_that_are_no_photos(visitor: Visitor, server: Any) -> None:
     for start in range(0, len(contents), 10):
         names = list(contents)[start : start + 10]
         files = [visitor.upload(f"{name}.jpg", contents[name]) for name in names]
-        well, answer = visitor.call("check_photos", files, "subject", "", True, "", "")
+        well, answer = visitor.call("check_photos", files, "subject", "", True, "", "", False)
         assert well, answer
         taken, refused = answer[0]["photos"], answer[0]["refused"]
         # Some are photos with something behind them; all others are named, one by one.
@@ -119,7 +119,7 @@ def test_names_lead_nowhere(visitor: Visitor, server: Any, name: str) -> None:
     before = snapshot(server.runs.parent)
     file = visitor.upload(name, encoded("PNG"))
     assert Path(file["path"]).resolve().is_relative_to((server.runs / "shown").resolve())
-    well, answer = visitor.call("check_photos", [file], "subject", "", True, "", "")
+    well, answer = visitor.call("check_photos", [file], "subject", "", True, "", "", False)
     assert well, answer
     assert len(answer[0]["photos"]) == 1
     session = server.studio.sessions.find(answer[0]["session"])
@@ -140,10 +140,10 @@ def test_files_that_were_not_uploaded_are_not_taken(visitor: Visitor, server: An
         "\0", "a" * 5000, "http://127.0.0.1:1/x.jpg", "file:///etc/passwd",
     ]  # fmt: skip
     for path in paths:
-        well, answer = visitor.call("check_photos", [file_at(path)], "subject", "", True, "", "")
+        well, answer = visitor.call("check_photos", [file_at(path)], "subject", "", True, "", "", False)
         assert not well or answer[0]["photos"] == [], path
     for value in ({}, {"path": None}, "/etc/passwd", 7, [[]], {"url": "http://127.0.0.1:1/"}):
-        well, answer = visitor.call("check_photos", [value], "subject", "", True, "", "")
+        well, answer = visitor.call("check_photos", [value], "subject", "", True, "", "", False)
         assert not well or answer[0]["photos"] == [], value
     assert shown.is_file()
     assert (session.folder / "session.json").is_file()
@@ -154,7 +154,7 @@ def test_a_link_in_the_place_of_an_upload_is_not_followed(visitor: Visitor, serv
     uploaded = Path(visitor.upload("link.jpg", encoded("PNG"))["path"])
     uploaded.unlink()
     uploaded.symlink_to(next(secret.iterdir()))
-    well, answer = visitor.call("check_photos", [file_at(str(uploaded))], "subject", "", True, "", "")
+    well, answer = visitor.call("check_photos", [file_at(str(uploaded))], "subject", "", True, "", "", False)
     assert not well or answer[0]["photos"] == []
     assert all(path.is_file() for path in secret.iterdir())
 

@@ -128,6 +128,14 @@ def test_errors_are_words(client: Client, endpoint: str, values: dict[str, Any],
     assert "Traceback" not in str(caught.value)
 
 
+def test_what_would_be_left_out_is_used_where_one_says_so(client: Client, people: list[list[Path]]) -> None:
+    twice = [handle_file(str(people[0][0]))] * 2
+    answer = client.predict(files=twice, consent=True, api_name="/check_photos")
+    assert [photo["used"] for photo in answer["photos"]] == [True, False]
+    answer = client.predict(files=None, session=answer["session"], use_all=True, api_name="/check_photos")
+    assert [photo["used"] for photo in answer["photos"]] == [True, True]
+
+
 def test_training_says_what_is_missing(client: Client, people: list[list[Path]]) -> None:
     answer = client.predict(
         files=[handle_file(str(people[0][0]))], role="subject", consent=True, api_name="/check_photos"
