@@ -151,8 +151,8 @@ def _downloading(job: Told) -> Callable[[int, int | None], None]:
 
 
 def _needs(name: str, path: Path, resolution: int) -> str:
-    """Disk and memory, in words. Stable Diffusion 1.5's size at 512 pixels took 5.5 GB with all that saves memory, and 18 GB
-    without, on an H100, and 10.1 GB on a CPU (docs/gpu.md, CONTRIBUTING.md)."""
+    """In words. Stable Diffusion 1.5's size at 512 pixels took 5.5 GB with all that saves memory and 18 GB
+    without on an H100, 10.1 GB on a CPU (docs/gpu.md, CONTRIBUTING.md)."""
     weights = _weights(path)
     disk = f"{_bytes(weights)} on the disk" if weights else "Downloads 2 to 4 GB once, which stay on the disk"
     if 0 < weights < SMALL:
