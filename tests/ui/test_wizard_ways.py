@@ -186,6 +186,7 @@ def test_a_sample_person_can_be_exchanged_but_never_for_ones_own_photos(
 
 def test_the_keyboard_keeps_its_place(page: Any) -> None:
     to_style(page)
+    page.wait_for_function("document.activeElement.tagName === 'H2'")  # a new step begins at its heading
     page.locator("#mc-presets [data-act=preset]").first.click()
     expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
     page.wait_for_function("document.activeElement.dataset.act === 'preset'")
