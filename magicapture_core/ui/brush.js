@@ -12,9 +12,7 @@ function begin() {
   const painted = new Image();
   photo.onload = () => {
     canvas.width = photo.naturalWidth; canvas.height = photo.naturalHeight;
-    const room = box.clientWidth - 34, high = Math.min(560, Math.max(160, window.innerHeight - 220));
-    const scale = Math.min(room / canvas.width, high / canvas.height); // the tools stay in sight beside it
-    canvas.style.width = `${Math.round(canvas.width * scale)}px`;
+    fit();
     mask = document.createElement('canvas');
     mask.width = canvas.width; mask.height = canvas.height;
     pen = mask.getContext('2d', {willReadFrequently: true});
@@ -28,6 +26,15 @@ function begin() {
   photo.src = box.dataset.photo;
   press('paint');
 }
+
+function fit() { // so that the tools stay in sight beside it, at 200 %, too
+  const box = element.querySelector('.mc-brush');
+  if (!box || !canvas || !canvas.isConnected) return;
+  const room = box.clientWidth - 34, high = Math.min(560, Math.max(160, window.innerHeight - 220));
+  const scale = Math.min(room / canvas.width, high / canvas.height);
+  canvas.style.width = `${Math.round(canvas.width * scale)}px`;
+}
+window.addEventListener('resize', fit);
 
 function draw() {
   context.globalAlpha = 1;

@@ -81,7 +81,9 @@ SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
 TO_TOP = """() => {
   window.scrollTo({top: 0});
+  const touched = magicapture.touched;
   setTimeout(() => {
+    if (magicapture.touched !== touched) return; // somebody is at work there already
     const title = [...document.querySelectorAll('.mc-heading h2')].find(title => title.offsetParent);
     if (title) { title.tabIndex = -1; title.focus({preventScroll: true}); }
   }, 150);

@@ -37,7 +37,8 @@ function end(number) {
   if (each.button) { each.button.removeAttribute('aria-disabled'); each.button.classList.remove('mc-busy'); }
   tell();
 }
-window.magicapture = {begin, end};
+window.magicapture = {begin, end, touched: 0};
+for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { window.magicapture.touched += 1; }, true);
 
 document.addEventListener('click', event => {
   const button = event.target.closest('button, [data-act]');

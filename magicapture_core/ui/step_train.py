@@ -146,7 +146,7 @@ class TrainStep(Step):
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
             **self._buttons(session, snapshot),
         }
-        if snapshot is None or snapshot.ended:
+        if (snapshot is None or snapshot.ended) and self.lacking(session) is None:
             updates[self.said] = ""
         before = seen or [None] * 5
         until = snapshot.reports[-1].step if snapshot and snapshot.reports else saved

@@ -186,6 +186,7 @@ def test_a_sample_person_can_be_exchanged_but_never_for_ones_own_photos(
 
 def test_the_keyboard_keeps_its_place(page: Any) -> None:
     to_style(page)
+    page.wait_for_function("document.activeElement.tagName === 'H2'")  # a new step begins at its heading
     page.locator("#mc-presets [data-act=preset]").first.click()
     expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
     page.wait_for_function("document.activeElement.dataset.act === 'preset'")
@@ -216,9 +217,10 @@ def test_the_brush_keeps_its_tools_in_sight_at_200_percent(browser: Any, server:
         page.locator("#mc-presets [data-act=preset]").first.click()
         expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
         page.locator("#mc-next-1").click()
-        page.set_viewport_size({"width": 640, "height": 450})
         page.locator("#mc-subject-masks .mc-mask").first.click()
         page.wait_for_selector(".mc-brush[data-ready]")
+        page.set_viewport_size({"width": 640, "height": 450})  # what is left of 1280×900 at 200 %
+        page.locator(".mc-brush").evaluate("brush => brush.scrollIntoView({block: 'center'})")
         for part in ("[data-tool=paint]", "canvas", "[data-act=save]"):
             box = page.locator(f"#mc-brush {part}").bounding_box()
             assert box["y"] >= 0
