@@ -23,10 +23,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, 112)
 """What systems say when a disk, a quota or a file is full; the last is Windows'."""
 
 
+def _beside(path: Path) -> Path:
+    """A name of its own for every writer: two threads may write one file at the same time."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes the place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     An older folder of that name is replaced.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with writing(path):

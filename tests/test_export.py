@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from toy import save_toy, toy_run
 
 from magicapture_core.export import export_name, export_run, kohya_state
-from magicapture_core.files import atomic_folder
+from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.model_card import how_to_load, model_title
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.problems import Problem, RunProblem
@@ -272,3 +274,17 @@ def test_written_files_have_the_permissions_that_the_umask_gives(
     assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {
         file.name: oct(mode) for file in files
     }
+
+
+def test_two_threads_may_write_one_file_at_the_same_time(tmp_path: Path) -> None:
+    path, both = tmp_path / "shown.webp", threading.Barrier(2, timeout=20)
+
+    def write(text: str) -> None:
+        with atomic_file(path) as temporary:
+            temporary.write_text(text)
+            both.wait()  # neither has ended before the other has begun
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("one", "two")))
+    assert path.read_text() in ("one", "two")
+    assert list(tmp_path.iterdir()) == [path]
