@@ -114,13 +114,9 @@ class Trainer:
                 lightness=wanted_lightness(subject, style) if person else None,
             )
             facts = RunFacts(
-                config,
-                models.name,
-                fingerprint(models, objective.tiny),
-                likeness.name,
-                data["subject"].digests,
+                config, models.name, fingerprint(models, objective.tiny), likeness.name, data["subject"].digests,
                 data["style"].digests,
-            )
+            )  # fmt: skip
             trainer = cls(
                 models=models,
                 config=config,

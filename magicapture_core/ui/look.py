@@ -10,6 +10,19 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liber
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
+CANCEL = {
+    "button_cancel_background_fill": "#b3261e",
+    "button_cancel_background_fill_dark": "#b3261e",
+    "button_cancel_background_fill_hover": "#951d17",
+    "button_cancel_background_fill_hover_dark": "#951d17",
+    "button_cancel_border_color": "#b3261e",
+    "button_cancel_border_color_dark": "#b3261e",
+    "button_cancel_text_color": "white",
+    "button_cancel_text_color_dark": "white",
+}
+"""What deletes is red."""
+
+
 def theme() -> gr.themes.Base:
     """Calm greys, one green. Text has a contrast of 4.5:1, what shows a control 3:1 (WCAG 2.2 AA)."""
     return gr.themes.Default(
@@ -52,14 +65,7 @@ def theme() -> gr.themes.Base:
         block_title_text_color_dark="#f2f0ec",
         body_text_color_subdued="#66615a",
         body_text_color_subdued_dark="#b3ada4",
-        button_cancel_background_fill="#b3261e",
-        button_cancel_background_fill_dark="#b3261e",
-        button_cancel_background_fill_hover="#951d17",
-        button_cancel_background_fill_hover_dark="#951d17",
-        button_cancel_border_color="#b3261e",
-        button_cancel_border_color_dark="#b3261e",
-        button_cancel_text_color="white",
-        button_cancel_text_color_dark="white",
+        **CANCEL,
         input_border_color="#8b857b",
         input_border_color_dark="#827c72",
         input_placeholder_color="#736d65",
