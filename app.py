@@ -133,7 +133,8 @@ def _wire_photos(wizard: Any) -> None:
     key, seen = wizard.key, photos.outputs
     judging, taking = "Looking at the photos", "Taking these photos and looking at them"
     _when(photos.consent.input, photos.agree, [key, photos.consent], seen)
-    _when(photos.files.upload, photos.upload, [key, photos.files], seen, judging)
+    # More may be dropped while the first are looked at: they wait, where "once" would pass over them.
+    _when(photos.files.upload, photos.upload, [key, photos.files], seen, judging, trigger_mode="multiple")
     _when(photos.camera_add.click, photos.upload, [key, photos.camera], seen, judging)
     _when(photos.photos.click, photos.press, [key], seen, judging)
     _when(photos.people.click, photos.press, [key], seen, taking)
@@ -144,7 +145,7 @@ def _wire_photos(wizard: Any) -> None:
     for event in (
         _when(style.presets.click, style.press, [key], style.outputs, taking),
         _when(style.photos.click, style.press, [key], style.outputs, judging),
-        _when(style.files.upload, style.upload, [key, style.files], style.outputs, judging),
+        _when(style.files.upload, style.upload, [key, style.files], style.outputs, judging, trigger_mode="multiple"),
     ):
         event.then(wizard.awake, None, wizard.pulse, **QUIET)  # drafts come by themselves
 

@@ -147,6 +147,16 @@ def test_too_many_too_large_and_unsuitable_photos(
     expect(page.get_by_text("20 photos are the most")).to_be_visible()
 
 
+def test_photos_dropped_while_others_are_looked_at_are_not_lost(
+    page: Any, people: list[list[Path]]
+) -> None:
+    agree(page)
+    add(page, people[0][:2])
+    expect(page.locator("#mc-photos .mc-photo").first).to_be_visible()
+    add(page, people[0][2:4])
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(4)
+
+
 def test_style_photos_without_a_face_are_all_style(page: Any, tmp_path: Path) -> None:
     to_style(page)
     page.get_by_role("button", name="Use my own style photos").click()
