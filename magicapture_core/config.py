@@ -79,8 +79,9 @@ class TrainConfig:
     """Weight of the colour of the face (phase 2): unlike the paper, if above 0, the face of a composed picture is
     drawn toward the colour that the faces of the style's photos share, as far as they share one."""
     lambda_lightness: float = 0.0
-    """Weight of the lightness of the skin (phase 2): unlike the paper, if above 0, a person whose face is darker or
-    lighter than most in their own photos is drawn so in the style's light, too. A little is enough."""
+    """Weight of the lightness of the skin (phase 2): unlike the paper, if above 0, a person whose face is
+    darker than most in their own photos is drawn so in the style's light, too; nobody is drawn lighter than the
+    style's faces. A little is enough."""
     composed_weight: float = 1.0
     """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
     masked: bool = True

@@ -198,6 +198,9 @@ def test_a_dark_skin_stays_as_dark_among_the_styles_faces() -> None:
     wanted = wanted_lightness(plain("subject", 0.33), plain("style", 0.5))
     assert wanted is not None
     assert wanted.item() == pytest.approx(0.5 * 0.33 / TYPICAL_LIGHTNESS, abs=1e-4)
+    bright = wanted_lightness(plain("subject", 0.7), plain("style", 0.5))
+    assert bright is not None
+    assert bright.item() == pytest.approx(0.5, abs=1e-4)
     assert wanted_lightness(plain("subject", 0.3), toy_concept("style", faces=False)) is None
 
 

@@ -77,8 +77,9 @@ TYPICAL_LIGHTNESS = 0.55
 
 
 def wanted_lightness(subject: Concept, style: Concept) -> Tensor | None:
-    """Mean Y (0-d) of the subject's face in the style's light: as much darker or lighter than the style's faces as it
-    is than most people's in its own photos. None where either shows no face."""
+    """Mean Y (0-d) of the subject's face in the style's light: as much darker than the style's faces as it is than
+    most people's in its own photos, and never lighter than they are: a face that its own photos show bright would be
+    overexposed. None where either shows no face."""
     means = []
     for concept in (subject, style):
         seen = [example for example in concept.examples if bool(example.masks.face.any())]
@@ -86,7 +87,7 @@ def wanted_lightness(subject: Concept, style: Concept) -> Tensor | None:
             return None
         light = [losses.face_lightness(each.image[None], each.masks.face[None]) for each in seen]
         means.append(torch.cat(light).mean())
-    return means[1] * means[0] / TYPICAL_LIGHTNESS
+    return means[1] * (means[0] / TYPICAL_LIGHTNESS).clamp(max=1)
 
 
 def _views(example: Example, flip: bool) -> list[tuple]:
