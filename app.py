@@ -145,7 +145,14 @@ def _wire_photos(wizard: Any) -> None:
     for event in (
         _when(style.presets.click, style.press, [key], style.outputs, taking),
         _when(style.photos.click, style.press, [key], style.outputs, judging),
-        _when(style.files.upload, style.upload, [key, style.files], style.outputs, judging, trigger_mode="multiple"),
+        _when(
+            style.files.upload,
+            style.upload,
+            [key, style.files],
+            style.outputs,
+            judging,
+            trigger_mode="multiple",
+        ),
     ):
         event.then(wizard.awake, None, wizard.pulse, **QUIET)  # drafts come by themselves
 

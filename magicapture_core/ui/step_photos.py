@@ -90,7 +90,9 @@ def pressed(studio: Studio, key: str, role: Role, act: str, photo_id: str) -> Se
 
 def adding(step: PhotosStep | StyleStep, key: str, role: Role, sent: list[str]) -> Iterator[Updates]:
     """Take uploads in, and show each photo as soon as it has been looked at."""
-    yield {step.files: gr.File(value=None)}  # at once: emptied at the end, it would lose what was dropped meanwhile
+    yield {
+        step.files: gr.File(value=None)
+    }  # at once: emptied at the end, it would lose what was dropped meanwhile
     count = len(sent)
     for number, (session, refused) in enumerate(step.studio.photos.taking(key, role, sent), 1):
         updates = {**step.show(session), step.refused: cards.note("\n".join(refused), "bad")}

@@ -147,9 +147,7 @@ def test_too_many_too_large_and_unsuitable_photos(
     expect(page.get_by_text("20 photos are the most")).to_be_visible()
 
 
-def test_photos_dropped_while_others_are_looked_at_are_not_lost(
-    page: Any, people: list[list[Path]]
-) -> None:
+def test_photos_dropped_while_others_are_looked_at_are_not_lost(page: Any, people: list[list[Path]]) -> None:
     agree(page)
     add(page, people[0][:2])
     expect(page.locator("#mc-photos .mc-photo").first).to_be_visible()
