@@ -33,7 +33,8 @@ from magicapture_core.models import ModelBundle
 from magicapture_core.problems import OutOfMemory
 from magicapture_core.prompts import expand
 from magicapture_core.training.draws import draw_step
-from magicapture_core.training.trainer import PHASES, Trainer
+from magicapture_core.training.optimisation import PHASES
+from magicapture_core.training.preparation import prepared
 
 PAPER = {"ti_steps": 1200, "lora_steps": 1500}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -165,13 +166,11 @@ def _agreement(model: str, concepts: Any, base: dict[str, Any], analyser: Any) -
         models = load_model(model, dtype)
         config = from_dict(TrainConfig, {**base, "ti_steps": 0, "lora_steps": 1, "items_per_call": 1})
         processes = PartialState(cpu=models.device.type == "cpu")
-        with Trainer.opened(
-            models, **concepts, config=config, processes=processes, analyser=analyser
-        ) as trainer:
-            draw = draw_step(torch.Generator().manual_seed(1), trainer.sizes, PHASES[1], config)
-            terms = trainer.objective.step(draw, PHASES[1], config.style_weight, 1)
+        with prepared(models, **concepts, config=config, processes=processes, analyser=analyser) as ready:
+            draw = draw_step(torch.Generator().manual_seed(1), ready.optimisation.sizes, PHASES[1], config)
+            terms = ready.optimisation.objective.step(draw, PHASES[1], config.style_weight, 1)
             found.append({name: float(value) for name, value in terms.items()})
-        del models, trainer
+        del models, ready
     exact, rounded = found
     if not all(math.isfinite(value) for terms in found for value in terms.values()):
         raise SystemExit(f"A loss is not finite: {found}")

@@ -36,11 +36,10 @@ from magicapture_core import (
     prepare_concept,
     read_photo,
 )
-from magicapture_core.checkpoints import Run
 from magicapture_core.config import from_dict
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
-from magicapture_core.training.trainer import Trainer
+from magicapture_core.training.preparation import prepared
 from tools.measured import measured
 
 PHOTOS = (2, 4, 8, 16)
@@ -70,18 +69,18 @@ def main(arguments: Arguments) -> dict[str, Any]:
     cases = [*((count, USUAL) for count in PHOTOS), *((4, side) for side in RESOLUTIONS)]
     for _ in range(arguments.rounds):
         for count, side in dict.fromkeys(cases):
-            with _trainer(models, analyser, count, side) as (advance, prepared):
+            with _steps(models, analyser, count, side) as (advance, preparing):
                 found.setdefault((count, side), []).append(
-                    (prepared, statistics.median(advance() for _ in range(arguments.steps)))
+                    (preparing, statistics.median(advance() for _ in range(arguments.steps)))
                 )
-    prepared = {case: statistics.median(turn[0] for turn in turns) for case, turns in found.items()}
+    preparing_by = {case: statistics.median(turn[0] for turn in turns) for case, turns in found.items()}
     step = {case: statistics.median(turn[1] for turn in turns) for case, turns in found.items()}
-    with _trainer(models, analyser, 4, USUAL) as (advance, _):
+    with _steps(models, analyser, 4, USUAL) as (advance, _):
         seconds = [advance() for _ in range(arguments.length)]
     third = arguments.length // 3
     return {
         "machine": machine(torch.device("cpu")),
-        "preparing_seconds_by_photos": {count: round(prepared[count, USUAL], 2) for count in PHOTOS},
+        "preparing_seconds_by_photos": {count: round(preparing_by[count, USUAL], 2) for count in PHOTOS},
         "step_seconds_by_photos": {count: round(step[count, USUAL], 3) for count in PHOTOS},
         "step_seconds_by_resolution": {side: round(step[4, side], 3) for side in RESOLUTIONS},
         "late_over_early_steps": round(
@@ -92,7 +91,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 
 @contextmanager
-def _trainer(models: ModelBundle, analyser: FaceAnalyser, count: int, side: int) -> Iterator[Any]:
+def _steps(models: ModelBundle, analyser: FaceAnalyser, count: int, side: int) -> Iterator[Any]:
     """A function that makes a step of phase 2 and says how long it took; and how long it took to get there."""
     changes = {"resolution": side, "ti_steps": 0, "lora_steps": FOREVER, "sample_every": 0, "attention_every": 0,
                "checkpoint_every": FOREVER, "attention_resolution": None}  # fmt: skip
@@ -101,21 +100,19 @@ def _trainer(models: ModelBundle, analyser: FaceAnalyser, count: int, side: int)
     started = time.perf_counter()
     concepts = {role: _concept(role, photos[:count], side, analyser) for role, photos in pools.items()}  # type: ignore[arg-type]
     with (
-        Trainer.opened(
+        prepared(
             models, concepts["subject"], concepts["style"], config, PartialState(cpu=True), analyser
-        ) as trainer,
-        tempfile.TemporaryDirectory() as folder,
+        ) as ready,
     ):
-        trainer.begin(Run.create(Path(folder) / "run", trainer.facts))
-        prepared = time.perf_counter() - started
+        preparing = time.perf_counter() - started
 
         def advance() -> float:
             begun = time.perf_counter()
-            trainer.advance()
+            ready.optimisation.advance()
             return time.perf_counter() - begun
 
         advance()  # puts the LoRA into the networks
-        yield advance, prepared
+        yield advance, preparing
 
 
 def _photos(pattern: str) -> list[Photo]:

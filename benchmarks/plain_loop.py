@@ -45,14 +45,16 @@ class PlainLoop:
 
     def _task(self, task: TaskDraw, phase: Phase, count: int) -> dict[str, float]:
         o, device = self.o, self.o.models.device
-        ids = o.texts.ids[task.task][task.prompts]
-        hidden = o.texts.encode(ids)
+        ids = o.prompts.ids[task.task][task.prompts]
+        hidden = o.prompts.encode(ids)
         latents = self._encoded(task)
         face = o._data(task).face[task.items.to(device)]
         timesteps, noise = task.timesteps.to(device), task.noise.to(device)
-        positions = o.texts.positions(ids)
+        positions = o.prompts.positions(ids)
         o.store.positions = positions
-        output = o._unet(losses.add_noise(latents, noise, o.alphas[timesteps]), timesteps, hidden)
+        output = o.models.predict(
+            losses.add_noise(latents, noise, o.alphas_cumprod[timesteps]), timesteps, hidden
+        )
         heard = o.store.take()
         region = face if task.task == "source" else 1 - face
         loss = losses.masked_reconstruction(noise, output, region).mean()
@@ -69,18 +71,18 @@ class PlainLoop:
         o, device = self.o, self.o.models.device
         task = item.identity
         assert task is not None
-        assert item.likenesses is not None
-        hidden = o.texts.encode(o.texts.ids[task.task][task.prompts])
+        assert item.compared_with is not None
+        hidden = o.prompts.encode(o.prompts.ids[task.task][task.prompts])
         timesteps, noise = task.timesteps.to(device), task.noise.to(device)
-        abar = o.alphas[timesteps]
+        abar = o.alphas_cumprod[timesteps]
         noisy = losses.add_noise(self._encoded(task), noise, abar)
-        o.store.positions = o.texts.positions(o.texts.ids[task.task][task.prompts])
-        output = o._unet(noisy, timesteps, hidden)
+        o.store.positions = o.prompts.positions(o.prompts.ids[task.task][task.prompts])
+        output = o.models.predict(noisy, timesteps, hidden)
         o.store.take()
-        picture = o._decode(losses.predict_original(noisy, output, abar, o.models.prediction_type))
+        picture = o._decode(losses.pred_original_sample(noisy, output, abar, o.models.prediction_type))
         generated = o.likeness(picture, o.landmarks[task.items])
         with torch.no_grad():
-            image, landmarks = self.photos["subject"][2 * int(item.likenesses)]
+            image, landmarks = self.photos["subject"][2 * int(item.compared_with)]
             subject = o.likeness(image[None].to(device), landmarks[None])
         loss = losses.identity(generated, subject).mean()
         values, weighted = {"identity": loss.item()}, o.config.lambda_id * loss

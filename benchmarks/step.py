@@ -34,8 +34,12 @@ from magicapture_core.concepts import Concept
 from magicapture_core.config import from_dict
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
+from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.training.draws import Phase, draw_step, tasks_of
-from magicapture_core.training.trainer import PHASES, Trainer
+from magicapture_core.training.optimisation import PHASES, Optimisation
+from magicapture_core.training.preparation import prepared
+from magicapture_core.training.previews import shown_pictures
+from magicapture_core.training.recorder import Recorder
 
 FOREVER = 10**6
 
@@ -87,25 +91,25 @@ def _measure(
 ) -> dict[str, Any]:
     processes = PartialState(cpu=models.device.type == "cpu")
     with (
-        Trainer.opened(models, subject, style, config, processes, analyser) as trainer,
+        prepared(models, subject, style, config, processes, analyser) as ready,
         tempfile.TemporaryDirectory() as folder,
     ):
-        run = Run.create(Path(folder) / "run", trainer.facts)
-        trainer.begin(run)
+        optimisation, run = ready.optimisation, Run.create(Path(folder) / "run", ready.facts)
+        recorder = Recorder(run, optimisation, config, shown_pictures(subject, style), ready.analyser)
+        recorder.begin()
 
         def ours() -> None:
-            losses, rates = trainer.advance()
-            run.append_losses({"step": trainer.step, "phase": trainer.phase, **losses, **rates})
+            recorder.record(*optimisation.advance(), seconds=0)
 
         ours()  # phase 2 puts its LoRA into the networks
-        cases: dict[str, Callable[[], object]] = {"ours": ours, "bare": lambda: _bare(trainer, phase),
-                                                 "networks": lambda: _networks(trainer, phase)}  # fmt: skip
+        cases: dict[str, Callable[[], object]] = {"ours": ours, "bare": lambda: _bare(optimisation, phase),
+                                                 "networks": lambda: _networks(optimisation, phase)}  # fmt: skip
         facts: dict[str, Any] = {}
         if arguments.plain:
-            plain = PlainLoop(trainer.objective, subject, style, trainer._trained())
-            draw = draw_step(torch.Generator().manual_seed(1), trainer.sizes, phase, config)
+            plain = PlainLoop(optimisation.objective, subject, style, optimisation.trained())
+            draw = draw_step(torch.Generator().manual_seed(1), optimisation.sizes, phase, config)
             cases["plain"] = lambda: plain.step(draw, phase)
-            facts["loss_difference"] = _difference(trainer, plain, draw, phase)
+            facts["loss_difference"] = _difference(optimisation, plain, draw, phase)
         seconds = take_turns(cases, arguments.rounds, models.device)
     facts |= {f"seconds_{name}": statistics.median(values) for name, values in seconds.items()}
     facts["overhead"] = ratio(seconds, "ours", "bare") - 1
@@ -115,10 +119,14 @@ def _measure(
     return {name: round(value, 4) for name, value in facts.items()}
 
 
-def _bare(trainer: Trainer, phase: Phase) -> None:
+def _bare(optimisation: Optimisation, phase: Phase) -> None:
     """The UNet passes of a step, and the decoder's, forward and backward, on inputs that lie ready."""
-    objective, config, per_call = trainer.objective, trainer.config, trainer.plan.items_per_call
-    models = trainer.models
+    objective, config, per_call = (
+        optimisation.objective,
+        optimisation.config,
+        optimisation.plan.items_per_call,
+    )
+    models = objective.models
     tasks = len(tasks_of(phase, config))
     _, channels, height, width = objective.style.latents.shape
     tokens, hidden_width = models.tokenizer.model_max_length, models.unet.config.cross_attention_dim
@@ -130,33 +138,35 @@ def _bare(trainer: Trainer, phase: Phase) -> None:
             noisy = torch.randn(count, channels, height, width, device=models.device)
             hidden = torch.randn(count, tokens, hidden_width, device=models.device).requires_grad_()
             timesteps = torch.full((count,), 500, device=models.device)
-            output = objective._unet(noisy, timesteps, hidden)
+            output = models.predict(noisy, timesteps, Conditioning(hidden))
             if decodes:
                 output = objective._decode(objective.windows.cut(output, list(range(items))))
             output.float().mean().backward()
-    for parameter in trainer._trained():
+    for parameter in optimisation.trained():
         parameter.grad = None
 
 
-def _networks(trainer: Trainer, phase: Phase) -> None:
+def _networks(optimisation: Optimisation, phase: Phase) -> None:
     """`_bare`, and the passes of the text encoder and of the face recognition, forward and backward."""
-    objective, count = trainer.objective, trainer.config.items_per_step
-    prompts = torch.cat([objective.texts.ids[task][:2] for task in tasks_of(phase, trainer.config)])
-    objective.texts.encode(prompts.unique(dim=0)).mean().backward()
-    if phase == "lora" and trainer.config.lambda_id > 0:
-        side = objective.windows.side * trainer.models.vae_scale_factor
-        pictures = torch.rand(count, 3, side, side, device=trainer.models.device).requires_grad_()
+    objective, count = optimisation.objective, optimisation.config.items_per_step
+    prompts = torch.cat([objective.prompts.ids[task][:2] for task in tasks_of(phase, optimisation.config)])
+    objective.prompts.encode(prompts.unique(dim=0)).encoder_hidden_states.mean().backward()
+    if phase == "lora" and optimisation.config.lambda_id > 0:
+        side = objective.windows.side * objective.models.vae_scale_factor
+        pictures = torch.rand(count, 3, side, side, device=objective.models.device).requires_grad_()
         landmarks = objective.windows.shift(
-            objective.landmarks[:1].expand(count, -1, -1), [0] * count, trainer.models.vae_scale_factor
+            objective.landmarks[:1].expand(count, -1, -1), [0] * count, objective.models.vae_scale_factor
         )
         objective.likeness(pictures, landmarks).mean().backward()
-    _bare(trainer, phase)
+    _bare(optimisation, phase)
 
 
-def _difference(trainer: Trainer, plain: PlainLoop, draw: Any, phase: Phase) -> float:
+def _difference(optimisation: Optimisation, plain: PlainLoop, draw: Any, phase: Phase) -> float:
     """The largest relative difference of a loss term between the plain loop and ours, on the same items."""
-    ours = trainer.objective.step(draw, phase, trainer.config.style_weight, trainer.plan.items_per_call)
-    for parameter in trainer._trained():
+    ours = optimisation.objective.step(
+        draw, phase, optimisation.config.style_weight, optimisation.plan.items_per_call
+    )
+    for parameter in optimisation.trained():
         parameter.grad = None
     theirs = plain.step(draw, phase)
     return max(abs(float(ours[name]) - value) / max(abs(value), 1e-6) for name, value in theirs.items())

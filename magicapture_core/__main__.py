@@ -98,7 +98,7 @@ class Train:
     subject_masks: Path | None = None
     """Folder with your own masks, <photo name>.png, white where the subject is."""
     style_masks: Path | None = None
-    """Folder with your own masks, <photo name>.png, white where the style is."""
+    """Folder with your own masks, <photo name>.png, white where a face is, which the style leaves out."""
     faces: FaceVariant = "auto"
     """Which face networks to use."""
     use_all: bool = False
@@ -109,6 +109,7 @@ class Train:
 
     def run(self, models: ModelBundle) -> int:
         """Exits 130 when interrupted, after saving."""
+        from magicapture_core.evaluation.class_pictures import class_latents
         from magicapture_core.training import train
 
         look = style_folder(self.style, self.preset)
@@ -129,6 +130,7 @@ class Train:
             self.config,
             self.out,
             analyser=analyser,
+            class_latents=class_latents(models, self.config),
             resume=self.resume,
         )
         with closing(reports), polite_interrupt() as interrupted:

@@ -27,10 +27,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from magicapture_core.adapters.files import ADAPTER_FILES, FOLDER, copy_adapter
 from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.files import atomic_file, atomic_folder, writing
 from magicapture_core.problems import RunProblem
-from magicapture_core.prompts import STYLE_TOKEN, SUBJECT_TOKEN
 
 FREE_ON_RESUME = {
     "checkpoint_every",
@@ -43,10 +43,10 @@ FREE_ON_RESUME = {
 }
 """Settings that may differ when a run goes on: they change what is shown, kept or held in memory, and what is
 learned at most by rounding."""
-EMBEDDING_FILES = {SUBJECT_TOKEN: "subject.safetensors", STYLE_TOKEN: "style.safetensors"}
-UNET_FILE = "unet.safetensors"
-"""Weights of the UNet itself, by their names in it: what other methods than the paper's train."""
-ADAPTER_FILES = ("pytorch_lora_weights.safetensors", *EMBEDDING_FILES.values(), UNET_FILE)
+
+
+FIRST_FAMILY = "stable-diffusion"
+"""Of runs that do not say: they were made when there was no other."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class RunFacts:
     config: TrainConfig
     model: str
     """What `models.load` takes: "mini", the absolute path of a folder or file, or a hub id."""
+    family: str
+    """Of the model: `ModelBundle.family`."""
     model_fingerprint: str
     """Short hash of the model's weights."""
     likeness: str
@@ -69,7 +71,7 @@ class RunFacts:
         """Plain values for config.json."""
         values = {
             name: getattr(self, name)
-            for name in ("model", "model_fingerprint", "likeness", "subject", "style")
+            for name in ("model", "family", "model_fingerprint", "likeness", "subject", "style")
         }
         return {"config": to_dict(self.config), **json.loads(json.dumps(values))}
 
@@ -80,6 +82,7 @@ class RunFacts:
             return cls(
                 from_dict(TrainConfig, values["config"]),
                 str(values["model"]),
+                str(values.get("family", FIRST_FAMILY)),
                 str(values["model_fingerprint"]),
                 str(values["likeness"]),
                 tuple(values["subject"]),
@@ -159,7 +162,7 @@ class Run:
     @property
     def adapter(self) -> Path:
         """Folder that diffusers loads from."""
-        return self.folder / "adapter"
+        return self.folder / FOLDER
 
     def facts(self) -> RunFacts:
         """What the run was started with. Raises RunProblem if config.json cannot be read."""
@@ -283,13 +286,10 @@ class Run:
         self._publish(found)
 
     def _publish(self, checkpoint: Path) -> None:
-        """Let adapter/ hold a checkpoint's adapter files, and none of another's: phase 1 has words alone."""
-        for name in ADAPTER_FILES:
-            if (checkpoint / name).exists():
-                with atomic_file(self.adapter / name) as path:
-                    shutil.copyfile(checkpoint / name, path)
-            else:
-                (self.adapter / name).unlink(missing_ok=True)
+        """Let adapter/ hold a checkpoint's adapter files, and none of another's: phase 1 has embeddings alone."""
+        published = {path.name for path in copy_adapter(checkpoint, self.adapter)}
+        for name in set(ADAPTER_FILES) - published:
+            (self.adapter / name).unlink(missing_ok=True)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None. Raises RunProblem if it was damaged."""
@@ -335,9 +335,3 @@ class Run:
                 return file.get_tensor("mean"), (file.metadata() or {})["embedder"]
         except (SafetensorError, KeyError, OSError) as error:
             raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
-
-
-def save_embeddings(rows: Tensor, folder: Path) -> None:
-    """Write both learned rows (2, width), a file each: diffusers loads one token per file."""
-    for (token, name), row in zip(EMBEDDING_FILES.items(), rows.detach().cpu(), strict=True):
-        save_file({token: row.clone().contiguous()}, folder / name)

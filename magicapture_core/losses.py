@@ -44,24 +44,24 @@ def target_of(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, prediction
     return abar.sqrt() * noise - (1 - abar).sqrt() * latents
 
 
-def predict_original(
-    noisy: Tensor, output: Tensor, alphas_cumprod: Tensor, prediction: PredictionType
+def pred_original_sample(
+    noisy_latents: Tensor, model_pred: Tensor, alphas_cumprod: Tensor, prediction: PredictionType
 ) -> Tensor:
-    """Tweedie: the clean latents z0 that a UNet output implies. (b,c,h,w) each; alphas_cumprod: (b,)."""
+    """Tweedie: the clean latents z0 that a prediction implies. (b,c,h,w) each; alphas_cumprod: (b,)."""
     abar = alphas_cumprod.view(-1, 1, 1, 1)
     if prediction == "epsilon":
-        return (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
-    return abar.sqrt() * noisy - (1 - abar).sqrt() * output
+        return (noisy_latents - (1 - abar).sqrt() * model_pred) / abar.sqrt()
+    return abar.sqrt() * noisy_latents - (1 - abar).sqrt() * model_pred
 
 
-def masked_reconstruction(target: Tensor, output: Tensor, mask: Tensor) -> Tensor:
-    """Eqs. 4 to 6: ‖target*M - output*M‖², as the mean over the region.
+def masked_reconstruction(target: Tensor, model_pred: Tensor, mask: Tensor) -> Tensor:
+    """Eqs. 4 to 6: ‖target*M - model_pred*M‖², as the mean over the region.
 
-    target, output: (b,c,h,w); mask: (b,1,h,w) in [0,1], 1 in the region. Returns (b,). Unlike the
+    target, model_pred: (b,c,h,w); mask: (b,1,h,w) in [0,1], 1 in the region. Returns (b,). Unlike the
     paper's sum, divided by the mask's area, so that a small face weighs as much as a large one.
     An empty mask gives 0.
     """
-    squared = (target.float() - output.float()).pow(2) * mask
+    squared = (target.float() - model_pred.float()).pow(2) * mask
     area = mask.sum(dim=(1, 2, 3)) * target.shape[1]
     return squared.sum(dim=(1, 2, 3)) / area.clamp(min=1)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from magicapture_core.checkpoints import ADAPTER_FILES, UNET_FILE, Run
+from magicapture_core.adapters.files import has_lora, has_unet_weights
+from magicapture_core.checkpoints import Run
 from magicapture_core.config import TrainConfig, to_dict
 from magicapture_core.files import atomic_file
 from magicapture_core.losses import TERMS
+from magicapture_core.models.families import family_called
+from magicapture_core.models.naming import how_to_load, model_title
 from magicapture_core.prompts import named
 
 CARD = """---
@@ -37,9 +39,9 @@ With MagiCapture (in this folder):
 With diffusers (in this folder):
 
 ```python
-from diffusers import StableDiffusionPipeline
+from diffusers import {pipeline_class}
 
-pipe = StableDiffusionPipeline.{load_model}
+pipe = {pipeline_class}.{load_model}
 pipe.load_textual_inversion("adapter", weight_name="subject.safetensors", token="<subject>")
 pipe.load_textual_inversion("adapter", weight_name="style.safetensors", token="<style>")
 {load_lora}picture = pipe("a photo of a {subject} in the <style> style").images[0]
@@ -57,33 +59,15 @@ gender bias of the base model. Every picture that MagiCapture writes is marked a
 """
 
 
-def how_to_load(model: str) -> str:
-    """How diffusers loads the base model. Of a local path only the name is told: cards are shared."""
-    if model == "mini":
-        return 'from_pretrained("assets/mini")  # the folder in MagiCapture\'s source'
-    name = model_title(model)
-    if Path(model).suffix == ".safetensors":
-        return f'from_single_file("/path/to/{name}")  # where your copy of this model is'
-    return f'from_pretrained("{model}")' if name == model else (
-        f'from_pretrained("/path/to/{name}")  # where your copy of this model is'
-    )  # fmt: skip
-
-
-def model_title(model: str) -> str:
-    """A hub id as it is; of a path the name alone: a folder means nothing elsewhere, and may name its owner."""
-    path = Path(model)
-    return path.name if path.is_absolute() or path.exists() else model
-
-
 def write_model_card(run: Run) -> None:
     """(Re)write RUN/README.md from what the folder holds."""
     facts, rows = run.facts(), run.losses()
     config = facts.config
     defaults = to_dict(TrainConfig())
     changed = {name: value for name, value in to_dict(config).items() if value != defaults[name]}
-    has_lora = (run.adapter / ADAPTER_FILES[0]).exists()
-    has_unet = (run.adapter / UNET_FILE).exists()  # diffusers has no loader for those: MagiCapture alone does
-    weights = " and LoRA weights" if has_lora else " and weights of the UNet" if has_unet else ""
+    lora = has_lora(run.adapter)
+    unet = has_unet_weights(run.adapter)  # diffusers has no loader for those: MagiCapture alone does
+    weights = " and LoRA weights" if lora else " and weights of the UNet" if unet else ""
     last = ", ".join(f"{name} {rows[-1][name]:.3f}" for name in rows[-1] if name in TERMS) if rows else ""
     text = CARD.format(
         subject_count=len(facts.subject),
@@ -91,9 +75,10 @@ def write_model_card(run: Run) -> None:
         kind=config.subject_kind,
         subject=named(config.noun),
         model=model_title(facts.model),
+        pipeline_class=family_called(facts.family).pipeline_class,
         load_model=how_to_load(facts.model),
         lora_sentence=weights,
-        load_lora='pipe.load_lora_weights("adapter")\n' if has_lora else "",
+        load_lora='pipe.load_lora_weights("adapter")\n' if lora else "",
         step=rows[-1]["step"] if rows else 0,
         total=config.ti_steps + config.lora_steps,
         ti_steps=config.ti_steps,

@@ -1,19 +1,15 @@
-"""Prompt templates, the two placeholder tokens, and the rows of the embedding that are learned."""
+"""Prompt templates, the two placeholder tokens, and what users write: {subject}, {style}, (word:1.3)."""
 
 from __future__ import annotations
 
-import copy
 import re
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from magicapture_core.config import TrainConfig
 from magicapture_core.problems import Problem
 
 SUBJECT_TOKEN = "<subject>"
@@ -204,66 +200,3 @@ def apply_weights(hidden: Tensor, weights: Tensor) -> Tensor:
     )
     sure = (before.abs() > LEAST_MEAN * spread) & (after.abs() > LEAST_MEAN * spread_after)
     return scaled * torch.where(sure & (before * after > 0), before / after, 1.0)
-
-
-def with_placeholders(tokenizer: Any) -> tuple[Any, tuple[int, int]]:
-    """A copy of the tokenizer that knows both tokens, and their ids ([V1], [V2]).
-
-    The ids lie past the embedding's rows, which stay as they are: see `learned_rows`.
-    Raises Problem if the vocabulary holds one of the tokens already.
-    """
-    taken = [token for token in TOKENS if token in tokenizer.get_vocab()]
-    if taken:
-        raise Problem(
-            f"The model's vocabulary already holds {', '.join(taken)}: it seems to be personalised. "
-            "Choose the original model."
-        )
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.add_tokens(list(TOKENS))
-    subject_id, style_id = tokenizer.convert_tokens_to_ids(list(TOKENS))
-    return tokenizer, (subject_id, style_id)
-
-
-def initial_rows(
-    tokenizer: Any, text_encoder: Any, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """Where the embeddings start: [V1] from the mean of the init word's tokens, [V2] from N(0, std²).
-
-    Returns (2, width) float32 on the CPU.
-    """
-    weight = text_encoder.get_input_embeddings().weight
-    ids = tokenizer(config.subject_init_word, add_special_tokens=False).input_ids
-    subject = weight[ids].detach().float().mean(0).cpu()
-    style = torch.randn(weight.shape[1], generator=generator) * config.style_init_std
-    return torch.stack([subject, style])
-
-
-@contextmanager
-def learned_rows(text_encoder: Any, token_ids: tuple[int, int], rows: Tensor) -> Iterator[None]:
-    """Within the context the text encoder reads `rows` (2, width) wherever the two token ids stand.
-
-    The embedding itself is neither resized nor written, so no other row can change, the model is left
-    as it was, and the gradient is two rows rather than a whole vocabulary.
-    """
-    embedding = text_encoder.get_input_embeddings()
-    plain = embedding.forward
-
-    def forward(input_ids: Tensor) -> Tensor:
-        # The placeholders' ids lie past the table: any row may stand in before it is replaced.
-        output = plain(input_ids.clamp(max=embedding.num_embeddings - 1))
-        for token_id, row in zip(token_ids, rows, strict=True):
-            here = (input_ids == token_id).unsqueeze(-1)  # b tokens 1
-            output = torch.where(here, row.to(output.dtype), output)
-        return output
-
-    embedding.forward = forward
-    try:
-        yield
-    finally:
-        del embedding.forward
-
-
-def token_positions(input_ids: Tensor, token_ids: tuple[int, int]) -> Tensor:
-    """Where each placeholder stands. input_ids: (b, tokens). Returns (b, 2), -1 where it is absent."""
-    found = torch.stack([input_ids == token_id for token_id in token_ids], dim=1)  # b 2 tokens
-    return torch.where(found.any(-1), found.int().argmax(-1), -1)

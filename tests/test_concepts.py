@@ -176,8 +176,17 @@ class TestPrepare:
         [style] = prepare_concept(
             [astronaut], "style", resolution=256, analyser=analyser, masks=masks
         ).examples
-        assert style.masks.nonface.mean().item() == pytest.approx(90 * 90 / 512**2, rel=0.01)
-        assert style.masks.nonface[0, 60, 110] == 1
+        assert style.masks.face.mean().item() == pytest.approx(90 * 90 / 512**2, rel=0.01)
+        assert style.masks.nonface[0, 60, 110] == 0
+        [plain] = prepare_concept(
+            [astronaut], "style", resolution=256, analyser=analyser, masks={"astronaut.png": painted * 0}
+        ).examples
+        assert plain.masks.nonface.min() == 1  # the user says that there is no face
+        with pytest.raises(PhotoProblem, match="covers the whole photo"):
+            prepare_concept(
+                [astronaut], "style", resolution=256, analyser=analyser,
+                masks={"astronaut.png": np.ones((512, 512), np.uint8)},
+            )  # fmt: skip
 
     def test_mask_in_place_of_a_face_that_is_not_found(self, analyser: FaceAnalyser) -> None:
         import skimage.data

@@ -17,10 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy import save_toy, toy_run
 
-from magicapture_core.export import export_name, export_run, kohya_state
+from magicapture_core.adapters.exporting import export_name, kohya_state
+from magicapture_core.export import export_run
 from magicapture_core.files import atomic_file, atomic_folder
-from magicapture_core.model_card import how_to_load, model_title
 from magicapture_core.models import ModelBundle, load
+from magicapture_core.models.naming import how_to_load, model_title
+from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.problems import Problem, RunProblem
 
 
@@ -121,7 +123,7 @@ def test_kohya_key_names_of_stable_diffusion() -> None:
     for module in ours:
         adapter[f"{module}.lora_A.weight"] = torch.full((4, 8), 0.5)
         adapter[f"{module}.lora_B.weight"] = torch.full((16, 4), 0.25)
-    state = kohya_state(adapter, alpha=2)
+    state = kohya_state(adapter, 2, StableDiffusion.kohya_prefixes)
     expected = {
         f"{name}.{end}" for name in ours.values() for end in ("lora_down.weight", "lora_up.weight", "alpha")
     }

@@ -26,8 +26,8 @@ from magicapture_core.generation.job import Job
 from magicapture_core.generation.learned import Learned
 from magicapture_core.generation.loop import _encode
 from magicapture_core.models import ModelBundle, load
+from magicapture_core.models.placeholders import with_placeholders
 from magicapture_core.problems import Problem, RunProblem
-from magicapture_core.prompts import with_placeholders
 from magicapture_core.provenance import read_provenance
 from magicapture_core.ui.portrait_work import with_words
 
@@ -211,6 +211,10 @@ def test_what_to_avoid_may_be_the_learned_style(toy: ModelBundle, run: Path) -> 
         generate(toy, None, GenerateConfig(prompt="a cat", negative_prompt="{style}"))
 
 
+def _states(job: Job) -> torch.Tensor:
+    return _encode(job).encoder_hidden_states
+
+
 def test_weights_reach_their_tokens_and_no_other(toy: ModelBundle, run: Path) -> None:
     learned = _learned(toy, run)
     plain = Job.prepared(toy, learned, GenerateConfig(prompt="{subject}, red hat in the {style}"))
@@ -221,11 +225,11 @@ def test_weights_reach_their_tokens_and_no_other(toy: ModelBundle, run: Path) ->
     expected = torch.tensor([1, 0.8, 0.8, 1, 1.1, 1 / 1.1, 1, 1, 1.3, 1.3, *[1.0] * 67])
     assert job.token_weights is not None
     torch.testing.assert_close(job.token_weights[0], expected)
-    hidden = _encode(plain)
-    torch.testing.assert_close(_encode(job)[0], hidden[0] * expected[:, None])  # the toy's mean is noise
-    assert torch.equal(_encode(job)[1], hidden[1])  # the negative prompt's half
+    hidden = _states(plain)
+    torch.testing.assert_close(_states(job)[0], hidden[0] * expected[:, None])  # the toy's mean is noise
+    assert torch.equal(_states(job)[1], hidden[1])  # the negative prompt's half
     toy.text_encoder.final_layer_norm.bias.data.fill_(0.3)
-    for one, other in zip(_encode(job).mean((1, 2)), _encode(plain).mean((1, 2)), strict=True):
+    for one, other in zip(_states(job).mean((1, 2)), _states(plain).mean((1, 2)), strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -287,7 +291,7 @@ def test_any_printable_prompt_gives_finite_numbers_or_a_problem(
         job = Job.prepared(toy, _learned(toy, run), config)
     except Problem:
         return
-    embeds = _encode(job)
+    embeds = _states(job)
     assert embeds.shape == (2, 77, 32)
     assert embeds.isfinite().all()
 

@@ -73,13 +73,15 @@ def test_tweedie_gives_back_the_latents(prediction: losses.PredictionType) -> No
     abar = torch.tensor([0.9, 0.5, 0.1])
     noisy = losses.add_noise(z, eps, abar)
     output = losses.target_of(z, eps, abar, prediction)
-    torch.testing.assert_close(losses.predict_original(noisy, output, abar, prediction), z)
+    torch.testing.assert_close(losses.pred_original_sample(noisy, output, abar, prediction), z)
 
 
 def test_tweedie_worked_example() -> None:
     # z_t = 4.6, eps = 5, abar = 0.64: z0 = (4.6 - 0.6 * 5) / 0.8 = 2.
     noisy, eps = torch.full((1, 1, 1, 1), 4.6), torch.full((1, 1, 1, 1), 5.0)
-    assert losses.predict_original(noisy, eps, torch.tensor([0.64]), "epsilon").item() == pytest.approx(2.0)
+    assert losses.pred_original_sample(noisy, eps, torch.tensor([0.64]), "epsilon").item() == pytest.approx(
+        2.0
+    )
 
 
 def test_velocity_worked_example() -> None:

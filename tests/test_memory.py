@@ -12,6 +12,7 @@ from trainings import short
 from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.files import CONFIGS
+from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.training.memory import Plan, costs, free_bytes, plan
 
 GB = 1e9
@@ -67,7 +68,7 @@ def sd15() -> ModelBundle:
     nothing: dict[str, Any] = dict.fromkeys(
         ("tokenizer", "text_encoder", "noise_scheduler", "safety_checker", "feature_extractor")
     )
-    return ModelBundle(
+    return StableDiffusion(
         name="sd15",
         source="",
         unet=unet,

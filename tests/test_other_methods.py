@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from toy import ToyAnalyser
 from trainings import short, start, toy_concept
 
-from magicapture_core.checkpoints import UNET_FILE, Run
+from magicapture_core.adapters.files import UNET_FILE
+from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig
 from magicapture_core.evaluation.methods import METHODS, choose_methods
 from magicapture_core.export import export_run
@@ -59,10 +60,10 @@ def changed_after(models: Any, config: Any, folder: Path) -> tuple[set[str], set
 
 
 def initial(models: Any, config: Any) -> torch.Tensor:
-    from magicapture_core.prompts import initial_rows
+    from magicapture_core.models.placeholders import initial_embeddings
 
     generator = torch.Generator().manual_seed(config.seed)
-    return initial_rows(models.tokenizer, models.text_encoder, config, generator)
+    return initial_embeddings(models.tokenizer, models.text_encoder, config, generator)
 
 
 EXPECTED = {

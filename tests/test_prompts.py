@@ -9,6 +9,12 @@ import pytest
 import torch
 
 from magicapture_core.config import TrainConfig
+from magicapture_core.models.placeholders import (
+    initial_embeddings,
+    learned_embeddings,
+    token_positions,
+    with_placeholders,
+)
 from magicapture_core.problems import Problem
 from magicapture_core.prompts import (
     COMPOSED_PROMPT,
@@ -17,12 +23,8 @@ from magicapture_core.prompts import (
     Expanded,
     apply_weights,
     expand,
-    initial_rows,
-    learned_rows,
     templates,
-    token_positions,
     weighed,
-    with_placeholders,
 )
 
 
@@ -189,8 +191,8 @@ def test_a_personalised_vocabulary_is_refused(toy: Any) -> None:
         with_placeholders(tokenizer)
 
 
-def test_initial_rows(toy: Any) -> None:
-    rows = initial_rows(
+def test_initial_embeddings(toy: Any) -> None:
+    rows = initial_embeddings(
         toy.tokenizer, toy.text_encoder, TrainConfig(style_init_std=0.5), torch.Generator().manual_seed(0)
     )
     person = toy.tokenizer("person", add_special_tokens=False).input_ids
@@ -199,23 +201,23 @@ def test_initial_rows(toy: Any) -> None:
     assert 0.3 < rows[1].std() < 0.7
 
 
-def test_learned_rows_equal_a_real_row(toy: Any) -> None:
+def test_learned_embeddings_equal_a_real_row(toy: Any) -> None:
     """Reading a learned row gives what a resized embedding holding that row would give."""
     tokenizer, ids = with_placeholders(toy.tokenizer)
     rows = torch.randn(2, toy.text_encoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
     tokens = tokenizer(["a <subject> person in the <style> style"], return_tensors="pt").input_ids
-    with learned_rows(toy.text_encoder, ids, rows):
+    with learned_embeddings(toy.text_encoder, ids, rows):
         ours = toy.text_encoder(tokens)[0]
     toy.text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     toy.text_encoder.get_input_embeddings().weight.data[list(ids)] = rows
     assert torch.equal(ours, toy.text_encoder(tokens)[0])
 
 
-def test_learned_rows_leave_no_trace(toy: Any) -> None:
+def test_learned_embeddings_leave_no_trace(toy: Any) -> None:
     tokens = torch.tensor([[1, 2, 3]])
     before = toy.text_encoder(tokens)[0]
     _, ids = with_placeholders(toy.tokenizer)
-    with learned_rows(toy.text_encoder, ids, torch.zeros(2, toy.text_encoder.config.hidden_size)):
+    with learned_embeddings(toy.text_encoder, ids, torch.zeros(2, toy.text_encoder.config.hidden_size)):
         pass
     assert torch.equal(toy.text_encoder(tokens)[0], before)
 
@@ -224,7 +226,7 @@ def test_gradient_reaches_only_the_rows_that_occur(toy: Any) -> None:
     tokenizer, ids = with_placeholders(toy.tokenizer)
     rows = torch.zeros(2, toy.text_encoder.config.hidden_size, requires_grad=True)
     tokens = tokenizer(["a <subject> person"], return_tensors="pt").input_ids
-    with learned_rows(toy.text_encoder, ids, rows):
+    with learned_embeddings(toy.text_encoder, ids, rows):
         toy.text_encoder(tokens)[0].pow(2).sum().backward()
     assert rows.grad is not None
     assert (rows.grad[0] != 0).any()

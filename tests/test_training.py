@@ -18,6 +18,7 @@ from accelerate import PartialState
 from toy import ToyAnalyser
 from trainings import short, start, toy_concept, weights_of
 
+from magicapture_core.adapters.lora import add_lora, remove_lora
 from magicapture_core.checkpoints import Run
 from magicapture_core.files import atomic_file, atomic_folder
 from magicapture_core.models import load
@@ -26,8 +27,8 @@ from magicapture_core.problems import OutOfMemory, Problem, RunProblem, ran_out_
 from magicapture_core.training import memory
 from magicapture_core.training.data import encode_concept, face_windows, mirror_landmarks
 from magicapture_core.training.draws import Sizes, draw_step
-from magicapture_core.training.lora import add_lora, remove_lora
-from magicapture_core.training.trainer import PHASES, Trainer
+from magicapture_core.training.optimisation import PHASES
+from magicapture_core.training.preparation import prepared
 
 
 def everything(models: Any) -> dict[str, torch.Tensor]:
@@ -214,14 +215,17 @@ def test_lightness_is_asked_of_what_the_noise_leaves_open(toy: Any) -> None:
         PartialState(cpu=True),
         ToyAnalyser(),
     )
-    with Trainer.opened(*arguments) as trainer:
-        trainer._start_phase("lora")
-        trainer.objective.lightness = torch.tensor(5.0)  # no face can be: 35 to 50 units of .1 away, less .05
-        draw = draw_step(trainer.generator, trainer.sizes, "lora", config)
+    with prepared(*arguments) as ready:
+        optimisation = ready.optimisation
+        optimisation.start_phase("lora")
+        optimisation.objective.lightness = torch.tensor(
+            5.0
+        )  # no face can be: 35 to 50 units of .1 away, less .05
+        draw = draw_step(optimisation.generator, optimisation.sizes, "lora", config)
         assert draw.identity is not None
         for timestep in (0, 500):
             draw.identity.timesteps.fill_(timestep)
-            asked = trainer.objective.step(draw, "lora", 2.0, config.items_per_step)["lightness"].item()
+            asked = optimisation.objective.step(draw, "lora", 2.0, config.items_per_step)["lightness"].item()
             share = 1 - toy.noise_scheduler.alphas_cumprod[timestep].item()
             assert 1200 < asked / share < 2500
 
@@ -303,16 +307,19 @@ def gradients(models: Any, config: Any, **options: Any) -> dict[str, torch.Tenso
     """Gradients of the first phase-2 step, with LoRA's zero half filled so that both halves get one."""
     processes = PartialState(cpu=True)
     arguments = (models, toy_concept("subject"), toy_concept("style"), config, processes, ToyAnalyser())
-    with Trainer.opened(*arguments) as trainer:
-        trainer._start_phase("lora")
+    with prepared(*arguments) as ready:
+        optimisation = ready.optimisation
+        optimisation.start_phase("lora")
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
-            for parameter in trainer.weights.values():
+            for parameter in optimisation.weights.parameters.values():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        draw = draw_step(trainer.generator, trainer.sizes, "lora", config)
-        trainer.objective.step(draw, "lora", 2.0, options.get("per_call", config.items_per_step))
+        draw = draw_step(optimisation.generator, optimisation.sizes, "lora", config)
+        optimisation.objective.step(draw, "lora", 2.0, options.get("per_call", config.items_per_step))
         return {
-            name: tensor.grad.clone() for name, tensor in trainer._named().items() if tensor.grad is not None
+            name: tensor.grad.clone()
+            for name, tensor in optimisation._named().items()
+            if tensor.grad is not None
         }
 
 
@@ -348,7 +355,7 @@ def test_the_identity_loss_alone_reaches_the_lora_weights(toy: Any) -> None:
 
 
 def test_two_processes_draw_what_one_with_twice_the_batch_draws() -> None:
-    sizes = Sizes(subject=6, style=6, likenesses=3, latent=(4, 8, 8), timesteps=1000)
+    sizes = Sizes(subject=6, style=6, compared=3, latent=(4, 8, 8), timesteps=1000)
     whole = draw_step(torch.Generator().manual_seed(1), sizes, "lora", short(batch_size=4))
     parts = [
         draw_step(
@@ -366,7 +373,7 @@ def test_two_processes_draw_what_one_with_twice_the_batch_draws() -> None:
 
 
 def test_draws_stay_in_range_and_vary() -> None:
-    sizes = Sizes(subject=6, style=4, likenesses=3, latent=(4, 2, 2), timesteps=1000)
+    sizes = Sizes(subject=6, style=4, compared=3, latent=(4, 2, 2), timesteps=1000)
     generator, config = torch.Generator().manual_seed(0), short(identity_time_limit=0.5)
     draws = [draw_step(generator, sizes, "lora", config) for _ in range(100)]
     prompts = torch.cat([task.prompts for draw in draws for task in draw.tasks])

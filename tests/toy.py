@@ -175,7 +175,8 @@ def toy_run(
         resolution=RESOLUTION, attention_resolution=8, lora_rank=rank, lora_alpha=alpha, subject_kind=kind,
         lora_targets=("cross", "text_encoder") if text_encoder else ("cross",),
     )  # fmt: skip
-    run = Run.create(folder, RunFacts(config, models.name, "fingerprint", "toy", ("a.jpg:1",), ("b.jpg:2",)))
+    facts = RunFacts(config, models.name, models.family, "fingerprint", "toy", ("a.jpg:1",), ("b.jpg:2",))
+    run = Run.create(folder, facts)
     run.adapter.mkdir()
     for role in ("subject", "style"):
         row = torch.randn(models.text_encoder.config.hidden_size, generator=generator)

@@ -12,6 +12,7 @@ from toy import RESOLUTION, ToyAnalyser
 
 from magicapture_core.concepts import Concept, Example
 from magicapture_core.config import TrainConfig
+from magicapture_core.evaluation.class_pictures import class_latents
 from magicapture_core.masks import Masks
 from magicapture_core.training import StepReport, train
 
@@ -70,6 +71,7 @@ def start(models: Any, config: TrainConfig, folder: Path, **options: Any) -> Ite
     """A training on three subject and three style pictures."""
     subject = options.pop("subject", None) or toy_concept("subject", kind=config.subject_kind)
     style = options.pop("style", None) or toy_concept("style")
+    options.setdefault("class_latents", class_latents(models, config))
     return train(models, subject, style, config, folder, analyser=ToyAnalyser(), **options)
 
 

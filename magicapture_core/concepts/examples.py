@@ -1,4 +1,4 @@
-"""Photos become examples: a square picture, its masks and its landmarks. The wizard shows what training eats."""
+"""From photos to training examples: a square picture, its masks and its landmarks. The wizard shows them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def prepare_concept(
     """Crop, mask and scale `photos` to squares of `resolution` pixels.
 
     `masks`: a user's masks by photo name, (h, w) of the ORIGINAL photo (bool, 0..1 or 0..255; from the middle up it
-    is the region), of what the role learns: a subject's face, a style's non-face. They override what is found.
+    is the region). For both roles the region is the face (or the object): what a subject is learned from, and what a
+    style leaves out. They override what is found.
     A subject is cropped around the face, with margin; a style to the largest square that keeps the face. framing
     "aligned", for models that know no other faces: both are straightened to FFHQ's frame where there is a face.
     Enlarging is said in Example.warnings.
@@ -156,13 +157,13 @@ def _example(
 ) -> Example:
     height, width = photo.pixels.shape[:2]
     faces = analyser.detect(photo.pixels) if kind == "person" else []
-    region = None if given is None else _given_region(photo, role, given)
+    own = None if given is None else _given_masks(photo, role, given)
     if role == "style":
-        masks = _style_masks(photo, kind, faces, analyser) if region is None else Masks(region)
+        masks = own or _style_masks(photo, kind, faces, analyser)
         face = faces[0] if faces else None
     else:
-        face = _subject_face(photo, faces, region) if kind == "person" else None
-        masks = Masks(region) if region is not None else _subject_masks(photo, kind, face, analyser)
+        face = _subject_face(photo, faces, own) if kind == "person" else None
+        masks = own or _subject_masks(photo, kind, face, analyser)
     if framing == "aligned" and face is not None:
         return _straightened(photo, aligned_frame(face.landmarks, height, width), masks, face, resolution)
     if role == "style":
@@ -174,10 +175,10 @@ def _example(
     return _cut(photo, square, masks, face, resolution)
 
 
-def _subject_face(photo: Photo, faces: Sequence[Face], region: Tensor | None) -> Face | None:
+def _subject_face(photo: Photo, faces: Sequence[Face], own: Masks | None) -> Face | None:
     """The face a subject is learned from; None only where the user's mask says where the face is."""
-    if region is not None:
-        inside = [f for f in faces if region[0, _clamped(f, region)[1], _clamped(f, region)[0]] > 0]
+    if own is not None:
+        inside = [f for f in faces if own.face[0, _clamped(f, own.face)[1], _clamped(f, own.face)[0]] > 0]
         return inside[0] if inside else None
     face = main_face(faces)
     if face is None and faces:
@@ -216,18 +217,22 @@ def _style_masks(photo: Photo, kind: Kind, faces: Sequence[Face], analyser: Face
     return Masks(union)
 
 
-def _given_region(photo: Photo, role: Role, given: np.ndarray) -> Tensor:
-    """(1, h, w) of the FACE from the user's mask of what the role learns."""
+def _given_masks(photo: Photo, role: Role, given: np.ndarray) -> Masks:
+    """From the user's mask of the face (or the object)."""
     if given.shape[:2] != photo.pixels.shape[:2] or given.ndim != 2:
         raise PhotoProblem(
             f"{photo.name}: its mask must have the photo's size, {photo.pixels.shape[1]}×{photo.pixels.shape[0]} "
             f"(width × height), but is {' × '.join(map(str, given.shape[1::-1]))}; paint it on this photo"
         )
     half = 0.5 if given.dtype == bool or given.max(initial=0) <= 1 else 128
-    region = torch.from_numpy((given >= half).astype(np.float32))[None]
-    if not bool(region.any()):
+    masks = Masks(torch.from_numpy((given >= half).astype(np.float32))[None])
+    if role == "subject" and not bool(masks.face.any()):
         raise PhotoProblem(f"{photo.name}: its mask is empty; paint over what is to be learned")
-    return region if role == "subject" else 1 - region
+    if role == "style" and not bool(masks.nonface.any()):
+        raise PhotoProblem(
+            f"{photo.name}: its mask covers the whole photo, so nothing of the style is left; paint over faces only"
+        )
+    return masks
 
 
 def _cut(photo: Photo, square: Box, masks: Masks, face: Face | None, resolution: int) -> Example:

@@ -22,11 +22,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from magicapture_core.checkpoints import UNET_FILE, Run
+from magicapture_core.adapters.files import UNET_FILE
+from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept, prepare_concept
 from magicapture_core.config import Framing, GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
+from magicapture_core.evaluation.class_pictures import class_latents
 from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
 from magicapture_core.evaluation.judges import Judges, Seen
 from magicapture_core.evaluation.methods import METHODS, Method
@@ -110,6 +112,7 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say
         config,
         run_folder,
         analyser=analyser,
+        class_latents=class_latents(models, config),
         resume=resume,
     )
     with closing(reports):

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from magicapture_core.checkpoints import ADAPTER_FILES, Run
+from magicapture_core.adapters.files import FOLDER, copy_adapter, has_embeddings, has_weights
+from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.cells import People, score_picture, see_photos
@@ -85,15 +86,13 @@ def score_run(
     if not len(person.vectors):
         raise Problem("No face was found in the subject's photos. Give the photos the run was trained on.")
     references = see_photos((photo.pixels for photo in style), judges)
-    usable = [path for path in found.checkpoints() if (path / ADAPTER_FILES[1]).exists()]
+    usable = [path for path in found.checkpoints() if has_embeddings(path)]
     if not usable:
         raise RunProblem(f"{found.folder} has no checkpoint yet. Train it first.")
     for checkpoint in usable:
         with _as_run(found, checkpoint) as folder:
-            has_weights = any(
-                (folder / "adapter" / name).exists() for name in (ADAPTER_FILES[0], ADAPTER_FILES[-1])
-            )
-            for scale in scales if has_weights else scales[-1:]:  # without weights the scale changes nothing
+            # Without weights the scale changes nothing.
+            for scale in scales if has_weights(folder / FOLDER) else scales[-1:]:
                 yield _score(models, folder, checkpoint.name, scale, pictures, person, references, judges)
 
 
@@ -164,8 +163,5 @@ def _as_run(run: Run, checkpoint: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="magicapture-") as temporary:
         folder = Path(temporary)
         shutil.copyfile(run.folder / "config.json", folder / "config.json")
-        (folder / "adapter").mkdir()
-        for name in ADAPTER_FILES:
-            if (checkpoint / name).exists():
-                shutil.copyfile(checkpoint / name, folder / "adapter" / name)
+        copy_adapter(checkpoint, folder / FOLDER)
         yield folder

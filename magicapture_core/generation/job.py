@@ -17,6 +17,7 @@ from magicapture_core.attention import cross_attention_sides
 from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.generation.learned import Learned
 from magicapture_core.models import ModelBundle
+from magicapture_core.models.placeholders import with_placeholders
 from magicapture_core.problems import Problem
 from magicapture_core.prompts import (
     STYLE_TOKEN,
@@ -24,7 +25,6 @@ from magicapture_core.prompts import (
     TOKENS,
     Expanded,
     expand,
-    with_placeholders,
 )
 
 SHOWN_REST = 200

@@ -9,24 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicapture_core.checkpoints import ADAPTER_FILES, EMBEDDING_FILES, UNET_FILE, Run
+from magicapture_core.adapters.embeddings import read_embeddings
+from magicapture_core.adapters.files import has_weights
+from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
 from magicapture_core.faces import FaceAnalyser, align, choose_analyser
-from magicapture_core.files import read_tensors
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.models.words import look_features
-from magicapture_core.problems import Problem, RunProblem
-
-LORA_FILE = ADAPTER_FILES[0]
+from magicapture_core.problems import Problem
 
 
 @dataclass(frozen=True, eq=False)
 class Learned:
     """The two words, the adapter's weights and whom the portraits are compared with."""
 
-    rows: Tensor
-    """(2, width): the embeddings of [V1] and [V2]."""
+    embeddings: Tensor
+    """(2, width) of [V1] and [V2]."""
     noun: str
     """What the subject is called in prompts: "person", "old woman", "object"."""
     resolution: int
@@ -52,11 +51,11 @@ class Learned:
         identity, analyser, said = _identity(run, analyser)
         config = facts.config
         return cls(
-            rows=_learned_rows(run, models),
+            embeddings=read_embeddings(run.adapter, models.embedding_width),
             noun=config.noun,
             resolution=config.resolution,
             attention_per_pixel=config.attention_side / config.resolution,
-            adapter=run.adapter if _has_weights(run.adapter) else None,
+            adapter=run.adapter if has_weights(run.adapter) else None,
             analyser=analyser,
             identity=identity,
             warnings=(*warnings, *said),
@@ -95,43 +94,17 @@ class Learned:
             raise Problem(
                 "No face was found in the photos, so there is no draft. Add a photo with a clear face."
             )
-        embeddings = torch.cat(vectors)
+        faces = torch.cat(vectors)
         looks = look_features(torch.stack([example.image for example in style.examples]))
         resolution = subject.examples[0].image.shape[-1]
         return cls(
-            rows=torch.stack([words.person(embeddings), words.style(looks)]),
+            embeddings=torch.stack([words.person(faces), words.style(looks)]),
             noun=noun,
             resolution=resolution,
             attention_per_pixel=1 / 32,
             analyser=analyser,
-            identity=F.normalize(embeddings.mean(0), dim=0),
+            identity=F.normalize(faces.mean(0), dim=0),
         )
-
-
-def _has_weights(adapter: Path) -> bool:
-    """A run stopped in its first phase has none yet."""
-    return any((adapter / name).exists() for name in (LORA_FILE, UNET_FILE))
-
-
-def _learned_rows(run: Run, models: ModelBundle) -> Tensor:
-    """(2, width) embeddings of <subject> and <style>. Raises RunProblem if there are none that fit."""
-    width = models.text_encoder.get_input_embeddings().weight.shape[1]
-    rows = []
-    for token, name in EMBEDDING_FILES.items():
-        path = run.adapter / name
-        if not path.exists():
-            raise RunProblem(f"{run.folder} has no {path.name} yet: it was not trained. Train it first.")
-        try:
-            row = read_tensors(path)[token]
-        except KeyError as error:
-            raise RunProblem(f"{path} does not hold {error}. Train the run again.") from error
-        if row.shape != (width,):
-            raise RunProblem(
-                f"{path} holds {tuple(row.shape)} numbers, but this model's words have {width}: the run was "
-                "trained on a model of another kind. Use that one."
-            )
-        rows.append(row.float())
-    return torch.stack(rows)
 
 
 def _identity(

@@ -1,33 +1,33 @@
-"""The denoising loop, a generator of portraits, and the adapter's way in and out of the model."""
+"""The denoising loop, a generator of portraits."""
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
+from magicapture_core.adapters.attach import attached
 from magicapture_core.attention import AttentionStore, listen, mean_map
-from magicapture_core.checkpoints import UNET_FILE, Run
+from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
 from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
-from magicapture_core.files import read_tensors
 from magicapture_core.generation.job import Job
-from magicapture_core.generation.learned import LORA_FILE, Learned
+from magicapture_core.generation.learned import Learned
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import Problem, RunProblem, ran_out_of_memory
-from magicapture_core.prompts import apply_weights, learned_rows
+from magicapture_core.models.conditioning import Conditioning
+from magicapture_core.problems import Problem, ran_out_of_memory
+from magicapture_core.prompts import apply_weights
 
 Progress = Callable[[int, int], object]
 """Called after each denoising step with (steps done, steps in all). Returning False stops the generation."""
@@ -90,13 +90,13 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
         folder = job.learned.adapter if job.learned else None
-        stack.enter_context(_adapter(pipeline, folder, job.config.adapter_scale))
+        stack.enter_context(attached(pipeline, folder, job.config.adapter_scale))
         store = stack.enter_context(_listening(job))
-        embeds = _encode(job)
+        prompts = _encode(job)
         while batches:
             seeds = batches.popleft()
             try:
-                yield from _denoise(job, pipeline, embeds, seeds, store, step_done)
+                yield from _denoise(job, pipeline, prompts, seeds, store, step_done)
             except _StoppedError:
                 return
             except (MemoryError, RuntimeError) as error:
@@ -114,12 +114,12 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
 def _denoise(
     job: Job,
     pipeline: Any,
-    embeds: Tensor,
+    prompts: Conditioning,
     seeds: Sequence[int],
     store: AttentionStore | None,
     step_done: Callable[[], None],
 ) -> Iterator[Portrait]:
-    """Denoise the pictures of `seeds` in one UNet call a step. embeds: (2, tokens, width)."""
+    """Denoise the pictures of `seeds` in one UNet call a step. prompts: the prompt and the negative prompt."""
     count = len(seeds)
     guided = job.config.guidance_scale > 1  # as the pipeline decides; then it puts the negative half first
     heat = _Heat(job, count, guided, store)
@@ -130,8 +130,9 @@ def _denoise(
         return tensors
 
     output = pipeline(
-        prompt_embeds=embeds[:1].expand(count, -1, -1),
-        negative_prompt_embeds=embeds[1:].expand(count, -1, -1) if guided else None,
+        **job.models.prompt_arguments(
+            prompts[:1].expand(count), prompts[1:].expand(count) if guided else None
+        ),
         num_inference_steps=job.config.steps,
         guidance_scale=job.config.guidance_scale,
         width=job.size[0],
@@ -140,7 +141,7 @@ def _denoise(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         callback_on_step_end=after_step,
     )
-    flags = output.nsfw_content_detected or [False] * count
+    flags = getattr(output, "nsfw_content_detected", None) or [False] * count
     for number, (image, seed, nsfw) in enumerate(zip(output.images, seeds, flags, strict=True)):
         picture = _enlarged(job, image.convert("RGB"))
         warnings = job.warnings
@@ -200,72 +201,6 @@ class _Heat:
 
 
 @contextmanager
-def _adapter(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]:
-    """The run's LoRA weights in the pipeline's networks, at strength `scale`."""
-    if folder is None:
-        yield
-        return
-    if (folder / UNET_FILE).exists():
-        with _unet_weights(pipeline.unet, folder / UNET_FILE, scale):
-            yield
-        return
-    read_tensors(folder / LORA_FILE)
-    try:
-        try:
-            # Loading draws first values for the layers; the caller's random numbers are not its own.
-            with _without_hints(), torch.random.fork_rng(devices=[]):
-                pipeline.load_lora_weights(folder, weight_name=LORA_FILE, adapter_name="run")
-            pipeline.set_adapters("run", scale)
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            if ran_out_of_memory(error):
-                raise
-            reason, _, _ = str(error).partition("\n")
-            raise RunProblem(
-                f"{folder / LORA_FILE} does not fit this model or is damaged ({reason}). Use the model that the "
-                "run was trained on."
-            ) from error
-        yield
-    finally:
-        pipeline.unload_lora_weights()
-
-
-@contextmanager
-def _unet_weights(unet: Any, file: Path, scale: float) -> Iterator[None]:
-    """Weights of the UNet itself: W + scale · (W' - W), so that `scale` means what it does for LoRA."""
-    parameters = dict(unet.named_parameters())
-    trained = read_tensors(file)
-    try:
-        if any(parameters[name].shape != weight.shape for name, weight in trained.items()):
-            raise ValueError("other shapes")
-    except (KeyError, ValueError) as error:
-        raise RunProblem(
-            f"{file} does not fit this model or is damaged ({error}). Use the model that the run was trained on."
-        ) from error
-    before = {name: parameters[name].data for name in trained}
-    try:
-        for name, weight in trained.items():
-            parameters[name].data = torch.lerp(
-                before[name].float(), weight.to(before[name].device).float(), scale
-            ).to(before[name].dtype)
-        yield
-    finally:
-        for name, weight in before.items():
-            parameters[name].data = weight
-
-
-@contextmanager
-def _without_hints() -> Iterator[None]:
-    """diffusers warns where LoRA leaves the text encoder alone (the paper's way); what fails is raised anyway."""
-    log = logging.getLogger("diffusers.loaders")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-@contextmanager
 def _listening(job: Job) -> Iterator[AttentionStore | None]:
     if job.attention_side is None:
         yield None
@@ -275,16 +210,14 @@ def _listening(job: Job) -> Iterator[AttentionStore | None]:
 
 
 @torch.no_grad()
-def _encode(job: Job) -> Tensor:
-    """The prompt and the negative prompt as the UNet reads them: (2, tokens, width)."""
-    with ExitStack() as stack:
-        if job.learned is not None and job.token_ids is not None:
-            rows = job.learned.rows.to(job.models.device)
-            stack.enter_context(learned_rows(job.models.text_encoder, job.token_ids, rows))
-        embeds: Tensor = job.models.text_encoder(job.input_ids.to(job.models.device))[0]
+def _encode(job: Job) -> Conditioning:
+    """The prompt and the negative prompt, two items, as the network reads them."""
+    embeddings = job.learned.embeddings if job.learned is not None else None
+    encoded = job.models.encode(job.input_ids, job.token_ids, embeddings)
     if job.token_weights is not None:
-        embeds = apply_weights(embeds, job.token_weights)
-    return embeds.to(job.models.dtype)
+        weighted = apply_weights(encoded.encoder_hidden_states, job.token_weights)
+        encoded = replace(encoded, encoder_hidden_states=weighted)
+    return encoded.to(job.models.dtype)
 
 
 def _score(job: Job, picture: Image.Image) -> float | None:

@@ -21,6 +21,7 @@ from magicapture_core.config import Framing
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, Progress, first_line, from_hub
+from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.weights import ASSETS
@@ -31,8 +32,8 @@ __all__ = [
     "Progress",
     "best_device",
     "best_dtype",
-    "drawing_defaults",
     "fetch",
+    "generate_defaults",
     "load",
     "sampler",
 ]
@@ -88,7 +89,7 @@ def fetch(name: str, *, dtype: torch.dtype, progress: Progress | None = None) ->
     return _locate(name, dtype, progress)
 
 
-def drawing_defaults(name: str) -> dict[str, Any]:
+def generate_defaults(name: str) -> dict[str, Any]:
     """GenerateConfig values that suit a model, as far as files on this machine tell; nothing is loaded."""
     try:
         return dict(_settings(ASSETS / "mini" if name == "mini" else Path(name)).get("generate", {}))
@@ -162,7 +163,7 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
         for network in (pipeline.unet, pipeline.vae):
             network.set_attn_processor(AttnProcessor())
         pipeline.text_encoder.set_attn_implementation("eager")
-    return ModelBundle(
+    return StableDiffusion(
         name=name,
         source=str(path),
         tokenizer=pipeline.tokenizer,

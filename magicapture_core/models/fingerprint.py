@@ -16,7 +16,7 @@ def fingerprint(models: ModelBundle, tiny: nn.Module | None = None) -> str:
     # Without what diffusers adds of its own: the folder it was loaded from and its version do not make a model.
     config = {name: value for name, value in models.unet.config.items() if not name.startswith("_")}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for network in (models.unet, models.vae, models.text_encoder, *([tiny] if tiny is not None else [])):
+    for network in (*models.networks, *([tiny] if tiny is not None else [])):
         # In bf16, so that the same model in another precision is the same model.
         heads = [p.detach().flatten()[:64].to(torch.bfloat16).float().cpu() for p in network.parameters()]
         digest.update(torch.cat(heads).numpy().tobytes())

@@ -32,6 +32,12 @@ class Encoded:
     digests: tuple[str, ...]
     """Of the photos, without augmentations: what a resumed run must find again."""
 
+    @classmethod
+    def without_faces(cls, latents: Tensor) -> Encoded:
+        """Latents (n, c, h, w) of pictures that no mask and no landmark belongs to."""
+        nowhere = torch.zeros(len(latents), 1, *latents.shape[-2:], device=latents.device)
+        return cls(latents, nowhere, torch.full((len(latents), 5, 2), float("nan")), ())
+
     def __len__(self) -> int:
         return len(self.latents)
 
@@ -45,11 +51,7 @@ class Encoded:
 def encode_concept(concept: Concept, models: ModelBundle, *, flip: bool) -> Encoded:
     """Encode every photo, one at a time, and unlike the paper, if `flip`, its mirror image."""
     views = list(itertools.chain.from_iterable(_views(example, flip) for example in concept.examples))
-    latents = []
-    for image, _, _ in views:
-        posterior = models.vae.encode(image[None].to(models.device, models.dtype)).latent_dist
-        latents.append(posterior.mean.float() * models.vae.config.scaling_factor)
-    stacked = torch.cat(latents)
+    stacked = torch.cat([models.encode_pictures(image[None]) for image, _, _ in views])
     faces = torch.stack([masks.at(*stacked.shape[-2:]).face for _, masks, _ in views])
     return Encoded(
         stacked,

@@ -50,7 +50,7 @@ class StepDraw:
     tasks: tuple[TaskDraw, ...]
     identity: TaskDraw | None
     """Eq. 7's own noise levels (t_id) and noise for the composed items; None where no x0 is decoded."""
-    likenesses: Tensor | None
+    compared_with: Tensor | None
     """(n,) the subject photo that each of Eq. 7's items is compared with."""
 
     def part(self, where: slice) -> StepDraw:
@@ -58,7 +58,7 @@ class StepDraw:
         return StepDraw(
             tuple(draw.part(where) for draw in self.tasks),
             self.identity.part(where) if self.identity else None,
-            self.likenesses[where] if self.likenesses is not None else None,
+            self.compared_with[where] if self.compared_with is not None else None,
         )
 
 
@@ -70,8 +70,8 @@ class Sizes:
     """Cached subject latents (photos times augmentations)."""
     style: int
     """Cached style latents."""
-    likenesses: int
-    """Subject photos with a recognisable face; 0 turns Eq. 7 off."""
+    compared: int
+    """Subject photos that Eq. 7 compares with: those with a recognisable face. 0 turns it off."""
     latent: tuple[int, int, int]
     """(c, h, w)."""
     timesteps: int
@@ -104,16 +104,16 @@ def draw_step(
     tasks = tuple(
         _draw_task(generator, task, sizes, count, sizes.timesteps) for task in tasks_of(phase, config)
     )
-    identity = likenesses = None
-    if phase == "lora" and config.decodes and sizes.likenesses > 0:
+    identity = compared_with = None
+    if phase == "lora" and config.decodes and sizes.compared > 0:
         composed = tasks[-1]
         # t_id ~ U(1, T'), T' < T: early noise levels leave nothing of a face to recognise.
         latest = max(1, int(config.identity_time_limit * sizes.timesteps))
         fresh = _draw_task(generator, "composed", sizes, count, latest)
         identity = replace(composed, timesteps=fresh.timesteps, noise=fresh.noise)
-        likenesses = torch.randint(sizes.likenesses, (count,), generator=generator)
+        compared_with = torch.randint(sizes.compared, (count,), generator=generator)
     mine = slice(rank * config.items_per_step, (rank + 1) * config.items_per_step)
-    return StepDraw(tasks, identity, likenesses).part(mine)
+    return StepDraw(tasks, identity, compared_with).part(mine)
 
 
 def _draw_task(generator: torch.Generator, task: Task, sizes: Sizes, count: int, latest: int) -> TaskDraw:

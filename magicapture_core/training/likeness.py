@@ -54,7 +54,7 @@ class FeatureLikeness:
 
 
 @torch.no_grad()
-def subject_likenesses(concept: Concept, likeness: Likeness, device: torch.device) -> Tensor:
+def features_of(concept: Concept, likeness: Likeness, device: torch.device) -> Tensor:
     """R(B(I_s)) of every subject photo that has one. Returns (n, dim) of unit length, n may be 0."""
     vectors = []
     for example in concept.examples:

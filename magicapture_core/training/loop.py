@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import Tensor
 
 from magicapture_core.checkpoints import Run, RunFacts
 from magicapture_core.concepts import Concept
@@ -19,10 +20,13 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_out_of_memory
+from magicapture_core.training.data import Encoded
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.memory import Plan
-from magicapture_core.training.previews import AttentionView, Sample
-from magicapture_core.training.trainer import NotFiniteError, Trainer
+from magicapture_core.training.optimisation import NotFiniteError, Optimisation
+from magicapture_core.training.preparation import Prepared, check_fit, prepared
+from magicapture_core.training.previews import AttentionView, Sample, shown_pictures
+from magicapture_core.training.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,10 @@ class StepReport:
     """What the user should know; with the first step only."""
 
 
+ClassLatents = Callable[[Path], Tensor]
+"""Makes, or finds again in the run folder it is given, scaled latents (n, c, h, w) of pictures of other people."""
+
+
 def train(
     models: ModelBundle,
     subject: Concept,
@@ -59,100 +67,81 @@ def train(
     run_folder: Path | str,
     *,
     analyser: FaceAnalyser | None = None,
+    class_latents: ClassLatents | None = None,
     resume: bool = False,
 ) -> Generator[StepReport]:
     """Learn `subject` and `style` into `run_folder`: phase 1 textual inversion, phase 2 LoRA.
 
     Yields a StepReport per optimizer step. Closing the generator between two reports saves a checkpoint
     from which `resume=True` goes on bit for bit (on the CPU). The models come back as they were.
-    analyser: whose face recognition Eq. 7 uses; None chooses.
+    analyser: whose face recognition Eq. 7 uses; None chooses. class_latents: what prior preservation trains on, where
+    `config.prior_weight` asks for it (`evaluation.class_pictures` makes them).
     Raises RunProblem for a folder that cannot be used, a changed setting or photo on resume, a loss that is
     not finite, or a full disk; Problem for settings that do not fit the model. A finished run yields nothing.
     """
-    _check(models, subject, style, config)
+    check_fit(models, subject, style, config)
+    if config.prior_weight > 0 and class_latents is None:
+        raise Problem(
+            "prior_weight is above 0, which takes pictures of other people; expected class_latents, got None. Give "
+            "evaluation.class_pictures.class_latents(models, config), or set prior_weight to 0."
+        )
     processes = PartialState(cpu=models.device.type == "cpu")
     folder = Path(run_folder)
     if resume:
         Run.open(folder)
-    trainer: Trainer | None = None
+    ready: Prepared | None = None
     try:
         with (
             Run.claimed(folder) if processes.is_main_process else nullcontext(),
-            Trainer.opened(models, subject, style, config, processes, analyser) as trainer,
+            prepared(models, subject, style, config, processes, analyser) as ready,
         ):
-            run = _open_run(folder, trainer.facts, processes, resume=resume)
-            trainer.begin(run)
+            optimisation = ready.optimisation
+            run = _open_run(folder, ready.facts, processes, resume=resume)
+            recorder = Recorder(run, optimisation, config, shown_pictures(subject, style), ready.analyser)
+            if class_latents is not None and config.prior_weight > 0:
+                optimisation.objective.prior = Encoded.without_faces(class_latents(folder).to(models.device))
+            recorder.begin()
             if resume:
-                trainer.restore(run)
+                recorder.restore()
             clock = _Clock(config)
             try:
-                while trainer.step < trainer.total_steps:
-                    yield _advance(trainer, run, clock)
+                while optimisation.step < optimisation.total_steps:
+                    yield _advance(optimisation, recorder, clock, ready.note)
             except (GeneratorExit, NotFiniteError):
-                trainer.save(run)
+                recorder.save()
                 raise
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        problem, trainer = _out_of_memory(error, config, trainer.plan if trainer else None), None
+        # The names go too: they hold the failed step's tensors.
+        problem = _out_of_memory(error, config, ready.optimisation.plan if ready else None)
+        ready = optimisation = recorder = None  # type: ignore[assignment]
         raise problem from error
 
 
-def _advance(trainer: Trainer, run: Run, clock: _Clock) -> StepReport:
+def _advance(optimisation: Optimisation, recorder: Recorder, clock: _Clock, note: str | None) -> StepReport:
     """One optimizer step and whatever is due after it."""
     started = time.monotonic()
-    losses, learning_rates = trainer.advance()
+    losses, learning_rates = optimisation.advance()
     seconds = time.monotonic() - started
-    clock.tick(trainer.phase, seconds)
-    report = {
-        "step": trainer.step,
-        "phase": trainer.phase,
-        **losses,
-        **{f"lr_{name}": rate for name, rate in learning_rates.items()},
-        "seconds": round(seconds, 4),
-    }
-    attention, sample, checkpoint = [], None, None
-    if trainer.is_main:  # of several processes only one writes and shows
-        run.append_losses(report)
-        attention = trainer.attention(run) if trainer.due("attention_every") else []
-        sample = trainer.sample(run) if trainer.due("sample_every") else None
-        checkpoint = trainer.save(run) if trainer.due("checkpoint_every") else None
+    phase = optimisation.phase
+    clock.tick(phase, seconds)
+    recorded = recorder.record(losses, learning_rates, seconds)
     return StepReport(
-        phase=trainer.phase,
-        step=trainer.step,
-        total_steps=trainer.total_steps,
-        phase_step=trainer.phase_step,
-        phase_steps=trainer.phase_steps(trainer.phase),
+        phase=phase,
+        step=optimisation.step,
+        total_steps=optimisation.total_steps,
+        phase_step=optimisation.phase_step,
+        phase_steps=optimisation.phase_steps(phase),
         losses=losses,
         learning_rates=learning_rates,
         seconds=seconds,
-        seconds_left=clock.left(trainer.phase, trainer.phase_step),
-        attention=attention,
-        sample=sample,
-        checkpoint=checkpoint,
-        note=trainer.note if trainer.step == 1 else None,
+        seconds_left=clock.left(phase, optimisation.phase_step),
+        attention=recorded.attention,
+        sample=recorded.sample,
+        checkpoint=recorded.checkpoint,
+        note=note if optimisation.step == 1 else None,
     )
-
-
-def _check(models: ModelBundle, subject: Concept, style: Concept, config: TrainConfig) -> None:
-    if subject.role != "subject" or style.role != "style":
-        raise ValueError(f"expected a subject and a style, got a {subject.role} and a {style.role}")
-    if subject.kind != config.subject_kind:
-        raise Problem(
-            f"subject_kind is {config.subject_kind!r}, but the photos were prepared as {subject.kind!r}. "
-            "Prepare the photos again with the same kind."
-        )
-    for concept in (subject, style):
-        side = concept.examples[0].image.shape[-1]
-        if side != config.resolution:
-            raise Problem(
-                f"resolution is {config.resolution}, but the {concept.role} photos were prepared at {side}. "
-                "Prepare the photos again at the same resolution."
-            )
-    # Every halving in the UNet must come out even, or its skip connections do not fit.
-    multiple = models.vae_scale_factor * 2 ** (len(models.unet.config.block_out_channels) - 1)
-    if config.resolution % multiple:
-        raise Problem(f"resolution must be a multiple of {multiple} for this model, got {config.resolution}.")
 
 
 def _open_run(folder: Path, facts: RunFacts, processes: PartialState, *, resume: bool) -> Run:

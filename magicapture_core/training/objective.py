@@ -14,26 +14,27 @@ from magicapture_core import losses
 from magicapture_core.attention import AttentionStore
 from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
+from magicapture_core.models.conditioning import Conditioning
+from magicapture_core.models.placeholders import token_positions, with_placeholders
 from magicapture_core.models.tiny import tiny_decoder
-from magicapture_core.prompts import Task, learned_rows, templates, token_positions, with_placeholders
+from magicapture_core.prompts import Task, templates
 from magicapture_core.training.data import Encoded, Windows, face_windows
 from magicapture_core.training.draws import Phase, StepDraw, TaskDraw
 from magicapture_core.training.likeness import Likeness
 
 
 @dataclass
-class Texts:
-    """The templates of every task, tokenized once, and the two learned rows."""
+class TaskPrompts:
+    """The templates of every task, tokenized once, and the two learned embeddings in them."""
 
     models: ModelBundle
-    rows: Tensor
-    """(2, width) float32, trained."""
+    embeddings: Tensor
+    """(2, width) float32 of [V1] and [V2], trained."""
     noun: str
     """What the subject is called."""
 
     def __post_init__(self) -> None:
-        tokenizer, self.token_ids = with_placeholders(self.models.tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.token_ids = with_placeholders(self.models.tokenizer)
         self.ids: dict[Task, Tensor] = {}
         for task in get_args(Task):
             self.ids[task] = self.tokenize(templates(task, self.noun))
@@ -48,10 +49,9 @@ class Texts:
             return_tensors="pt",
         ).input_ids
 
-    def encode(self, input_ids: Tensor) -> Tensor:
-        """(b, tokens) → encoder_hidden_states (b, tokens, width), with the learned rows in place."""
-        with learned_rows(self.models.text_encoder, self.token_ids, self.rows):
-            return self.models.text_encoder(input_ids.to(self.models.device))[0]
+    def encode(self, input_ids: Tensor) -> Conditioning:
+        """(b, tokens) ids → what the network reads, with the learned embeddings in place."""
+        return self.models.encode(input_ids, self.token_ids, self.embeddings)
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """(b, 2) where [V1] and [V2] stand, -1 where they do not."""
@@ -64,12 +64,12 @@ class Objective:
 
     models: ModelBundle
     config: TrainConfig
-    texts: Texts
+    prompts: TaskPrompts
     subject: Encoded
     style: Encoded
     likeness: Likeness
-    likenesses: Tensor
-    """(photos, dim) of the subject."""
+    subject_features: Tensor
+    """(photos, dim) R(B(I_s)) of the subject's photos that have one."""
     store: AttentionStore
     face_colour: losses.FaceColour | None = None
     """That the style's faces share; None where no face shows."""
@@ -77,7 +77,7 @@ class Objective:
     """Of the subject's face in the style's light, 0-d; None where no face shows."""
 
     def __post_init__(self) -> None:
-        self.alphas = self.models.noise_scheduler.alphas_cumprod.to(self.models.device)
+        self.alphas_cumprod = self.models.noise_scheduler.alphas_cumprod.to(self.models.device)
         person = self.config.subject_kind == "person"
         whole = not person or self.config.identity_decode == "full"
         self.windows: Windows = face_windows(self.style, self.models.vae_scale_factor, whole=whole)
@@ -96,27 +96,26 @@ class Objective:
         """
         count = len(draw.tasks[0].items)
         unique, where = self._unique_prompts(draw)
-        hidden = self.texts.encode(unique)
+        encoded = self.prompts.encode(unique)
         # The text encoder runs once a step, however many UNet calls follow: they leave their gradient
         # in a leaf, which is passed on at the end.
-        leaf = hidden.detach().requires_grad_()
+        leaf = encoded.as_leaf()
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.models.device))
         for start in range(0, count, per_call):
             part = slice(start, start + per_call)
-            rows = {task: indices[part] for task, indices in where.items()}
+            indices = {task: all_of_it[part] for task, all_of_it in where.items()}
             # One after the other: the graph of the first is freed before the second is built.
-            terms = self._reconstruction(draw.part(part), rows, unique, leaf, phase)
+            terms = self._reconstruction(draw.part(part), indices, unique, leaf, phase)
             self._backward(terms, style_weight, count, totals)
             if draw.identity is not None:
-                terms = self._decoded(draw.part(part), rows, leaf)
+                terms = self._decoded(draw.part(part), indices, leaf)
                 self._backward(terms, style_weight, count, totals)
-        if leaf.grad is not None:
-            hidden.backward(leaf.grad)
+        encoded.backward_from(leaf)
         return dict(totals)
 
     def _unique_prompts(self, draw: StepDraw) -> tuple[Tensor, dict[Task, Tensor]]:
-        """Each prompt of the step once, (p, tokens), and for each task's items their row in it."""
-        ids = torch.cat([self.texts.ids[task.task][task.prompts] for task in draw.tasks])
+        """Each prompt of the step once, (p, tokens), and for each task's items their indices in it."""
+        ids = torch.cat([self.prompts.ids[task.task][task.prompts] for task in draw.tasks])
         unique, inverse = ids.unique(dim=0, return_inverse=True)
         parts = inverse.chunk(len(draw.tasks))
         return unique, {task.task: part for task, part in zip(draw.tasks, parts, strict=True)}
@@ -145,27 +144,28 @@ class Objective:
             totals[name] = totals[name] + mean.detach()
 
     def _reconstruction(
-        self, draw: StepDraw, rows: dict[Task, Tensor], unique: Tensor, leaf: Tensor, phase: Phase
+        self, draw: StepDraw, indices: dict[Task, Tensor], unique: Tensor, leaf: Conditioning, phase: Phase
     ) -> dict[str, Tensor]:
         """Eqs. 4 to 6 and 8: all tasks go through the UNet in one call."""
         device = self.models.device
-        row = torch.cat([rows[task.task] for task in draw.tasks])
+        index = torch.cat([indices[task.task] for task in draw.tasks])
         latents = torch.cat([self._data(task).latents[task.items.to(device)] for task in draw.tasks])
         face = torch.cat([self._data(task).face[task.items.to(device)] for task in draw.tasks])
         noise = torch.cat([task.noise for task in draw.tasks]).to(device)
         timesteps = torch.cat([task.timesteps for task in draw.tasks]).to(device)
         listening = phase == "lora" and self.config.lambda_attn > 0
-        positions = self.texts.positions(unique[row])
+        positions = self.prompts.positions(unique[index])
         self.store.positions = positions if listening else None
-        output = self._unet(losses.add_noise(latents, noise, self.alphas[timesteps]), timesteps, leaf[row])
+        noisy_latents = losses.add_noise(latents, noise, self.alphas_cumprod[timesteps])
+        model_pred = self.models.predict(noisy_latents, timesteps, leaf[index])
         heard = self.store.take()
-        target = losses.target_of(latents, noise, self.alphas[timesteps], self.models.prediction_type)
+        target = losses.target_of(latents, noise, self.alphas_cumprod[timesteps], self.models.prediction_type)
 
         sizes = [len(task.items) for task in draw.tasks]
         regions = [
             self._region(task.task, part) for task, part in zip(draw.tasks, face.split(sizes), strict=True)
         ]
-        per_item = losses.masked_reconstruction(target, output, torch.cat(regions))
+        per_item = losses.masked_reconstruction(target, model_pred, torch.cat(regions))
         terms: dict[str, Tensor] = {
             task.task: loss for task, loss in zip(draw.tasks, per_item.split(sizes), strict=True)
         }
@@ -191,12 +191,13 @@ class Objective:
         )  # b 2
         return (per_token * present).sum(1) / present.sum(1).clamp(min=1)
 
-    def _decoded(self, draw: StepDraw, rows: dict[Task, Tensor], leaf: Tensor) -> dict[str, Tensor]:
+    def _decoded(self, draw: StepDraw, indices: dict[Task, Tensor], leaf: Conditioning) -> dict[str, Tensor]:
         """What is asked of the decoded x̂0 of composed items: Eq. 7, colour and lightness of the face."""
         assert draw.identity is not None
         device, task = self.models.device, draw.identity
         items = task.items.tolist()
-        pictures = self._decode(self.windows.cut(self._original(task, leaf[rows["composed"]]), items))
+        original = self._original_sample(task, leaf[indices["composed"]])
+        pictures = self._decode(self.windows.cut(original, items))
         comparable = self.comparable[task.items].to(device)
         terms: dict[str, Tensor] = {}
         if self.config.lambda_id > 0:
@@ -206,34 +207,34 @@ class Objective:
             light = losses.face_lightness(pictures.float(), face)
             # As far as the noise leaves it open: the style photo's own face shows through little noise, and what were
             # asked of the model there would add up along the sampler's steps to more than was wanted.
-            open_to_it = 1 - self.alphas[task.timesteps.to(device)]
+            open_to_it = 1 - self.alphas_cumprod[task.timesteps.to(device)]
             terms["lightness"] = losses.skin_lightness(light, self.lightness) * open_to_it * comparable
         if self.config.lambda_colour > 0 and self.face_colour is not None:
             chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
             terms["colour"] = losses.face_colour(chroma, face, self.face_colour) * comparable
         return terms
 
-    def _original(self, task: TaskDraw, hidden: Tensor) -> Tensor:
+    def _original_sample(self, task: TaskDraw, conditioning: Conditioning) -> Tensor:
         """ẑ0 by Tweedie from z_r^(t_id): its own noise level and its own UNet pass. (n,c,h,w)"""
         device = self.models.device
         timesteps, noise = task.timesteps.to(device), task.noise.to(device)
-        abar = self.alphas[timesteps]
-        noisy = losses.add_noise(self.style.latents[task.items.to(device)], noise, abar)
+        abar = self.alphas_cumprod[timesteps]
+        noisy_latents = losses.add_noise(self.style.latents[task.items.to(device)], noise, abar)
         self.store.positions = None
-        output = self._unet(noisy, timesteps, hidden)
-        return losses.predict_original(noisy, output, abar, self.models.prediction_type)
+        model_pred = self.models.predict(noisy_latents, timesteps, conditioning)
+        return losses.pred_original_sample(noisy_latents, model_pred, abar, self.models.prediction_type)
 
     def _identity(self, pictures: Tensor, draw: StepDraw, items: list[int]) -> Tensor:
         """Eq. 7 of decoded pictures, through which the gradient goes. (n,)"""
         assert draw.identity is not None
-        assert draw.likenesses is not None
+        assert draw.compared_with is not None
         task = draw.identity
         if self.config.subject_kind != "person":  # the subject's photos were cut out, too (likeness.py)
             place = self.windows.cut(self.style.face[task.items.to(self.style.face.device)], items)
             pictures = pictures * F.interpolate(place.to(pictures), pictures.shape[-2:])
         landmarks = self.windows.shift(self.landmarks[task.items], items, self.models.vae_scale_factor)
         generated = self.likeness(pictures, landmarks)
-        return losses.identity(generated, self.likenesses[draw.likenesses.to(self.models.device)])
+        return losses.identity(generated, self.subject_features[draw.compared_with.to(self.models.device)])
 
     def _data(self, task: TaskDraw) -> Encoded:
         if task.task == "prior":
@@ -251,10 +252,4 @@ class Objective:
         """D: scaled latents → pictures (b, 3, h, w) in [-1,1]; the gradient goes through."""
         if self.tiny is not None:
             return self.tiny.decode(latents.to(self.models.dtype)).sample
-        vae = self.models.vae
-        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
-
-    def _unet(self, noisy: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
-        models = self.models
-        dtype = models.dtype
-        return models.unet(noisy.to(dtype), timesteps, encoder_hidden_states=hidden.to(dtype)).sample.float()
+        return self.models.decode(latents)

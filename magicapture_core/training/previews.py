@@ -56,19 +56,19 @@ class Sample:
 @torch.no_grad()
 def attention_views(objective: Objective, pictures: dict[Task, np.ndarray]) -> list[AttentionView]:
     """Listen once to the first photo of each task, with a fixed template, noise level and noise."""
-    models, texts = objective.models, objective.texts
+    models, prompts = objective.models, objective.prompts
     tasks: tuple[Task, ...] = ("source", "reference", "composed")
-    ids = torch.cat([texts.ids[task][:1] for task in tasks])
+    ids = torch.cat([prompts.ids[task][:1] for task in tasks])
     data = [objective.subject, objective.style, objective.style]
     latents = torch.cat([encoded.latents[:1] for encoded in data])
     face = torch.cat([encoded.face[:1] for encoded in data])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
-    t = int(PREVIEW_NOISE * len(objective.alphas))
+    t = int(PREVIEW_NOISE * len(objective.alphas_cumprod))
     timesteps = torch.full((len(tasks),), t, device=models.device)
-    noisy = losses.add_noise(latents, noise, objective.alphas[timesteps])
-    positions = texts.positions(ids)
+    noisy_latents = losses.add_noise(latents, noise, objective.alphas_cumprod[timesteps])
+    positions = prompts.positions(ids)
     objective.store.positions = positions
-    models.unet(noisy.to(models.dtype), timesteps, encoder_hidden_states=texts.encode(ids).to(models.dtype))
+    models.predict(noisy_latents, timesteps, prompts.encode(ids))
     heard = objective.store.take()
     heat = _seen_by_eq_8(heard).cpu().numpy()  # b 2 h w
     views = []
@@ -106,14 +106,13 @@ def sample_picture(
     objective: Objective, analyser: FaceAnalyser | None, *, seed: int, steps: int, guidance_scale: float = 7.0
 ) -> Sample:
     """One picture of the composed prompt with the weights as they stand, scored where there is a face."""
-    models, texts = objective.models, objective.texts
+    models, prompts = objective.models, objective.prompts
     objective.store.positions = None
-    prompt = templates("composed", texts.noun)[0]
-    embeds = texts.encode(texts.tokenize([prompt, ""]))
+    prompt = templates("composed", prompts.noun)[0]
+    encoded = prompts.encode(prompts.tokenize([prompt, ""]))
     image = (
         models.pipeline()(
-            prompt_embeds=embeds[:1],
-            negative_prompt_embeds=embeds[1:],
+            **models.prompt_arguments(encoded[:1], encoded[1:]),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             width=objective.config.resolution,
@@ -124,13 +123,13 @@ def sample_picture(
         .convert("RGB")
     )
     identity = None
-    if analyser is not None and len(objective.likenesses):
+    if analyser is not None and len(objective.subject_features):
         pixels = np.asarray(image)
         faces = analyser.detect(pixels)
         if faces:
             with torch.autocast("cpu", enabled=False):  # embeddings are compared in fp32, and made on the CPU
                 vector = embed_face(analyser, pixels, faces[0])
-            mean = objective.likenesses.mean(0).cpu().numpy()
+            mean = objective.subject_features.mean(0).cpu().numpy()
             identity = float(vector @ mean / np.linalg.norm(mean))
     return Sample(image, prompt, seed, identity)
 

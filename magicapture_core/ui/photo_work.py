@@ -241,13 +241,11 @@ class PhotoWork:
     # --- masks --------------------------------------------------------------------------------------
 
     def concept(self, session: Session, role: Role, resolution: int, framing: Framing) -> Concept:
-        """What training eats: the usable photos, with the visitor's own masks."""
+        """What is trained on: the usable photos, with the visitor's own masks."""
         from magicapture_core.concepts import prepare_concept
 
         stored = session.usable(role)
-        masks = {
-            photo.name: mask for photo in stored if (mask := self._own_mask(session, role, photo)) is not None
-        }
+        masks = {photo.name: mask for photo in stored if (mask := self._own_mask(session, photo)) is not None}
         with self._faces:
             return prepare_concept(
                 [self.read(session, photo) for photo in stored], role, resolution=resolution,
@@ -267,7 +265,7 @@ class PhotoWork:
         if photo.views.get("made from") == made_from:
             return MaskView(photo, role, photo.views)
         self._drop_views(photo)
-        mask = self._own_mask(session, role, photo)
+        mask = self._own_mask(session, photo)
         try:
             with self._faces:
                 concept = prepare_concept(
@@ -329,21 +327,21 @@ class PhotoWork:
             self._drop_mask(session, _named(session, role, photo_id))
         return session
 
-    def _own_mask(self, session: Session, role: Role, photo: StoredPhoto) -> np.ndarray | None:
-        """(h, w) of what the role learns, above 0 in it; None where the mask is automatic."""
+    def _own_mask(self, session: Session, photo: StoredPhoto) -> np.ndarray | None:
+        """(h, w) uint8, 1 in the face that was painted; None where the mask is automatic."""
         if photo.mask is None:
             return None
         with Image.open(session.folder / "masks" / photo.mask) as image:
             face = np.asarray(image.convert("L")) >= 128
-        return (face if role == "subject" else ~face).astype(np.uint8)
+        return face.astype(np.uint8)
 
     def _face(self, session: Session, role: Role, stored: StoredPhoto, photo: Photo) -> np.ndarray:
         """(h, w) float: the face in the whole photo, the visitor's own or the automatic one."""
         from magicapture_core.masks import face_masks, object_masks
 
-        own = self._own_mask(session, role, stored)
+        own = self._own_mask(session, stored)
         if own is not None:
-            return (own if role == "subject" else 1 - own).astype(np.float32)
+            return own.astype(np.float32)
         analyser = self.analyser()[0]
         with self._faces:
             if session.kind == "object":

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
@@ -54,7 +55,7 @@ class PortraitWork:
         """What is missing before portraits can be made with a run, or None."""
         if run is None:
             return "There is no trained run yet. Go back to the step “Train”."
-        if not (session.run_folder(run) / "adapter" / "subject.safetensors").is_file():
+        if not has_embeddings(session.run_folder(run) / FOLDER):
             return (
                 "This training has saved nothing yet. Go back to the step “Train” and let it run for a while."
             )

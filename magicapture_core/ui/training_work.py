@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.files import atomic_file
 from magicapture_core.jobs import Job, Jobs, Stream
@@ -219,6 +220,7 @@ class TrainingWork:
                 self._remember(run.model, run.settings["resolution"], paces)
 
     def _learn(self, job: Told, key: str, run: StoredRun, resume: bool) -> Stream:
+        from magicapture_core.evaluation.class_pictures import class_latents
         from magicapture_core.training import train
 
         session = self.sessions.find(key)
@@ -235,7 +237,7 @@ class TrainingWork:
         analyser = self.photos.analyser()[0] if session.kind == "person" else None
         yield from train(
             models, concepts["subject"], concepts["style"], config, session.run_folder(run),
-            analyser=analyser, resume=resume,
+            analyser=analyser, class_latents=class_latents(models, config), resume=resume,
         )  # fmt: skip
 
     def _in_slices(self, job: Told, key: str, run: StoredRun, resume: bool) -> Stream:
@@ -269,7 +271,7 @@ class TrainingWork:
                 for stored in session.runs:
                     if stored.id == run.id:
                         stored.step = step
-                        if (session.run_folder(run) / "adapter" / "subject.safetensors").is_file():
+                        if has_embeddings(session.run_folder(run) / FOLDER):
                             session.run = (
                                 run.id
                             )  # portraits of an older one may have been looked at meanwhile

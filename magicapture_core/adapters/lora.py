@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from magicapture_core.adapters.files import LORA_FILE
 from magicapture_core.config import LoraTarget, TrainConfig
 from magicapture_core.models import ModelBundle
 
 ADAPTER = "default"
-WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
 UNET_MODULES: dict[LoraTarget, str] = {
     "cross": rf"attn2\.{PROJECTIONS}",
@@ -24,18 +24,18 @@ TEXT_MODULES = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 
 def add_lora(models: ModelBundle, config: TrainConfig) -> dict[str, nn.Parameter]:
     """Put fresh LoRA weights (fp32) into the networks. Returns them by name; the update starts at zero."""
+    adapted = _adapted(models, config)
     # First values are drawn on the CPU. torch.manual_seed would seed the caller's GPUs, too.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        for network, pattern in _adapted(models, config):
+        for network, pattern in adapted.values():
             network.add_adapter(_peft_config(config, pattern), ADAPTER)
     weights = {}
-    for network, _ in _adapted(models, config):
-        prefix = "text_encoder." if network is models.text_encoder else "unet."
+    for part, (network, _) in adapted.items():
         for name, parameter in network.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
-                weights[prefix + name] = parameter.requires_grad_(True)
+                weights[f"{part}.{name}"] = parameter.requires_grad_(True)
     return weights
 
 
@@ -43,36 +43,41 @@ def remove_lora(models: ModelBundle) -> None:
     """Leave the networks as they were before `add_lora`."""
     from diffusers.utils import recurse_remove_peft_layers
 
-    for network in (models.unet, models.text_encoder):
-        if getattr(network, "_hf_peft_config_loaded", False):
-            recurse_remove_peft_layers(network)
-            del network.peft_config
-            network._hf_peft_config_loaded = False
-            network.requires_grad_(False)
+    for network in _with_lora(models).values():
+        recurse_remove_peft_layers(network)
+        del network.peft_config
+        network._hf_peft_config_loaded = False
+        network.requires_grad_(False)
 
 
 def save_lora(models: ModelBundle, folder: Path) -> None:
-    """Write `pytorch_lora_weights.safetensors` as plain diffusers' `load_lora_weights` reads it."""
-    from diffusers import StableDiffusionPipeline
+    """Write the networks' LoRA weights as plain diffusers' `load_lora_weights` reads them."""
+    import diffusers
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     layers: dict[str, Any] = {}
-    for name, network in (("unet", models.unet), ("text_encoder", models.text_encoder)):
-        if getattr(network, "_hf_peft_config_loaded", False):
-            state: dict[str, Tensor] = get_peft_model_state_dict(network, adapter_name=ADAPTER)
-            layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(state)
-            # Without it a reader has to guess alpha, and is wrong where alpha differs from the rank.
-            layers[f"{name}_lora_adapter_metadata"] = network.peft_config[ADAPTER].to_dict()
-    StableDiffusionPipeline.save_lora_weights(folder, weight_name=WEIGHT_NAME, **layers)
+    for part, network in _with_lora(models).items():
+        state: dict[str, Tensor] = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+        layers[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(state)
+        # Without it a reader has to guess alpha, and is wrong where alpha differs from the rank.
+        layers[f"{part}_lora_adapter_metadata"] = network.peft_config[ADAPTER].to_dict()
+    pipeline_class = getattr(diffusers, models.pipeline_class)
+    pipeline_class.save_lora_weights(folder, weight_name=LORA_FILE, **layers)
 
 
-def _adapted(models: ModelBundle, config: TrainConfig) -> list[tuple[Any, str]]:
+def _with_lora(models: ModelBundle) -> dict[str, Any]:
+    parts = {"unet": models.unet, **models.text_encoders}
+    return {part: each for part, each in parts.items() if getattr(each, "_hf_peft_config_loaded", False)}
+
+
+def _adapted(models: ModelBundle, config: TrainConfig) -> dict[str, tuple[Any, str]]:
+    """Network and pattern of its adapted modules, by the network's name in diffusers' pipeline."""
     chosen = [UNET_MODULES[target] for target in config.lora_targets if target in UNET_MODULES]
-    networks: list[tuple[Any, str]] = [(models.unet, rf".*({'|'.join(chosen)})")]
+    adapted: dict[str, tuple[Any, str]] = {"unet": (models.unet, rf".*({'|'.join(chosen)})")}
     if "text_encoder" in config.lora_targets:
-        networks.append((models.text_encoder, TEXT_MODULES))
-    return networks
+        adapted |= {part: (encoder, TEXT_MODULES) for part, encoder in models.text_encoders.items()}
+    return adapted
 
 
 def _peft_config(config: TrainConfig, pattern: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from magicapture_core.checkpoints import UNET_FILE
+from magicapture_core.adapters.files import UNET_FILE
 
 PREFIX = "unet."
 TRAINED = {"unet": re.compile(r".*"), "cross_kv": re.compile(r".*\.attn2\.to_[kv]\.weight")}
@@ -48,3 +50,19 @@ def save_unet(weights: dict[str, nn.Parameter], folder: Path, dtype: torch.dtype
         for name, weight in weights.items()
     }
     save_file(tensors, folder / UNET_FILE)
+
+
+@contextmanager
+def replaced(unet: Any, trained: Mapping[str, Tensor], scale: float) -> Iterator[None]:
+    """Within the context the UNet's weights are W + scale · (W' - W), W' those of `trained`, which fit."""
+    parameters = dict(unet.named_parameters())
+    before = {name: parameters[name].data for name in trained}
+    try:
+        for name, weight in trained.items():
+            parameters[name].data = torch.lerp(
+                before[name].float(), weight.to(before[name].device).float(), scale
+            ).to(before[name].dtype)
+        yield
+    finally:
+        for name, weight in before.items():
+            parameters[name].data = weight

@@ -1,0 +1,19 @@
+"""Which family a model is of."""
+
+from __future__ import annotations
+
+from magicapture_core.models.bundle import ModelBundle
+from magicapture_core.models.stable_diffusion import StableDiffusion
+from magicapture_core.problems import Problem
+
+FAMILIES: dict[str, type[ModelBundle]] = {each.family: each for each in (StableDiffusion,)}
+
+
+def family_called(name: str) -> type[ModelBundle]:
+    """The family of that name. Raises Problem if there is none."""
+    if name not in FAMILIES:
+        raise Problem(
+            f"The run was made for a model of the family {name!r}; expected one of {', '.join(FAMILIES)}. "
+            "Use the version of MagiCapture that it was made with."
+        )
+    return FAMILIES[name]
