@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns taken on a noisy machine, and what a figure must be read with."""
+"""How the benchmarks measure: cases in turns on a noisy machine, what they measure on, memory, facts of the machine."""
 
 from __future__ import annotations
 
