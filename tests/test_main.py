@@ -43,9 +43,14 @@ def photos(tmp_path: Path) -> dict[str, Path]:
     return folders
 
 
+def on_photos(command: str, photos: dict[str, Path], out: Path) -> list[str]:
+    """The command with both folders of photos, all of them used, and where it writes."""
+    folders = ["--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    return [command, "--use-all", *folders, "--out", str(out)]
+
+
 def train(photos: dict[str, Path], toy_folder: Path, run: Path, *more: str) -> int:
-    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
-    return command_line.main([*arguments, "--model", str(toy_folder), "--out", str(run), *STEPS, *more])
+    return command_line.main([*on_photos("train", photos, run), "--model", str(toy_folder), *STEPS, *more])
 
 
 def test_train_generate_export(
@@ -91,16 +96,7 @@ def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Pa
     run = tmp_path / "run"
     assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 0
     assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 1  # holds a run already
-    base = [
-        "train",
-        "--use-all",
-        "--subject",
-        str(photos["subject"]),
-        "--style",
-        str(photos["style"]),
-        "--out",
-        str(run),
-    ]
+    base = on_photos("train", photos, run)
     assert command_line.main([*base, "--resume"]) == 0  # finished: nothing to do
     assert command_line.main([*base, "--resume", "--lambda-id", "0.3"]) == 1
     assert Run.open(run).facts().config.lambda_id == 0.4
@@ -111,8 +107,7 @@ def test_settings_come_from_flags_then_the_model_s_schedule(photos: dict[str, Pa
 
     quick = {"ti_steps": 1, "lora_steps": 1, "lambda_attn": 0.5, "attention_resolution": 8, "batch_size": 1}
     model = save_toy(tmp_path / "model", magicapture={"schedules": {"quick": quick}})
-    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
-    arguments += ["--model", str(model), "--out", str(tmp_path / "run"), "--ti-steps", "2"]
+    arguments = [*on_photos("train", photos, tmp_path / "run"), "--model", str(model), "--ti-steps", "2"]
     assert command_line.main(arguments) == 0
     config = Run.open(tmp_path / "run").facts().config
     assert (config.ti_steps, config.lora_steps, config.lambda_attn, config.resolution) == (2, 1, 0.5, 64)
@@ -246,8 +241,7 @@ def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: P
     script = "import sys; sys.path[:0] = sys.argv[1:2]; import toy, magicapture_core.faces as f;"
     script += "f.choose_analyser = lambda *_: (toy.ToyAnalyser(), 'a toy');"
     script += "from magicapture_core.__main__ import main; sys.exit(main(sys.argv[2:]))"
-    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
-    arguments += ["--model", str(toy_folder), "--out", str(run), "--attention-resolution", "8"]
+    arguments = [*on_photos("train", photos, run), "--model", str(toy_folder), "--attention-resolution", "8"]
     arguments += ["--ti-steps", "5000", "--lora-steps", "1", "--batch-size", "1"]
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(Path(__file__).parent), *arguments],
@@ -345,28 +339,8 @@ def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys
 
     model = save_toy(tmp_path / "speaking", words=("toy", 16))
     out = tmp_path / "drafts"
-    arguments = [
-        "draft",
-        "--use-all",
-        "--subject",
-        str(photos["subject"]),
-        "--style",
-        str(photos["style"]),
-        "--out",
-        str(out),
-    ]
-    arguments += [
-        "--model",
-        str(model),
-        "-n",
-        "2",
-        "--seed",
-        "4",
-        "--steps",
-        "2",
-        "--subject-words",
-        "old woman",
-    ]
+    arguments = [*on_photos("draft", photos, out), "--model", str(model), "-n", "2", "--seed", "4"]
+    arguments += ["--steps", "2", "--subject-words", "old woman"]
     assert command_line.main(arguments) == 0
     assert sorted(path.name for path in out.iterdir()) == ["draft-seed4.png", "draft-seed5.png"]
     assert "not yet the face" in capsys.readouterr().out
