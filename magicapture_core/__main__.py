@@ -168,8 +168,8 @@ class Generate:
         with Progress(console=console) as progress:
             task = progress.add_task("Denoising", total=None)
 
-            def show(step: int, total: int) -> None:
-                progress.update(task, completed=step, total=total)
+            def show(_what: str, done: float, total: float | None) -> None:
+                progress.update(task, completed=done, total=total)
 
             portraits = []
             for portrait in generate(models, self.trained, self.config, analyser=analyser, progress=show):

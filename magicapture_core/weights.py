@@ -9,22 +9,20 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 """What the project ships: the bundled face models, the mini model, sample people."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with (bytes here, bytes in all or None)."""
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte; a slow line still delivers something within it
@@ -196,8 +194,9 @@ def find_weight(name: str) -> Path | None:
 def fetch_weight(name: str, progress: Progress | None = None) -> Path:
     """The file of this weight, downloaded first if need be.
 
-    A broken download is continued where it broke, now or at the next call. What arrives is compared with the
-    published size and sha256 before it gets its name. MissingFiles where it cannot be had.
+    A broken download is continued where it broke, now or at the next call. The file is compared with the
+    published size and sha256 before it gets its name. progress: called with bytes; a StoppedError that it raises
+    ends the download, which the next call continues. MissingFiles where the file cannot be had.
     """
     with _fetching:
         found = find_weight(name)
@@ -338,7 +337,7 @@ def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
                 file.write(chunk)
                 have += len(chunk)
                 if progress is not None:
-                    progress(have, total)
+                    progress(f"Downloading {entry.filename}", have, total)
     if total is not None and have < total:
         raise ConnectionError(f"the download broke off after {have:,} of {total:,} bytes")
 

@@ -110,9 +110,9 @@ class TestTiling:
         assert np.array_equal(out[::2, ::2], pixels)
 
     def test_progress_reaches_its_end(self) -> None:
-        told: list[tuple[int, int]] = []
+        told: list[tuple[str, float, float | None]] = []
         enlarge(noise(80, 80), toy_upscaler(2), tile=32, margin=8, progress=lambda *now: told.append(now))
-        assert told == [(n, 9) for n in range(1, 10)]
+        assert told == [("Super-resolution", n, 9) for n in range(1, 10)]
 
 
 class TestMiniUpscaler:

@@ -85,11 +85,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.mark.usefixtures("server")
 def test_download_tells_its_progress_and_is_kept() -> None:
-    told: list[tuple[int, int | None]] = []
-    path = fetch_weight(NAME, lambda here, total: told.append((here, total)))
+    told: list[tuple[str, float, float | None]] = []
+    path = fetch_weight(NAME, lambda *now: told.append(now))
     assert path == weights_dir() / "parsing_bisenet.pth"
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert told[-1] == (f"Downloading {WEIGHTS[NAME].filename}", len(CONTENT), len(CONTENT))
     assert [p.name for p in weights_dir().iterdir()] == ["parsing_bisenet.pth"]
     assert verify_weight(NAME) is True
 

@@ -15,6 +15,7 @@ from magicapture_core.config import PostprocessConfig
 from magicapture_core.console import BAD_INPUT, DONE, console
 from magicapture_core.files import unused
 from magicapture_core.problems import Problem
+from magicapture_core.progress import share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,9 @@ class Finish:
                 self.config,
                 analyser=analyser,
                 identity=identity,
-                progress=lambda what, share: progress.update(task, description=what, completed=share),
+                progress=lambda what, now, total: progress.update(
+                    task, description=what, completed=share(now, total)
+                ),
             )
         written = unused(self.out / f"{written_stem(path.name)}.finished.png")
         save_picture(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,9 +10,11 @@ from rich.markup import escape
 
 from magicapture_core.console import BAD_INPUT, DONE, console
 from magicapture_core.problems import Problem
+from magicapture_core.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as ProgressBar
+    from rich.progress import TaskID
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Weights:
         return DONE
 
     def _get(self) -> int:
-        from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        from rich.progress import DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import Progress as ProgressBar
 
         from magicapture_core.weights import WEIGHTS, fetch_weight, weight
 
@@ -53,9 +55,9 @@ class Weights:
         ]  # a misspelt name is told before anything is downloaded
         for entry in entries:
             columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-            with Progress(*columns, console=console, transient=True) as progress:
-                task = progress.add_task(entry.filename, total=entry.size)
-                path = fetch_weight(entry.name, _follower(progress, task))
+            with ProgressBar(*columns, console=console, transient=True) as bar:
+                task = bar.add_task(entry.filename, total=entry.size)
+                path = fetch_weight(entry.name, _follower(bar, task))
             console.print(f"{escape(str(path))}  Licence: {escape(entry.licence)}", soft_wrap=True)
         return DONE
 
@@ -83,5 +85,5 @@ class Weights:
         return BAD_INPUT if wrong else DONE
 
 
-def _follower(progress: Progress, task: TaskID) -> Callable[[int, int | None], None]:
-    return lambda here, total: progress.update(task, completed=here, total=total)
+def _follower(bar: ProgressBar, task: TaskID) -> Progress:
+    return lambda _what, done, total: bar.update(task, completed=done, total=total)

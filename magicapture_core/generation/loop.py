@@ -27,10 +27,8 @@ from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem, ran_out_of_memory
+from magicapture_core.progress import Progress, StoppedError
 from magicapture_core.prompts import apply_weights, learned_rows
-
-Progress = Callable[[int, int], object]
-"""Called after each denoising step with (steps done, steps in all). Returning False stops the generation."""
 
 
 def generate(
@@ -44,8 +42,9 @@ def generate(
     """Make `config.count` portraits with a run's adapter, yielded as they are ready, in order of their seeds.
 
     run: a run folder; None draws with the plain model. analyser: whose face recognition scores the portraits;
-    None chooses. The same seed gives the same picture however many are made at once. Whether the generator
-    ends, is closed or fails, the models are as they were before.
+    None chooses. The same seed gives the same picture however many are made at once.
+    progress: called after each denoising step; if it raises StoppedError, the generator ends without an error.
+    Whether the generator ends, is closed or fails, the models are as they were before.
     Raises Problem for a prompt or a run that cannot be used, at once rather than at the first portrait.
     """
     learned = None if run is None else Learned.from_run(Run.open(run), models, analyser)
@@ -72,10 +71,6 @@ def draft(
     return _portraits(Job.prepared(models, learned, config), progress)
 
 
-class _StoppedError(Exception):
-    """The progress callback asked to stop."""
-
-
 def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None, None]:
     batches = deque(job.batches())
     done = 0
@@ -84,8 +79,8 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     def step_done() -> None:
         nonlocal done
         done = min(done + 1, total)
-        if progress is not None and progress(done, total) is False:
-            raise _StoppedError
+        if progress is not None:
+            progress("Denoising", done, total)
 
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
@@ -97,7 +92,7 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
             seeds = batches.popleft()
             try:
                 yield from _denoise(job, pipeline, embeds, seeds, store, step_done)
-            except _StoppedError:
+            except StoppedError:
                 return
             except (MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,18 @@ import torch
 
 from magicapture_core.models.files import WEIGHT_NAMES, weight_variant
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import Progress
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """The paper's model."""
 HUB_SIZE = "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision"
-Progress = Callable[[int, int | None], None]
-"""Called with (bytes here, bytes in all or None) while a model is downloaded. What it raises ends the download."""
 
 
 def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path:
-    """The hub id's snapshot folder: from the cache if it is complete there, else downloaded."""
+    """The hub id's snapshot folder: from the cache if it is complete there, else downloaded.
+
+    progress: called with bytes; a StoppedError that it raises ends the download.
+    """
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -77,7 +78,7 @@ def _telling(progress: Progress) -> Any:
             moved = super().update(n)
             if self.unit == "B" and self.n > most:
                 most = int(self.n)
-                progress(most, int(self.total) if self.total else None)
+                progress("Downloading the model", most, int(self.total) if self.total else None)
             return moved
 
     return Telling

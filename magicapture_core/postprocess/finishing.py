@@ -24,10 +24,8 @@ from magicapture_core.postprocess.networks import (
 from magicapture_core.postprocess.restoration import RestoredFace, restore_faces
 from magicapture_core.postprocess.tiling import enlarge, resize
 from magicapture_core.problems import Problem, ran_out_of_memory
+from magicapture_core.progress import Progress
 from magicapture_core.weights import WEIGHTS, find_weight
-
-Progress = Callable[[str, float], object]
-"""Called with (what is being done, share of it done 0..1). Raising ends the work."""
 
 
 @dataclass(eq=False)
@@ -58,7 +56,8 @@ def finish(
     """Super-resolve and restore `pixels` ((h, w, 3) uint8 RGB).
 
     analyser: who finds and compares faces; None chooses, once a face must be found. identity: the subject's
-    (dim,) embedding, if known. device: None takes the GPU where there is one.
+    (dim,) embedding, if known. device: None takes the GPU where there is one. progress: called with bytes of a
+    download and with tiles; a StoppedError that it raises leaves this function.
     MissingFiles where weights that were asked for by name cannot be had, Problem where they are other files.
     """
     check_pixels(pixels)
@@ -105,9 +104,9 @@ class _Work:
                 f"The picture has {sides[0]}×{sides[1]} pixels and {what}: max_side is {config.max_side}."
             )
 
-    def say(self, what: str, share: float) -> None:
+    def say(self, what: str, done: float, total: float | None) -> None:
         if self._progress is not None:
-            self._progress(what, share)
+            self._progress(what, done, total)
 
     def upscaler(self) -> UpscalerNetwork | None:
         """The network to enlarge with; None: plainly, or not at all."""
@@ -123,7 +122,7 @@ class _Work:
                 )
         if kind == "lanczos":
             return None
-        self.say("Loading super-resolution", 0.0)
+        self.say("Loading super-resolution", 0, None)
         return upscaler(kind, self.factor, self.device, self._download("super-resolution"))
 
     def restorer(self) -> RestorerNetwork | None:
@@ -139,7 +138,7 @@ class _Work:
                 )
         if kind == "none" or self.config.restore_strength == 0:
             return None
-        self.say("Loading face restoration", 0.0)
+        self.say("Loading face restoration", 0, None)
         return restorer(kind, self.device, self._download("face restoration"))
 
     def upscale(self, network: UpscalerNetwork | None) -> None:
@@ -154,7 +153,7 @@ class _Work:
                 network,
                 tile=self.config.tile,
                 margin=self.config.tile_margin,
-                progress=lambda done, total: self.say("Super-resolution", done / total),
+                progress=self.say,
             )
             result = _mixed(plain, resize(large, self.size), self.config.upscale_strength)
         self.used["upscaled_with"] = network.name if network else "Lanczos"
@@ -166,7 +165,7 @@ class _Work:
         if network is None:
             return
         begun = time.perf_counter()
-        self.say("Face restoration", 0.0)
+        self.say("Face restoration", 0, 1)
         result, faces = restore_faces(
             self.done.pixels,
             network,
@@ -189,10 +188,11 @@ class _Work:
     def _keep(self, stage: str, pixels: np.ndarray, begun: float) -> None:
         self.done.pixels = self.done.stages[stage] = pixels
         self.done.seconds[stage] = time.perf_counter() - begun
-        self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1.0)
+        self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1, 1)
 
-    def _download(self, what: str) -> Callable[[int, int | None], None]:
-        return lambda here, total: self.say(f"Downloading {what}", here / total if total else 0.0)
+    def _download(self, what: str) -> Progress:
+        """Reports a download by what the file is for, as a user does not know its name."""
+        return lambda _file, done, total: self.say(f"Downloading {what}", done, total)
 
 
 def _mixed(plain: np.ndarray, sharp: np.ndarray, strength: float) -> np.ndarray:

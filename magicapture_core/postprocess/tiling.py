@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from magicapture_core.postprocess.networks import UpscalerNetwork
-
-Progress = Callable[[int, int], object]
-"""Called with (tiles done, tiles in all)."""
+from magicapture_core.progress import Progress
 
 # Networks with pixel unshuffling want even sides, and a single pixel has no neighbours to look at.
 _MULTIPLE, _SMALLEST = 4, 16
@@ -43,7 +41,7 @@ def enlarge(
             weights = _ramp(x1 - x0, left - x0 and 2 * fade, x1 - right and 2 * fade, scale)
             band[:, x0 * scale : x1 * scale] += piece * weights[None, :, None]
             if progress is not None:
-                progress(number * len(columns) + column + 1, len(rows) * len(columns))
+                progress("Super-resolution", number * len(columns) + column + 1, len(rows) * len(columns))
         if pending is not None:
             overlap = len(pending)
             weights = _ramp(y1 - y0, 2 * fade, 0, scale)[:overlap, None, None]

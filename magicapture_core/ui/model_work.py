@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import Framing, TrainConfig, from_dict
-from magicapture_core.jobs import StoppedError
 from magicapture_core.problems import Problem
+from magicapture_core.progress import Progress, StoppedError, share
 from magicapture_core.ui.lent_gpu import Told, lending
 from magicapture_core.weights import ASSETS
 
@@ -140,12 +140,12 @@ class ModelWork:
         return SD15 if shutil.which("nvidia-smi") or lending() else "mini"
 
 
-def _downloading(job: Told) -> Callable[[int, int | None], None]:
-    def progress(here: int, total: int | None) -> None:
+def _downloading(job: Told) -> Progress:
+    def progress(_what: str, here: float, total: float | None) -> None:
         if job.stopping:
             raise StoppedError
         of_all = f" of {_bytes(total)}" if total else ""
-        job.say(f"Downloading the model, once: {_bytes(here)}{of_all}", here / total if total else 0.0)
+        job.say(f"Downloading the model, once: {_bytes(here)}{of_all}", share(here, total))
 
     return progress
 
@@ -174,5 +174,5 @@ def _weights(path: Path) -> int:
         return 0
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
