@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.console import BAD_INPUT, DONE, console, show_note, show_problem
 from magicapture_core.commands.inputs import written_stem
 from magicapture_core.commands.signing import Signing
 from magicapture_core.config import PostprocessConfig
-from magicapture_core.console import BAD_INPUT, DONE, console
 from magicapture_core.files import unused
 from magicapture_core.problems import Problem
 from magicapture_core.progress import share
@@ -55,9 +55,7 @@ class Finish:
         if not paths:
             raise Problem("Name at least one picture to finish.")
         if self.config.restore == "codeformer":
-            console.print(
-                "[yellow]Note[/] CodeFormer's weights are for non-commercial use only (S-Lab License 1.0)."
-            )
+            show_note("CodeFormer's weights are for non-commercial use only (S-Lab License 1.0).")
         analyser, reason = choose_analyser(self.faces)
         console.print(f"[dim]{escape(reason)}[/]")
         identity = None if self.likeness is None else _identity(self.likeness, analyser)
@@ -70,7 +68,7 @@ class Finish:
                 if len(paths) == 1:
                     raise
                 unreadable += 1
-                console.print(f"[red]Problem:[/] {escape(str(problem))}")
+                show_problem(str(problem))
                 continue
             if signer is not None:
                 signer.sign(written)
@@ -78,7 +76,7 @@ class Finish:
 
     def _finish(self, path: Path, analyser: FaceAnalyser, identity: np.ndarray | None) -> Path:
         from PIL import Image
-        from rich.progress import Progress
+        from rich.progress import Progress as ProgressBar
 
         from magicapture_core.photos import read_photo
         from magicapture_core.postprocess import finish
@@ -86,14 +84,14 @@ class Finish:
 
         pixels = read_photo(path, max_side=None).pixels
         said = read_provenance(path)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("Preparing", total=1.0)
+        with ProgressBar(console=console, transient=True) as bar:
+            task = bar.add_task("Preparing", total=1.0)
             done = finish(
                 pixels,
                 self.config,
                 analyser=analyser,
                 identity=identity,
-                progress=lambda what, now, total: progress.update(
+                progress=lambda what, now, total: bar.update(
                     task, description=what, completed=share(now, total)
                 ),
             )

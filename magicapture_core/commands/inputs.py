@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from magicapture_core.console import console
+from magicapture_core.commands.console import console, show_note
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ def _say_what_is_not_read(folder: Path) -> None:
 
     others = [path.name for path in other_files(folder) if path.name not in _OURS]
     if others:
-        console.print(
-            f"[yellow]Note[/] {escape(str(folder))}: not read, for their names do not end as photos' do: "
-            f"{escape(', '.join(others))}"
-        )
+        show_note(f"{folder}: not read, for their names do not end as photos' do: {', '.join(others)}")
 
 
 def read_concept(
@@ -108,7 +105,7 @@ def read_concept(
     )
     for example in concept.examples:
         for warning in example.warnings:
-            console.print(f"[yellow]Note[/] {escape(example.name)}: {escape(warning)}")
+            show_note(f"{example.name}: {warning}")
     return concept
 
 
@@ -157,9 +154,7 @@ def read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
     if not masks:
         raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
     if unused:
-        console.print(
-            f"[yellow]Note[/] {escape(str(folder))}: no mask of any photo, so not used: {escape(', '.join(unused))}"
-        )
+        show_note(f"{folder}: no mask of any photo, so not used: {', '.join(unused)}")
     return masks
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.console import BAD_INPUT, DONE, console
 from magicapture_core.commands.signing import Signing
-from magicapture_core.console import BAD_INPUT, DONE, console
 from magicapture_core.formats import REFUSED, paper, photo_spec
 from magicapture_core.problems import Problem
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.markup import escape
 
-from magicapture_core.console import BAD_INPUT, DONE, console
+from magicapture_core.commands.console import BAD_INPUT, DONE, console
 from magicapture_core.problems import Problem
 from magicapture_core.progress import Progress
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,21 +30,20 @@ from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
 from magicapture_core.evaluation.judges import Judges, Seen
 from magicapture_core.evaluation.methods import METHODS, Method
-from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Setup, Task
+from magicapture_core.evaluation.tasks import SMOKE, EncoderName, FaceVariant, Setup, Task
 from magicapture_core.faces import choose_analyser
 from magicapture_core.files import atomic_file
 from magicapture_core.generation import generate
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import Problem
+from magicapture_core.progress import Progress
 from magicapture_core.prompts import COMPOSED_PROMPT
 from magicapture_core.training import train
 
 FIRST_SEED = 1000
 """Of the pictures; the same for every cell, so that methods are compared on the same noise."""
 SMOKE_STEPS = 2
-
-Say = Callable[[str], None]
 
 
 def is_done(task: Task, setup: Setup, out: Path) -> bool:
@@ -68,14 +67,18 @@ def read_cell(task: Task, out: Path) -> dict[str, Any] | None:
     return cell
 
 
-def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> None:
-    """Train, draw and judge what is still missing of the cell. Raises Problem where it cannot be done."""
+def run_cell(task: Task, setup: Setup, out: Path, progress: Progress | None = None) -> None:
+    """Train, draw and judge what is still missing of the cell. Raises Problem where it cannot be done.
+
+    progress: called after each optimizer step, with the cell's name. If it raises StoppedError, the training is saved,
+    and the next call continues it.
+    """
     if is_done(task, setup, out):
         return
     folder, method, models = task.folder(out), METHODS[task.method], models_for(setup.model)
     prompts = _prompts(setup)
     if any(not path.exists() for path in _pictures(folder, prompts)):
-        _train(task, setup, models, folder, say)
+        _train(task, setup, models, folder, progress)
         for kind, (prompt, count) in prompts.items():
             _draw(kind, prompt, count, setup, method, models, folder)
     cell = _judge(task, setup, folder, prompts)
@@ -88,7 +91,7 @@ def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> 
 # --- train ----------------------------------------------------------------------------------------
 
 
-def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say) -> None:
+def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, progress: Progress | None) -> None:
     marker, run_folder = folder / "trained.json", folder / "run"
     if marker.exists() and all(
         (run_folder / "adapter" / name).exists() for name in _trained(folder)["files"]
@@ -114,8 +117,8 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say
     )
     with closing(reports):
         for report in reports:
-            if report.step % 50 == 0:
-                say(f"step {report.step} of {report.total_steps}")
+            if progress is not None:
+                progress(str(task), report.step, report.total_steps)
     run = Run.open(run_folder)
     rows = run.losses()
     facts = {
@@ -179,7 +182,7 @@ def _draw(
 def portrait_settings(models: ModelBundle, setup: Setup) -> GenerateConfig:
     """How every method's pictures are made, but for the adapter's scale."""
     config = from_dict(GenerateConfig, dict(models.generate_defaults))
-    steps = setup.steps or (SMOKE_STEPS if setup.schedule == "smoke" else config.steps)
+    steps = setup.steps or (SMOKE_STEPS if setup.schedule == SMOKE else config.steps)
     return replace(config, steps=steps)
 
 

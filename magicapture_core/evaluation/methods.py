@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
-from magicapture_core.evaluation.tasks import Schedule
+from magicapture_core.evaluation.tasks import SMOKE
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem
+from magicapture_core.schedules import PAPER, known_schedules
 
 QUICK_PRIOR = 40
 """Pictures of any person in the quick schedule: a fifth of the papers' 200, for some tenth of their steps."""
@@ -52,11 +53,11 @@ class Method:
     paper_row: tuple[float, float, float] | None = None
     """CSIM, Style and Aesthetic in MagiCapture's Table 1 (SD 1.5; 10 identities × 10 styles × 100 pictures)."""
 
-    def config(self, schedule: Schedule, models: ModelBundle, seed: int = 0) -> TrainConfig:
-        """Its settings for a model. Raises Problem for "quick" where the model brings no such schedule."""
+    def config(self, schedule: str, models: ModelBundle, seed: int = 0) -> TrainConfig:
+        """Its settings for a model. Raises Problem for a schedule that neither the model nor evaluations have."""
         base = _base(schedule, models)
         values = {**to_dict(base), **self.changes, "seed": seed}
-        if schedule == "paper":
+        if schedule == PAPER:
             values |= self.paper
         else:
             values |= self._moved_steps(base)
@@ -76,14 +77,10 @@ class Method:
         return {}
 
 
-def _base(schedule: Schedule, models: ModelBundle) -> TrainConfig:
+def _base(schedule: str, models: ModelBundle) -> TrainConfig:
     """MagiCapture's own settings in a schedule."""
-    if schedule not in get_args(Schedule):
-        raise Problem(f"--schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}.")
     start = {"resolution": models.resolution}
-    if schedule == "paper":
-        return from_dict(TrainConfig, start)
-    if schedule == "smoke":
+    if schedule == SMOKE:
         few = {
             "ti_steps": 2,
             "lora_steps": 2,
@@ -93,11 +90,13 @@ def _base(schedule: Schedule, models: ModelBundle) -> TrainConfig:
         }
         side = models.schedules.get("quick", {}).get("attention_resolution")
         return from_dict(TrainConfig, {**start, **few, "attention_resolution": side})
-    if "quick" not in models.schedules:
+    known = known_schedules(models.schedules)
+    if schedule not in known:
         raise Problem(
-            f"{models.name} brings no quick schedule (magicapture.json beside its weights). Use --schedule paper."
+            f"The schedule must be one of {', '.join([SMOKE, *known])} for this model, got {schedule!r}."
         )
-    return from_dict(TrainConfig, {**start, "prior_pictures": QUICK_PRIOR, **models.schedules["quick"]})
+    few_pictures = {} if schedule == PAPER else {"prior_pictures": QUICK_PRIOR}
+    return from_dict(TrainConfig, {**start, **few_pictures, **known[schedule]})
 
 
 METHODS: dict[str, Method] = {

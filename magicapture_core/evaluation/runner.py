@@ -24,6 +24,7 @@ from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import Progress
 
 RETRIES = 3
 """How often a task is given to another worker when its own died."""
@@ -144,11 +145,11 @@ Outcome = tuple[Task, float, str | None]
 """A task, its seconds, and what went wrong (None where nothing did)."""
 
 
-def attempt(task: Task, setup: Setup, out: Path, say: Callable[[str], None] = lambda _: None) -> Outcome:
+def attempt(task: Task, setup: Setup, out: Path, progress: Progress | None = None) -> Outcome:
     """Do one cell. What the user can mend comes back as a sentence; anything else is a mistake and is raised."""
     started = time.monotonic()
     try:
-        run_cell(task, setup, out, say)
+        run_cell(task, setup, out, progress)
     except Problem as problem:
         return task, time.monotonic() - started, str(problem)
     return task, time.monotonic() - started, None
@@ -161,16 +162,19 @@ def run(
     *,
     ray: str | None = None,
     work: Callable[[Task, Setup, Path], Outcome] = attempt,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Iterator[Done]:
     """Do every cell that is not done yet, and report each. A cell that fails is reported and the others go on.
 
     ray: None for this process; "local" for as many workers as this machine has cores; else a cluster's address, all
     of whose machines see `out` under the same path (and the model and weights, too). work: what a Ray worker does.
+    progress: see `run_cell`; it is not called with Ray.
     """
     missing = [task for task in tasks if not is_done(task, setup, out)]
     failed: dict[str, str] = {}
-    one_by_one = _here(missing, setup, out, say) if ray is None else _on_ray(missing, setup, out, ray, work)
+    one_by_one = (
+        _here(missing, setup, out, progress) if ray is None else _on_ray(missing, setup, out, ray, work)
+    )
     for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
         if problem is not None:
             failed[str(task)] = problem
@@ -196,9 +200,9 @@ def _write_failures(out: Path, failed: dict[str, str]) -> None:
         temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
 
 
-def _here(tasks: Sequence[Task], setup: Setup, out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
+def _here(tasks: Sequence[Task], setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
     for task in tasks:
-        yield attempt(task, setup, out, lambda text, task=task: say(f"{task}: {text}"))  # type: ignore[misc]
+        yield attempt(task, setup, out, progress)
 
 
 def _on_ray(

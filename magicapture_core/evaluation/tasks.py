@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Schedule = Literal["smoke", "quick", "paper"]
 EncoderName = Literal["auto", "clip", "statistics"]
 FaceVariant = Literal["auto", "bundled", "facexlib"]
+
+SMOKE = "smoke"
+"""A schedule of evaluations only: two steps a phase, to test that everything works."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Setup:
 
     benchmark: str
     model: str
-    schedule: Schedule
+    schedule: str
+    """SMOKE, or a schedule of the model (magicapture_core.schedules)."""
     pictures: int
     """Of the composed prompt, per cell."""
     edited_pictures: int
