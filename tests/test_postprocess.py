@@ -25,6 +25,7 @@ from magicapture_core.postprocess.networks import RestorerNetwork, UpscalerNetwo
 from magicapture_core.postprocess.restoration import aligned, restore_faces, soft_mask
 from magicapture_core.postprocess.tiling import enlarge, resize
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import StoppedError
 from magicapture_core.weights import ASSETS, find_weight
 
 CPU = torch.device("cpu")
@@ -189,6 +190,13 @@ class TestFinish:
         done = finish(noise(10, 100), replace(PLAIN, upscale=8, max_side=200))
         assert done.pixels.shape == (20, 200, 3)
         assert "×2 only" in done.notes[0]
+
+    def test_it_is_stopped_by_its_progress(self) -> None:
+        def stop(*_: object) -> None:
+            raise StoppedError
+
+        with pytest.raises(StoppedError):
+            finish(noise(16, 16), PLAIN, progress=stop)
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
     def test_extreme_shapes(self, size: tuple[int, int]) -> None:
