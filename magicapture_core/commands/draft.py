@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Draft:
-    """See a person roughly in a style within seconds, without training. A training then makes the face true."""
+    """Show a person in a style in seconds, without training. The face is only similar; a training makes it accurate."""
 
     subject: Path
     """Folder with 4 to 6 photos of one person."""
@@ -31,7 +31,7 @@ class Draft:
     preset: str | None = None
     """A ready-made style instead of --style: the name of a folder in presets/."""
     model: str = "mini"
-    """A model that brings words.safetensors; the built-in one does."""
+    """A model with words.safetensors; the built-in one has it."""
     subject_words: str = "person"
     """What the person is called in the prompt: woman, man or person, after young, middle-aged or old if wanted."""
     use_all: bool = False
@@ -70,7 +70,7 @@ class Draft:
             "analyser": analyser,
         }
         subject = read_concept("subject", self.subject, use_all=self.use_all, **cut)
-        every = self.use_all or self.preset is not None  # a preset was chosen by people who looked
+        every = self.use_all or self.preset is not None  # the photos of presets were checked by people
         style = read_concept("style", look, use_all=every, **cut)
         self.out.mkdir(parents=True, exist_ok=True)
         files: dict[int, Path] = {}

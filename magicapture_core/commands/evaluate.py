@@ -34,7 +34,7 @@ STEPS_BETWEEN_LINES = 50
 class Evaluate:
     """Compare methods on a benchmark (--benchmark), or score the checkpoints of one training (--run).
 
-    A benchmark goes on where it was stopped: give the same command again.
+    To continue a benchmark that was stopped, give the same command again.
     """
 
     out: Path
@@ -49,9 +49,9 @@ class Evaluate:
     """smoke: two steps a phase, to test that everything works; quick, or another one that comes with the model; paper:
     each method as in its own paper. Default: quick where the model has its own (mini has), else paper."""
     identities: str | None = None
-    """How many people, the first of the benchmark; or their names, with commas. Default: all."""
+    """How many people, the first ones of the benchmark; or their names, with commas. Default: all."""
     styles: str | None = None
-    """How many styles, the first of the benchmark; or their names, with commas. Default: all."""
+    """How many styles, the first ones of the benchmark; or their names, with commas. Default: all."""
     pictures: int = 8
     """Pictures of the composed prompt per cell (or per checkpoint and scale, with --run)."""
     edited_pictures: int = 0
@@ -59,11 +59,11 @@ class Evaluate:
     steps: int | None = None
     """Denoising steps. Default: as the model suggests."""
     faces: FaceVariant = "auto"
-    """Which face networks training uses. The judge of likeness is another one where it can be had."""
+    """Which face networks training uses. Likeness is scored by another one, if one is present."""
     encoder: EncoderName = "auto"
-    """Who judges style: CLIP ViT-L/14 where its files are here, else statistics that come with MagiCapture."""
+    """What scores style: CLIP ViT-L/14 if its files are present, else statistics that come with MagiCapture."""
     ray: str | None = None
-    """Spread the cells over a Ray cluster: its address, or "local" for workers on this machine."""
+    """Run the cells on a Ray cluster: its address, or "local" for workers on this machine."""
     keep_runs: bool = False
     """Keep checkpoints and whole UNets of finished cells."""
     seed: int = 0
@@ -80,7 +80,7 @@ class Evaluate:
     """With --run: let `generate` and `export` use the recommended checkpoint from now on."""
 
     def run(self) -> int:
-        """Exits 1 where a cell could not be done."""
+        """Exits 1 if a cell failed."""
         if (self.run_folder is None) == (self.benchmark is None):
             raise Problem("Give either --benchmark mini|FOLDER or --run RUN, one of the two.")
         if self.pictures < 1 or self.edited_pictures < 0:
@@ -127,7 +127,7 @@ class Evaluate:
         from magicapture_core.models import HUB_ID, best_device
 
         name = self.model or (HUB_ID if best_device().type == "cuda" else "mini")
-        # By its whole path: other machines have other working folders.
+        # As an absolute path: other machines have other working folders.
         name = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
         models = models_for(name)
         likeness = choose_analyser(self.faces)[0].embedder().name

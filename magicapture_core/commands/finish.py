@@ -1,4 +1,4 @@
-"""python -m magicapture_core finish: pictures become portraits to keep."""
+"""python -m magicapture_core finish: super-resolution and face restoration of pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Finish:
-    """Super-resolve pictures and restore their faces, as far as the likeness allows."""
+    """Super-resolve pictures and restore their faces, with a limit on the loss of likeness."""
 
     pictures: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures, or folders of pictures."""
@@ -118,7 +118,7 @@ def _tell(path: Path, before: np.ndarray, done: Finished, written: Path) -> None
 
 
 def _identity(folder: Path, analyser: FaceAnalyser) -> np.ndarray:
-    """The run's person as `analyser`'s network knows them. Problem if the run has none or another network's."""
+    """The embedding of the run's person. Problem if the run has none, or one of another network than `analyser`'s."""
     from magicapture_core.checkpoints import Run
 
     stored = Run.open(folder).identity()

@@ -81,7 +81,7 @@ class Generate:
 
 
 def _write_heat(portrait: Portrait, heat: np.ndarray, path: Path, private: bool) -> None:
-    """It shows the face, so it is marked as the portrait is."""
+    """Write the heat map over the portrait. It shows the face, so it gets the same provenance marks as the portrait."""
     import numpy as np
     from PIL import Image
 
@@ -92,5 +92,5 @@ def _write_heat(portrait: Portrait, heat: np.ndarray, path: Path, private: bool)
 
 
 def _file_part(word: str) -> str:
-    """Short enough for a file's name, whatever its letters: 40 of them are at most 160 bytes."""
+    """The word as a part of a file name: at most 40 letters, which are at most 160 bytes."""
     return "".join(letter if letter.isalnum() else "_" for letter in word).strip("_")[:40] or "word"

@@ -82,7 +82,7 @@ class Train:
             "analyser": analyser,
         }
         subject = read_concept("subject", self.subject, masks=self.subject_masks, use_all=self.use_all, **cut)
-        every = self.use_all or self.preset is not None  # a preset was chosen by people who looked
+        every = self.use_all or self.preset is not None  # the photos of presets were checked by people
         style = read_concept("style", look, masks=self.style_masks, use_all=every, **cut)
         reports = train(
             models,

@@ -1,4 +1,4 @@
-"""python -m magicapture_core weights: which weight files there are, getting them, checking them."""
+"""python -m magicapture_core weights: list, download and verify weight files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Weights:
     """List, get or verify the weight files that MagiCapture can use."""
 
     action: tyro.conf.Positional[Literal["list", "get", "verify"]]
-    """list: what there is, its licence, and whether it is here. get: download. verify: compare with published sums."""
+    """list: all files, with licence, and whether they are on this computer. get: download. verify: compare with the
+    published sha256 sums."""
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; see list. For verify, none means all that are here."""
+    """Names of weight files, as in list. For verify, no name means all files on this computer."""
 
     def run(self) -> int:
-        """get exits 1 if a file cannot be had, verify if one differs from what was published or is not here."""
+        """get exits 1 if a file cannot be downloaded, verify if one is missing or differs from the published one."""
         return {"list": self._list, "get": self._get, "verify": self._verify}[self.action]()
 
     def _list(self) -> int:
@@ -50,9 +51,7 @@ class Weights:
 
         if not self.names:
             raise Problem(f"Say which weight files to get. Known: {', '.join(WEIGHTS)}.")
-        entries = [
-            weight(name) for name in self.names
-        ]  # a misspelt name is told before anything is downloaded
+        entries = [weight(name) for name in self.names]  # reports a wrong name before anything is downloaded
         for entry in entries:
             columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
             with ProgressBar(*columns, console=console, transient=True) as bar:

@@ -1,4 +1,4 @@
-"""The denoising loop, a generator of portraits, and the adapter's way in and out of the model."""
+"""Generation of portraits: the denoising loop, with the adapter loaded into the model during it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def generate(
     analyser: FaceAnalyser | None = None,
     progress: Progress | None = None,
 ) -> Generator[Portrait, None, None]:
-    """Make `config.count` portraits with a run's adapter, yielded as they are ready, in order of their seeds.
+    """Make `config.count` portraits with a run's adapter. Yields each when it is ready, in order of their seeds.
 
-    run: a run folder; None draws with the plain model. analyser: whose face recognition scores the portraits;
-    None chooses. The same seed gives the same picture however many are made at once.
+    run: a run folder; None uses the model without an adapter. analyser: its face recognition network scores the
+    portraits; None chooses one. The same seed gives the same picture for any number of pictures in a batch.
     progress: called after each denoising step; if it raises StoppedError, the generator ends without an error.
-    Whether the generator ends, is closed or fails, the models are as they were before.
-    Raises Problem for a prompt or a run that cannot be used, at once rather than at the first portrait.
+    When the generator has ended, was closed or has failed, the models are as they were before.
+    Raises Problem for a prompt or a run that cannot be used, immediately and not at the first portrait.
     """
     learned = None if run is None else Learned.from_run(Run.open(run), models, analyser)
     return _portraits(Job.prepared(models, learned, config), progress)
@@ -61,11 +61,11 @@ def draft(
     noun: str = "person",
     progress: Progress | None = None,
 ) -> Generator[Portrait, None, None]:
-    """Portraits before any training: the look of the style, and roughly the person.
+    """Portraits before any training: they show the style, and the person approximately.
 
-    Unlike the paper: [V1] and [V2] are words that a model with `words.safetensors` makes of the photos. noun: what
-    the person is called in the prompt, for instance "woman" or "old man". Otherwise as `generate`.
-    Raises Problem at once where the model brings no such words, or no photo shows a face.
+    Unlike the paper: [V1] and [V2] are embeddings that a model with `words.safetensors` computes from the photos. noun:
+    the noun for the person in the prompt, for example "woman" or "old man". Otherwise as `generate`.
+    Raises Problem immediately if the model has no `words.safetensors`, or if no photo shows a face.
     """
     learned = Learned.from_photos(models, subject, style, analyser, noun)
     return _portraits(Job.prepared(models, learned, config), progress)

@@ -1,4 +1,4 @@
-"""A picture becomes a portrait to keep: super-resolution, then face restoration, each timed and told."""
+"""Finishing of a picture: super-resolution and face restoration, with the time and the notes of each stage."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Finished:
 
     pixels: np.ndarray
     stages: dict[str, np.ndarray]
-    """Stage ("upscale", "restore") -> the picture after it, in the order they ran; stages that did nothing lack."""
+    """Stage ("upscale", "restore") -> the picture after it, in order; stages that did nothing are left out."""
     seconds: dict[str, float]
-    """Stage -> how long it took, loading not counted; "load" is the loading of networks."""
+    """Stage -> seconds, without loading; "load" is the time for loading networks."""
     faces: list[RestoredFace]
     notes: list[str]
-    """For the user: what was not done, and why; what the identity guard did."""
+    """For the user: what was not done and why; what the limit on the identity score (`identity_budget`) changed."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How it was made, for the file's metadata; plain JSON values."""
+    """The settings, for the file's metadata; plain JSON values."""
 
 
 def finish(
@@ -55,10 +55,10 @@ def finish(
 ) -> Finished:
     """Super-resolve and restore `pixels` ((h, w, 3) uint8 RGB).
 
-    analyser: who finds and compares faces; None chooses, once a face must be found. identity: the subject's
-    (dim,) embedding, if known. device: None takes the GPU where there is one. progress: called with bytes of a
-    download and with tiles; a StoppedError that it raises leaves this function.
-    MissingFiles where weights that were asked for by name cannot be had, Problem where they are other files.
+    analyser: finds and compares faces; None chooses one when it is needed. identity: the subject's (dim,) embedding, if
+    known. device: None uses the GPU if there is one. progress: called with bytes of a download and with tiles; this
+    function does not catch a StoppedError that it raises.
+    Raises MissingFiles if weights that the config names cannot be downloaded, Problem if a file has other content.
     """
     check_pixels(pixels)
     work = _Work(
@@ -85,7 +85,7 @@ def finish(
 
 
 class _Work:
-    """One picture on its way."""
+    """The state of one picture between the stages."""
 
     def __init__(
         self, pixels: np.ndarray, config: PostprocessConfig, device: torch.device, progress: Progress | None
@@ -109,7 +109,7 @@ class _Work:
             self._progress(what, done, total)
 
     def upscaler(self) -> UpscalerNetwork | None:
-        """The network to enlarge with; None: plainly, or not at all."""
+        """The network for super-resolution; None: plain interpolation, or no enlargement."""
         kind: str = self.config.upscaler
         if self.factor == 1 or self.config.upscale_strength == 0:
             return None
@@ -126,7 +126,7 @@ class _Work:
         return upscaler(kind, self.factor, self.device, self._download("super-resolution"))
 
     def restorer(self) -> RestorerNetwork | None:
-        """The network to restore faces with; None: not at all."""
+        """The network for face restoration; None: no restoration."""
         kind: str = self.config.restore
         if kind == "auto":
             kind = "gfpgan" if find_weight(RESTORER_WEIGHTS["gfpgan"]) else "none"
@@ -191,7 +191,7 @@ class _Work:
         self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1, 1)
 
     def _download(self, what: str) -> Progress:
-        """Reports a download by what the file is for, as a user does not know its name."""
+        """Reports a download with the purpose of the file: users do not know its name."""
         return lambda _file, done, total: self.say(f"Downloading {what}", done, total)
 
 
