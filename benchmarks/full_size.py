@@ -26,7 +26,7 @@ from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, concept, load_model, machine, ratio, show, take_turns
+from benchmarks.measuring import ROOT, concept, load_model, machine, ratio, show, take_turns
 from magicapture_core import GenerateConfig, TrainConfig, choose_analyser, generate, train
 from magicapture_core.config import from_dict
 from magicapture_core.models import ModelBundle

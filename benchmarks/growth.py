@@ -26,7 +26,7 @@ from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, machine, show
+from benchmarks.measuring import ROOT, machine, show
 from magicapture_core import (
     Photo,
     TrainConfig,

@@ -16,7 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, machine, show
+from benchmarks.measuring import ROOT, machine, show
 from tools.measured import measured
 
 

@@ -25,7 +25,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import machine, resident_bytes, show
+from benchmarks.measuring import machine, resident_bytes, show
 from benchmarks.wizard import server_process
 from tools import screenshots
 

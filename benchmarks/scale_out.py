@@ -23,7 +23,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, machine, show
+from benchmarks.measuring import ROOT, machine, show
 from magicapture_core import choose_analyser
 from magicapture_core.evaluation import runner
 from magicapture_core.evaluation.benchmark import load_benchmark

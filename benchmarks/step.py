@@ -26,7 +26,7 @@ from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, concept, load_model, machine, ratio, take_turns
+from benchmarks.measuring import ROOT, concept, load_model, machine, ratio, take_turns
 from benchmarks.plain_loop import PlainLoop
 from magicapture_core import TrainConfig, choose_analyser
 from magicapture_core.checkpoints import Run

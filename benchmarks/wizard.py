@@ -22,7 +22,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, machine, resident_bytes
+from benchmarks.measuring import ROOT, machine, resident_bytes
 from tools import screenshots
 
 READY = "#mc-people [data-act=person]"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from magicapture_core.postprocess import Finished, finish
     from magicapture_core.presets import Preset, load_preset, preset_names
     from magicapture_core.problems import MissingFiles, PhotoProblem, Problem, RunProblem
+    from magicapture_core.progress import StoppedError
+    from magicapture_core.schedules import scheduled_config
     from magicapture_core.training import StepReport, train
 
 _HOME = {
@@ -45,6 +47,8 @@ _HOME = {
     "postprocess": ("Finished", "finish"),
     "presets": ("Preset", "load_preset", "preset_names"),
     "problems": ("MissingFiles", "PhotoProblem", "Problem", "RunProblem"),
+    "progress": ("StoppedError",),
+    "schedules": ("scheduled_config",),
     "training": ("StepReport", "train"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
@@ -69,6 +73,7 @@ __all__ = [
     "Run",
     "RunProblem",
     "StepReport",
+    "StoppedError",
     "TrainConfig",
     "Verdict",
     "best_first",
@@ -84,6 +89,7 @@ __all__ = [
     "prepare_concept",
     "preset_names",
     "read_photo",
+    "scheduled_config",
     "train",
 ]
 

@@ -1,4 +1,4 @@
-"""Every setting, once. Command line, wizard, presets, checks and model cards derive from here."""
+"""Every setting, defined once. Command line, wizard, presets, checks and model cards use these classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from magicapture_core.problems import Problem
 
 SubjectKind = Literal["person", "object"]
 Framing = Literal["photo", "aligned"]
-"""How photos become square pictures: cut out as they are, or straightened to FFHQ's frame."""
+"""How photos become square pictures: "photo" crops them; "aligned" rotates and crops them as the FFHQ data set does."""
 InitialWords = Literal["paper", "photos"]
 AGES = ("young", "middle-aged", "old")
 PEOPLE = ("person", "woman", "man")
@@ -29,16 +29,16 @@ ConfigT = TypeVar("ConfigT", "TrainConfig", "GenerateConfig", "PostprocessConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a person and a style are learned. The defaults are the paper's, but for `identity_decode` and `flip`."""
+    """How a person and a style are learned. The defaults are the paper's, except `identity_decode` and `flip`."""
 
     subject_kind: SubjectKind = "person"
-    """What the subject photos show. "object" learns a thing: a foreground mask instead of a face mask,
-    and an image-feature similarity instead of face recognition in Eq. 7."""
+    """What the subject photos show. "object" learns a thing: with a foreground mask instead of a face mask, and in
+    Eq. 7 with a similarity of image features instead of face recognition."""
     subject_words: str = ""
     """What a person is called in prompts: "woman", "man" or "person", after an age in words if wanted (young,
-    middle-aged, old): "old man". Empty: "person". Helps a small model that would guess otherwise."""
+    middle-aged, old): "old man". Empty: "person". It helps small models, which would guess otherwise."""
     resolution: int = 512
-    """Side of the square training pictures, in pixels; a multiple of 8 that suits the model."""
+    """Side of the square training pictures, in pixels; a multiple of 8 that the model supports."""
     ti_steps: int = 1200
     """Optimizer steps of phase 1 (textual inversion)."""
     lora_steps: int = 1500
@@ -48,8 +48,8 @@ class TrainConfig:
     gradient_accumulation: int = 4
     """Batches per optimizer step. A step covers batch_size × gradient_accumulation items of each task."""
     items_per_call: int | None = None
-    """Items of each task that go through the UNet at once. None: as many as memory is expected to hold.
-    The gradient is the same whatever the value."""
+    """Items of each task in one call of the UNet. None: as many as are expected to fit into memory.
+    The gradient does not depend on this value."""
     ti_learning_rate: float = 5e-4
     """Learning rate of the two embeddings in phase 1."""
     lora_learning_rate: float = 1e-4
@@ -57,77 +57,78 @@ class TrainConfig:
     embedding_learning_rate: float = 1e-5
     """Learning rate of the two embeddings in phase 2."""
     learning_rate_decay: Literal["linear", "constant"] = "linear"
-    """Course of the learning rates within a phase, without warm-up (paper: silent; its code: linear)."""
+    """How the learning rates change within a phase; there is no warm-up. The paper does not say; its code: linear."""
     lora_weight_decay: float = 1e-3
-    """Weight decay of the LoRA weights (AdamW). Embeddings are never decayed."""
+    """Weight decay of the LoRA weights (AdamW). Embeddings have no weight decay."""
     max_grad_norm: float | None = None
-    """Clip the gradient to this norm. Unlike the paper, if set."""
+    """Unlike the paper, if set: clip the gradient to this norm."""
     trained: Trained = "lora"
-    """What phase 2 trains beside the embeddings. Unlike the paper, if not "lora": "cross_kv" trains the keys' and
-    values' projections of cross-attention themselves (Custom Diffusion), "unet" the whole UNet (DreamBooth)."""
+    """What phase 2 trains in addition to the embeddings. Unlike the paper, if not "lora": "cross_kv" trains the key and
+    value projections of cross-attention themselves (Custom Diffusion), "unet" the whole UNet (DreamBooth)."""
     lora_rank: int = 4
     """Rank of U and V in Eq. 3."""
     lora_alpha: float | None = None
-    """LoRA scaling numerator; the update is multiplied by alpha / rank. None: equal to the rank (Eq. 3)."""
+    """Alpha of LoRA: the update is multiplied by alpha / rank. None: equal to the rank (Eq. 3)."""
     lora_targets: tuple[LoraTarget, ...] = ("cross",)
-    """What LoRA adapts. Unlike the paper, if more than ("cross",): its code also adapts the others."""
+    """Which layers LoRA adapts. Unlike the paper, if more than ("cross",): the paper's code also adapts the others."""
     lambda_id: float = 0.25
-    """Weight of the identity loss, Eq. 7 (phase 2). 0 turns it and its second UNet pass off."""
+    """Weight of the identity loss, Eq. 7 (phase 2). 0 turns it off, and with it a second UNet pass."""
     lambda_attn: float = 2.5
     """Weight of Attention Refocusing, Eq. 8 (phase 2). 0 turns it off."""
     lambda_colour: float = 0.0
-    """Weight of the colour of the face (phase 2): unlike the paper, if above 0, the face of a composed picture is
-    drawn toward the colour that the faces of the style's photos share, as far as they share one."""
+    """Weight of a loss on the colour of the face (phase 2). Unlike the paper, if above 0: the face in a composed
+    picture gets a colour nearer to that of the faces in the style's photos, as far as these have one in common."""
     lambda_lightness: float = 0.0
-    """Weight of the lightness of the skin (phase 2): unlike the paper, if above 0, a person whose face is
-    darker than most in their own photos is drawn so in the style's light, too; nobody is drawn lighter than the
-    style's faces. A little is enough."""
+    """Weight of a loss on the lightness of the skin (phase 2). Unlike the paper, if above 0: a person whose face in
+    their own photos is darker than most people's is also drawn darker in the style's light; nobody is drawn lighter
+    than the faces of the style. Small values are enough."""
     composed_weight: float = 1.0
     """Weight of composed-prompt learning, Eq. 6 (phase 2). Unlike the paper, if 0: no composed prompt."""
     masked: bool = True
-    """Take Eqs. 4 to 6 over their regions. Unlike the paper, if not: over the whole picture, as methods do that know
-    no masks."""
+    """Compute Eqs. 4 to 6 over their regions. Unlike the paper, if false: over the whole picture, as methods without
+    masks do."""
     prior_weight: float = 0.0
-    """Weight of DreamBooth's prior preservation (phase 2). Unlike the paper, if above 0: pictures that the untrained
-    model makes of any person must stay as they are."""
+    """Weight of DreamBooth's prior preservation (phase 2). Unlike the paper, if above 0: the model is also trained on
+    pictures of any person that it made before the training, so that these stay as they are."""
     prior_pictures: int = 200
-    """How many of them are made before training."""
+    """How many pictures for `prior_weight` are made before training."""
     identity_time_limit: float = 0.8
-    """T' / T in Eq. 7: t_id is drawn from the first part of the noise schedule only."""
+    """T' / T in Eq. 7: t_id is sampled only from this first part of the noise schedule."""
     identity_decode: Literal["face", "full", "tiny"] = "face"
     """What is decoded for Eq. 7. Unlike the paper, which decodes the whole picture ("full"), the default "face" decodes
-    only the latents around the face, for less memory and time; the decoder then knows nothing of what lies around.
-    "tiny" decodes the face by the tiny decoder TAESD, whose weights must be at hand."""
+    only the latents around the face. This takes less memory and time; the decoder does not see the rest of the picture.
+    "tiny" decodes the face with the small decoder TAESD, whose weight files must be present."""
     attention_scale: Literal["extremes", "region"] = "extremes"
-    """What Eq. 8 measures a word's attention by: its map's own extremes, as in the paper, or, unlike the paper, its
-    mean within the word's region, so that a word gains nothing by being attended to less everywhere."""
+    """How Eq. 8 scales the attention map of a word. "extremes": by the map's minimum and maximum, as in the paper.
+    "region", unlike the paper: by its mean in the word's region, so that less attention everywhere does not reduce the
+    loss."""
     attention_resolution: int | None = None
-    """Side of the cross-attention maps that Eq. 8 listens to. None: nearest to resolution / 32 (16 at 512)."""
+    """Side of the cross-attention maps that Eq. 8 uses. None: the side nearest to resolution / 32 (16 at 512)."""
     style_weight: float = 2.0
     """Weight of Eqs. 5 and 6 in the first part of each phase."""
     style_weight_until: float = 0.5
-    """Length of that part, as a share of the phase."""
+    """Length of that first part, as a fraction of the phase."""
     embedding_norm: float | None = None
-    """Unlike the paper, if set (its code: 0.4): embeddings are pulled toward this norm in phase 1."""
+    """Unlike the paper, if set (its code: 0.4): in phase 1 the norm of the embeddings is moved toward this value."""
     initial_words: InitialWords = "paper"
-    """Where [V1] and [V2] start: as in the paper, or, unlike the paper, if "photos": as words that a model with
-    words.safetensors makes of the photos' faces and looks. Other models keep the paper's start."""
+    """First values of [V1] and [V2]: as in the paper, or, unlike the paper, if "photos": embeddings that a model with
+    words.safetensors computes from the faces and the style of the photos. Other models use the paper's values."""
     style_init_std: float = 0.017
-    """Standard deviation of the normal distribution from which [V2] starts."""
+    """Standard deviation of the normal distribution from which the first value of [V2] is drawn."""
     subject_init_word: str = "person"
-    """Word whose embedding [V1] starts from."""
+    """Word whose embedding is the first value of [V1]."""
     flip: bool = True
-    """Unlike the paper, which says nothing of it, also train on mirrored photos (with their mirrored masks and
-    landmarks): few photos then show more poses."""
+    """Unlike the paper, which does not mention it, also train on mirrored photos (with mirrored masks and landmarks):
+    few photos then show more poses."""
     gradient_checkpointing: bool = False
-    """Trade time for memory in the UNet's backward pass. It is done in any case where memory is not expected to hold
-    one item at a time without it."""
+    """Use less memory and more time in the UNet's backward pass. It is turned on automatically where one item at a time
+    is not expected to fit into memory without it."""
     seed: int = 0
-    """Seed of every random draw of the run."""
+    """Seed of all random numbers of the run."""
     checkpoint_every: int = 200
     """Optimizer steps between checkpoints (one is also written at the end of each phase and when stopped)."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints are kept on disk."""
     sample_every: int = 150
     """Optimizer steps between sample pictures of the composed prompt. 0: none."""
     sample_steps: int = 20
@@ -164,14 +165,14 @@ class TrainConfig:
 
     @property
     def noun(self) -> str:
-        """What the subject is called in prompts."""
+        """The noun for the subject in prompts."""
         return (
             self.subject_words if self.subject_words and self.subject_kind == "person" else self.subject_kind
         )
 
     @property
     def decodes(self) -> bool:
-        """Whether phase 2 decodes what it predicts, for Eq. 7 or what else is asked of the face."""
+        """Whether phase 2 decodes its prediction: for Eq. 7, or for the colour or lightness of the face."""
         return self.lambda_id + self.lambda_colour + self.lambda_lightness > 0
 
     @property
@@ -181,7 +182,7 @@ class TrainConfig:
 
     @property
     def attention_side(self) -> float:
-        """Side of the attention maps that is wanted; the model may only have one near it."""
+        """The wanted side of the attention maps; the model may only have a similar one."""
         return self.attention_resolution or self.resolution / 32
 
 
@@ -190,14 +191,14 @@ class GenerateConfig:
     """How portraits are made from a trained run."""
 
     prompt: str = "a photo of a {subject} in the {style}"
-    """What to show. {subject} stands for the learned person, {style} for the learned style. (word:1.3) counts 1.3
-    times as much, (word) 1.1 times, [word] less; \\( is a plain parenthesis."""
+    """What to show. {subject} stands for the learned person, {style} for the learned style. (word:1.3) gives a word 1.3
+    times the weight, (word) 1.1 times, [word] less; \\( is a plain parenthesis."""
     negative_prompt: str = ""
-    """What to avoid. Weights as in the prompt."""
+    """What to avoid. Words can have weights as in the prompt."""
     count: int = 4
     """How many portraits."""
     seed: int | None = None
-    """Seed of the first portrait; the others follow on. None: drawn at random and reported."""
+    """Seed of the first portrait; each next one has the next number. None: a random seed, which is reported."""
     steps: int = 50
     """Denoising steps."""
     guidance_scale: float = 7.0
@@ -211,12 +212,12 @@ class GenerateConfig:
     height: int | None = None
     """Height in pixels. None: the size the run was trained at."""
     enlarge: float | None = None
-    """How many times as wide and high each portrait is made by super-resolution. None: what suits the model; pictures
-    of full-size models stay as they are."""
+    """Factor by which super-resolution enlarges each portrait, in width and height. None: the model's own factor;
+    pictures of full-size models are not enlarged."""
     pictures_per_call: int | None = None
-    """Pictures denoised together. None: 4 on a GPU and for small models, else 1."""
+    """Pictures in one batch. None: 4 on a GPU and for small models, else 1."""
     attention_words: tuple[str, ...] = ()
-    """Words of the prompt whose attention heat maps are wanted ("{subject}" and "{style}" included)."""
+    """Words of the prompt for which attention heat maps are made; "{subject}" and "{style}" can be among them."""
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "prompt", "some text", self.prompt)
@@ -236,32 +237,34 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class PostprocessConfig:
-    """How a picture becomes a portrait to keep: super-resolution of all of it, restoration of its faces."""
+    """How a picture is finished: super-resolution of the whole picture, restoration of its faces."""
 
     upscale: float = 2.0
-    """How many times as wide and high the portrait is; 1 leaves the size alone."""
+    """Factor by which the portrait is enlarged, in width and height; 1 does not change the size."""
     upscaler: Upscaler = "auto"
-    """"realesrgan" (downloads its weights where they are not here), "mini" (small, bundled), "lanczos" (plain
-    enlargement). "auto": on a GPU Real-ESRGAN where its weights are here, else mini; it downloads nothing."""
+    """"realesrgan" (downloads its weights if they are not on this computer), "mini" (small, bundled), "lanczos" (plain
+    interpolation). "auto": Real-ESRGAN on a GPU if its weights are present, else mini; it downloads nothing."""
     upscale_strength: float = 1.0
-    """0 to 1: how much of the super-resolution to mix with the plain enlargement; less keeps more of the grain."""
+    """0 to 1: share of the super-resolution in a mix with plain interpolation; lower values keep more of the grain."""
     restore: Restorer = "auto"
     """"gfpgan" (GFPGAN v1.4), "codeformer" (for non-commercial use only) or "none"; the first two download their
-    weights where they are not here. "auto": GFPGAN where its weights are here, else none; it downloads nothing."""
+    weights if they are not on this computer. "auto": GFPGAN if its weights are present, else none; it downloads
+    nothing."""
     fidelity: float = 0.5
-    """CodeFormer only, 0 to 1: lower looks better, higher stays closer to the face as it was."""
+    """CodeFormer only, 0 to 1: lower values look better, higher values stay closer to the original face."""
     restore_strength: float = 1.0
-    """0 to 1: how much of the restored face to blend in, at most."""
+    """0 to 1: the largest share of the restored face in the blend with the original."""
     identity_budget: float = 0.1
-    """What restoration may cost of the identity score (a cosine); beyond it the face is blended back."""
+    """How much restoration may lower the identity score (a cosine). If it lowers it more, more of the original face is
+    blended in."""
     order: Literal["upscale_first", "restore_first"] = "upscale_first"
-    """Whether faces are restored after super-resolution or before it."""
+    """Whether super-resolution or face restoration is done first."""
     max_side: int = 4096
-    """The longest side of the portrait in pixels, whatever `upscale` says; it bounds memory and time."""
+    """Largest allowed side of the portrait in pixels, for any `upscale`; it limits memory and time."""
     tile: int = 256
-    """Side of the tiles that super-resolution works on, in pixels of the picture; it bounds memory."""
+    """Side of the tiles for super-resolution, in pixels of the picture; it limits memory."""
     tile_margin: int = 64
-    """What each tile sees of its neighbours, in pixels; less than the default can show seams."""
+    """Overlap of each tile with its neighbours, in pixels; with less than the default, seams can be visible."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.upscale <= 8, "upscale", "1 to 8", self.upscale)
@@ -276,11 +279,11 @@ class PostprocessConfig:
 
 
 LARGEST = 10**18
-"""Beyond it no setting means anything, and libraries overflow."""
+"""Largest number for any setting; larger ones have no meaning and cause overflows in libraries."""
 
 
 def check_noun(words: str) -> None:
-    """Raise Problem unless a person may be called so."""
+    """Raise Problem unless the words are allowed as `subject_words`."""
     *age, noun = words.split(" ")
     _require(noun in PEOPLE and (not age or (len(age) == 1 and age[0] in AGES)), "subject_words",
              f"one of {', '.join(PEOPLE)}, alone or after one of {', '.join(AGES)}", words)  # fmt: skip
@@ -304,13 +307,13 @@ def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
 
 
 def to_dict(config: TrainConfig | GenerateConfig | PostprocessConfig) -> dict[str, Any]:
-    """The config as plain values that JSON holds and `from_dict` takes back."""
+    """The config as plain values that can be stored as JSON and read by `from_dict`."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return values
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """`value` as the annotated type `hint` (a small closed set: the ones used above)."""
+    """`value` as the annotated type `hint`. Only the types of the fields above are supported."""
     origin, options = get_origin(hint), get_args(hint)
     if origin is types.UnionType:
         if value is None and type(None) in options:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from magicapture_core.problems import Problem, as_problem, forget_frames
+from magicapture_core.progress import StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,8 @@ TOO_LONG = (
 
 
 Stream = Generator[Any, None, None]
-"""Yields reports. Closing it saves what is worth saving."""
-
-
-class StoppedError(Exception):
-    """A stream may raise it where it sees that it was asked to stop and has nothing to save."""
+"""Yields reports. Closing it saves what is worth saving. It may raise StoppedError where it was asked to stop and has
+nothing to save."""
 
 
 @dataclass(frozen=True)

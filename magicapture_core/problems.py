@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Their text is shown to the user as it is."""
+"""Errors that a user can correct. Their text is shown to the user without changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 
 class Problem(ValueError):
-    """Something the user gave or lacks. `str(problem)` says what, expected, got and what to do."""
+    """A wrong or missing input of the user.
+
+    `str(problem)` says what is wrong, what was expected, what was given and what to do.
+    """
 
 
 class PhotoProblem(Problem):
@@ -16,16 +19,16 @@ class PhotoProblem(Problem):
 
 
 class MissingFiles(Problem):
-    """A model or weight file that is neither here nor to be had."""
+    """A model or weight file that is not on this computer and cannot be downloaded."""
 
 
 class RunProblem(Problem):
-    """A run that cannot be started, resumed or read, or that broke down (NaN)."""
+    """A run that cannot be started, resumed or read, or whose numbers became invalid (NaN)."""
 
 
 class OutOfMemory(RunProblem):
-    """A run that did not fit into memory. `smaller`: settings with which it may go on, learning the same; may be
-    empty."""
+    """A run that did not fit into memory. `smaller`: settings that use less memory and do not change what is learned;
+    the run can be resumed with them. It can be empty."""
 
     def __init__(self, text: str, smaller: dict[str, Any]) -> None:
         super().__init__(text)
@@ -44,9 +47,10 @@ MEMORY = re.compile(
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python says that memory did not suffice, on whatever device.
+    """Whether an error of torch or Python means that there was not enough memory, on any device.
 
-    accelerate's `should_reduce_batch_size` knows fewer of these sentences, and takes what cuDNN cannot do for one.
+    accelerate's `should_reduce_batch_size` knows fewer of these messages, and also accepts unsupported operations of
+    cuDNN.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -54,12 +58,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Before an error is kept: its traceback and cause hold every local variable of the work that failed."""
+    """Remove traceback and cause from an error that is stored.
+
+    They would keep all local variables of the failed work in memory.
+    """
     error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def as_problem(error: Exception) -> Problem | None:
-    """The error as something to tell the user; None if it is a fault of the program."""
+    """The error as a Problem for the user; None if it is a fault of the program."""
     if isinstance(error, Problem):
         return error
     if ran_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""Every weight file that is not a diffusion model: what it is, where it comes from, and getting it here safely."""
+"""All weight files except diffusion models: what they are, where they come from, and safe downloads."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-"""What the project ships: the bundled face models, the mini model, sample people."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with (bytes here, bytes in all or None)."""
+"""Files that come with the project: face models, the mini model, sample people."""
 
 _CHUNK = 1 << 20
-_TIMEOUT = 30.0  # seconds without a byte; a slow line still delivers something within it
-_ATTEMPTS = 3  # a broken line is taken up again where it broke; after three breaks the user should know
+_TIMEOUT = 30.0  # seconds without a byte; also slow connections deliver something in this time
+_ATTEMPTS = 3  # a broken download is continued; after three breaks the user is told
 _SEARCH_DEPTH = 3  # deep enough for CodeFormer's weights/facelib/… and gfpgan/weights/…, never a whole disk
 
 
@@ -40,18 +38,18 @@ class Weight:
     filename: str
     """Its published file name."""
     size: int | None
-    """Bytes, where known."""
+    """Bytes, if known."""
     sha256: str | None
-    """Where publicly known."""
+    """If published."""
     licence: str
     url: str
     purpose: str
     aliases: tuple[str, ...] = ()
-    """Other file names under which the same weights circulate."""
+    """Other file names of the same weights."""
 
     @property
     def readable_size(self) -> str:
-        """The size in words."""
+        """The size as text."""
         return "size unknown" if self.size is None else f"{self.size / 1e6:.0f} MB"
 
 
@@ -161,14 +159,14 @@ WEIGHTS: dict[str, Weight] = {
 
 
 def weight(name: str) -> Weight:
-    """The registry's entry; Problem for an unknown name."""
+    """The entry of WEIGHTS; Problem for an unknown name."""
     if name not in WEIGHTS:
         raise Problem(f"There is no weight file called {name!r}. Known: {', '.join(WEIGHTS)}.")
     return WEIGHTS[name]
 
 
 def weights_dir() -> Path:
-    """Where weight files are kept: MAGICAPTURE_WEIGHTS, else a folder in the platform's cache. May not exist yet."""
+    """The folder for weight files: MAGICAPTURE_WEIGHTS, else a folder in the platform's cache. It may not exist yet."""
     chosen = os.environ.get("MAGICAPTURE_WEIGHTS", "").strip()
     if chosen:
         return Path(chosen).expanduser()
@@ -178,10 +176,10 @@ def weights_dir() -> Path:
 
 
 def find_weight(name: str) -> Path | None:
-    """The file of this weight, if it is already here, in whatever published layout; None otherwise.
+    """The file of this weight, if it is on this computer, in any published folder layout; else None.
 
-    Looks in weights_dir() and its subfolders (GFPGAN's gfpgan/weights, CodeFormer's weights/facelib, …), then
-    where facexlib, GFPGAN and Real-ESRGAN put what they download themselves.
+    Searches weights_dir() and its subfolders (GFPGAN's gfpgan/weights, CodeFormer's weights/facelib, …), then the
+    folders in which facexlib, GFPGAN and Real-ESRGAN store their own downloads.
     """
     entry = weight(name)
     wanted = [filename.lower() for filename in (entry.filename, *entry.aliases)]
@@ -194,10 +192,11 @@ def find_weight(name: str) -> Path | None:
 
 
 def fetch_weight(name: str, progress: Progress | None = None) -> Path:
-    """The file of this weight, downloaded first if need be.
+    """The file of this weight, downloaded first if necessary.
 
-    A broken download is continued where it broke, now or at the next call. What arrives is compared with the
-    published size and sha256 before it gets its name. MissingFiles where it cannot be had.
+    A broken download is continued, now or at the next call. The file is compared with the published size and sha256
+    before it gets its final name. progress: called with bytes; a StoppedError that it raises ends the download, and the
+    next call continues it. Raises MissingFiles if the file cannot be downloaded.
     """
     with _fetching:
         found = find_weight(name)
@@ -207,7 +206,7 @@ def fetch_weight(name: str, progress: Progress | None = None) -> Path:
 
 
 def verify_weight(name: str) -> bool | None:
-    """Whether the file here is the published one; None where that is not known (no file, or no published sum)."""
+    """Whether the file is the published one; None if this is not known (no file, or no published sha256)."""
     path, entry = find_weight(name), weight(name)
     if path is None or entry.sha256 is None or path.name.lower() != entry.filename.lower():
         return None
@@ -215,9 +214,9 @@ def verify_weight(name: str) -> bool | None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file on the CPU, without running code that a pickle may carry.
+    """The tensors of a .pth or .safetensors file, on the CPU. Code in a pickle file is not run.
 
-    Unwraps the usual "params_ema", "params" and "state_dict" and strips "module.". Problem if it is no such file.
+    Unwraps the usual "params_ema", "params" and "state_dict" and strips "module.". Raises Problem for other files.
     """
     import pickle
 
@@ -265,7 +264,7 @@ def _search_folders() -> Iterator[Path]:
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
-    """Files in `folder`, its subfolders down to `depth` levels; those nearer the top come last, so they win."""
+    """Files in `folder` and `depth` levels of subfolders. Files of higher levels come last: they replace others."""
     try:
         entries = sorted(folder.iterdir())
     except OSError:
@@ -310,7 +309,7 @@ def _download(entry: Weight, folder: Path, progress: Progress | None) -> Path:
 
 
 def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
-    """Append what is missing of `entry` to `part`. Raises OSError when the line breaks before the end."""
+    """Append the missing bytes of `entry` to `part`. Raises OSError when the connection breaks before the end."""
     have = part.stat().st_size if part.exists() else 0
     if entry.size is not None and have >= entry.size:
         if have > entry.size:
@@ -324,7 +323,7 @@ def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
     try:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # what is here is not a beginning of what is there
+        if error.code == 416 and have:  # the partial file is not the beginning of the file on the server
             part.unlink()
             raise ConnectionError("the server did not accept the partial file; starting again") from error
         raise
@@ -338,7 +337,7 @@ def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
                 file.write(chunk)
                 have += len(chunk)
                 if progress is not None:
-                    progress(have, total)
+                    progress(f"Downloading {entry.filename}", have, total)
     if total is not None and have < total:
         raise ConnectionError(f"the download broke off after {have:,} of {total:,} bytes")
 

@@ -20,7 +20,8 @@ from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
-from magicapture_core.evaluation import cells, command, judges, metrics, page, runner, table
+from magicapture_core.commands.evaluate import DEFAULT_METHODS
+from magicapture_core.evaluation import cells, judges, metrics, page, runner, table
 from magicapture_core.evaluation.benchmark import load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
@@ -29,6 +30,7 @@ from magicapture_core.evaluation.metrics import estimate
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.faces import Face
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import StoppedError
 
 QUICK = {"ti_steps": 2, "lora_steps": 2, "batch_size": 1, "gradient_accumulation": 1, "attention_resolution": 8,
          "checkpoint_every": 1, "lora_learning_rate": 1e-2}  # fmt: skip
@@ -394,6 +396,22 @@ def test_a_training_that_is_done_again_and_killed_is_not_taken_for_whole(
         assert np.abs(pixels[0] - pixels[1]).max() <= 2
 
 
+def test_a_training_that_is_stopped_goes_on(toy_world: Path, toy_folder: Path, tmp_path: Path) -> None:
+    task, setup = Task("ann", "oil", "magicapture"), setup_of(toy_world, toy_folder, edited_pictures=0)
+    told: list[tuple[str, float, float | None]] = []
+
+    def stop(what: str, done: float, total: float | None) -> None:
+        told.append((what, done, total))
+        if done == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_cell(task, setup, tmp_path, stop)
+    assert told == [(str(task), step, 4) for step in (1, 2, 3)]
+    run_cell(task, setup, tmp_path, lambda *now: told.append(now))
+    assert told[3:] == [(str(task), 4, 4)]
+
+
 def test_every_machine_must_have_the_same_face_network(
     toy_world: Path, toy_folder: Path, tmp_path: Path
 ) -> None:
@@ -474,6 +492,21 @@ def test_the_command_makes_table_sheets_and_page(
     Image.fromarray(noise(99, 160)).save(toy_world / "styles" / "ink" / "0.png")
     assert command_line.main(arguments) == 1
     assert "styles/ink changed" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_model_without_schedules_is_compared_by_the_quick_one(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(runner, "run", lambda *_, **__: iter(()))
+    monkeypatch.setattr("magicapture_core.evaluation.report.write_report", lambda *_: out / "report.html")
+    cells.models_for(str(toy_folder)).schedules = {}  # as of a model without magicapture.json
+    arguments = ["--benchmark", str(toy_world), "--model", str(toy_folder), "--out", str(out)]
+    assert command_line.main(["evaluate", *arguments, "--schedule", "quick"]) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    learned = settings["methods"]["magicapture"]
+    assert (settings["schedule"], learned["ti_steps"], learned["lora_steps"]) == ("quick", 400, 500)
+    assert command_line.main(["evaluate", *arguments, "--schedule", "fast"]) == 1
 
 
 def csv_rows(out: Path) -> dict[str, dict[str, str]]:
@@ -629,7 +662,7 @@ def test_the_mini_benchmark_is_whole() -> None:
     assert all(len(photos) == 6 for photos in [*found.identities.values(), *found.styles.values()])
     assert set(found.groups) == set(found.identities)
     assert all(set(facts) == {"skin_tone", "gender", "age"} for facts in found.groups.values())
-    assert command.DEFAULT_METHODS.count(",") == 8
+    assert DEFAULT_METHODS.count(",") == 8
     some = found.part("p08, p05", "2")
     assert list(some.identities) == ["p08", "p05"]
     assert list(some.styles) == list(found.styles)[:2]

@@ -28,6 +28,7 @@ from magicapture_core.generation.loop import _encode
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.models.placeholders import with_placeholders
 from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.progress import StoppedError
 from magicapture_core.provenance import read_provenance
 from magicapture_core.ui.portrait_work import with_words
 
@@ -149,7 +150,7 @@ def test_they_come_back_when_the_generator_is_closed_early(toy: ModelBundle, run
 def test_they_come_back_when_it_fails_in_the_middle(toy: ModelBundle, run: Path) -> None:
     snapshot = Snapshot(toy)
 
-    def fail(step: int, _total: int) -> None:
+    def fail(_what: str, step: float, _total: float | None) -> None:
         if step == 2:
             raise OSError("no more")
 
@@ -159,13 +160,17 @@ def test_they_come_back_when_it_fails_in_the_middle(toy: ModelBundle, run: Path)
 
 
 def test_progress_counts_every_step_and_can_stop(toy: ModelBundle, run: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, float, float | None]] = []
     config = GenerateConfig(count=3, pictures_per_call=2, **QUICK)
     list(generate(toy, run, config, analyser=ToyAnalyser(), progress=lambda *now: seen.append(now)))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [("Denoising", step, 4) for step in (1, 2, 3, 4)]
+
+    def stop(_what: str, step: float, _total: float | None) -> None:
+        if step == 3:
+            raise StoppedError
 
     snapshot = Snapshot(toy)
-    stream = generate(toy, run, config, analyser=ToyAnalyser(), progress=lambda step, _total: step < 3)
+    stream = generate(toy, run, config, analyser=ToyAnalyser(), progress=stop)
     assert [p.seed for p in stream] == [5, 6]  # the second batch was given up
     snapshot.check()
 

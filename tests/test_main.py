@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -17,8 +18,11 @@ from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
 from magicapture_core.checkpoints import Run
+from magicapture_core.commands.generate import _file_part
 from magicapture_core.commands.inputs import read_masks
+from magicapture_core.config import TrainConfig
 
+CORE = Path(command_line.__file__).parent
 STEPS = ("--ti-steps", "2", "--lora-steps", "2", "--batch-size", "1", "--attention-resolution", "8")
 
 
@@ -43,9 +47,14 @@ def photos(tmp_path: Path) -> dict[str, Path]:
     return folders
 
 
+def on_photos(command: str, photos: dict[str, Path], out: Path) -> list[str]:
+    """The command with both folders of photos, all of them used, and where it writes."""
+    folders = ["--subject", str(photos["subject"]), "--style", str(photos["style"])]
+    return [command, "--use-all", *folders, "--out", str(out)]
+
+
 def train(photos: dict[str, Path], toy_folder: Path, run: Path, *more: str) -> int:
-    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
-    return command_line.main([*arguments, "--model", str(toy_folder), "--out", str(run), *STEPS, *more])
+    return command_line.main([*on_photos("train", photos, run), "--model", str(toy_folder), *STEPS, *more])
 
 
 def test_train_generate_export(
@@ -91,16 +100,7 @@ def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Pa
     run = tmp_path / "run"
     assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 0
     assert train(photos, toy_folder, run, "--lambda-id", "0.4") == 1  # holds a run already
-    base = [
-        "train",
-        "--use-all",
-        "--subject",
-        str(photos["subject"]),
-        "--style",
-        str(photos["style"]),
-        "--out",
-        str(run),
-    ]
+    base = on_photos("train", photos, run)
     assert command_line.main([*base, "--resume"]) == 0  # finished: nothing to do
     assert command_line.main([*base, "--resume", "--lambda-id", "0.3"]) == 1
     assert Run.open(run).facts().config.lambda_id == 0.4
@@ -111,12 +111,33 @@ def test_settings_come_from_flags_then_the_model_s_schedule(photos: dict[str, Pa
 
     quick = {"ti_steps": 1, "lora_steps": 1, "lambda_attn": 0.5, "attention_resolution": 8, "batch_size": 1}
     model = save_toy(tmp_path / "model", magicapture={"schedules": {"quick": quick}})
-    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
-    arguments += ["--model", str(model), "--out", str(tmp_path / "run"), "--ti-steps", "2"]
+    arguments = [*on_photos("train", photos, tmp_path / "run"), "--model", str(model), "--ti-steps", "2"]
     assert command_line.main(arguments) == 0
     config = Run.open(tmp_path / "run").facts().config
     assert (config.ti_steps, config.lora_steps, config.lambda_attn, config.resolution) == (2, 1, 0.5, 64)
     assert command_line.main([*arguments, "--schedule", "fast"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"), [("quick", (400, 500, 2)), ("paper", (1200, 1500, 4)), (None, (1200, 1500, 4))]
+)
+def test_every_model_has_the_quick_schedule_of_the_wizard(
+    photos: dict[str, Path], toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    schedule: str | None, steps: tuple[int, ...],
+) -> None:  # fmt: skip
+    seen: list[TrainConfig] = []
+
+    def remember(_models: Any, _subject: Any, _style: Any, config: TrainConfig, *_: Any, **__: Any) -> Any:
+        seen.append(config)
+        yield from ()
+
+    assert not (toy_folder / "magicapture.json").exists()
+    monkeypatch.setattr("magicapture_core.training.train", remember)
+    arguments = [*on_photos("train", photos, tmp_path / "run"), "--model", str(toy_folder), "--seed", "3"]
+    assert command_line.main([*arguments, *(["--schedule", schedule] if schedule else [])]) == 0
+    [config] = seen
+    assert (config.ti_steps, config.lora_steps, config.gradient_accumulation) == steps
+    assert (config.resolution, config.seed) == (64, 3)
 
 
 def test_an_object_needs_no_face(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
@@ -246,8 +267,7 @@ def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: P
     script = "import sys; sys.path[:0] = sys.argv[1:2]; import toy, magicapture_core.faces as f;"
     script += "f.choose_analyser = lambda *_: (toy.ToyAnalyser(), 'a toy');"
     script += "from magicapture_core.__main__ import main; sys.exit(main(sys.argv[2:]))"
-    arguments = ["train", "--use-all", "--subject", str(photos["subject"]), "--style", str(photos["style"])]
-    arguments += ["--model", str(toy_folder), "--out", str(run), "--attention-resolution", "8"]
+    arguments = [*on_photos("train", photos, run), "--model", str(toy_folder), "--attention-resolution", "8"]
     arguments += ["--ti-steps", "5000", "--lora-steps", "1", "--batch-size", "1"]
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(Path(__file__).parent), *arguments],
@@ -295,7 +315,7 @@ def test_any_file_name_can_be_shown_on_any_terminal(tmp_path: Path, encoding: st
     [("{subject}", "subject"), ("red hat", "red_hat"), ("𠀀" * 300, "𠀀" * 40), ("!", "word")],
 )
 def test_a_heat_map_is_named_by_its_word(word: str, part: str) -> None:
-    assert command_line._file_part(word) == part
+    assert _file_part(word) == part
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -307,11 +327,41 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
+def imports_of_rooms() -> dict[str, set[str]]:
+    """Room of magicapture_core → rooms that its files import anywhere, also in functions and for type checks."""
+    found: dict[str, set[str]] = {}
+    for path in CORE.rglob("*.py"):
+        room = path.relative_to(CORE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            )
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names]
+            rooms = {name.split(".")[1] for name in names if name.startswith("magicapture_core.")}
+            found.setdefault(room, set()).update(rooms - {room})
+    return found
+
+
+def test_imports_go_in_one_direction() -> None:
+    """See CONTRIBUTING.md, "The house"."""
+    rooms = imports_of_rooms()
+    doors = {"__main__", "commands", "ui", "jobs", "evaluation"}
+    may = {
+        "__main__": {"commands"}, "commands": {"evaluation"}, "ui": {"jobs", "evaluation"}, "__init__": set(),
+    }  # fmt: skip
+    for room, imported in rooms.items():
+        assert imported & doors <= may.get(room, set()), room
+    assert rooms["jobs"] <= {"problems", "progress"}
+    assert rooms["schedules"] <= {"config", "problems"}
+    assert rooms["config"] | rooms["attention"] | rooms["losses"] <= {"problems"}
+    assert not rooms["problems"] | rooms["progress"]
+
+
 def test_the_core_never_imports_gradio_or_basicsr() -> None:
-    core = Path(__file__).parent.parent / "magicapture_core"
     modules = [
-        ".".join(path.relative_to(core.parent).with_suffix("").parts)
-        for path in core.rglob("*.py")
+        ".".join(path.relative_to(CORE.parent).with_suffix("").parts)
+        for path in CORE.rglob("*.py")
         if "ui" not in path.parts and path.stem != "__main__"
     ]
     code = (
@@ -320,7 +370,7 @@ def test_the_core_never_imports_gradio_or_basicsr() -> None:
     code += "assert 'gradio' not in sys.modules\n"
     # Installed for their weights' users; CONTRIBUTING.md, "Dependencies", says why they are never loaded.
     code += "assert not {'basicsr', 'gfpgan', 'realesrgan'} & set(sys.modules)\n"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=core.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CORE.parent)
 
 
 def test_public_names_exist() -> None:
@@ -345,28 +395,8 @@ def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys
 
     model = save_toy(tmp_path / "speaking", words=("toy", 16))
     out = tmp_path / "drafts"
-    arguments = [
-        "draft",
-        "--use-all",
-        "--subject",
-        str(photos["subject"]),
-        "--style",
-        str(photos["style"]),
-        "--out",
-        str(out),
-    ]
-    arguments += [
-        "--model",
-        str(model),
-        "-n",
-        "2",
-        "--seed",
-        "4",
-        "--steps",
-        "2",
-        "--subject-words",
-        "old woman",
-    ]
+    arguments = [*on_photos("draft", photos, out), "--model", str(model), "-n", "2", "--seed", "4"]
+    arguments += ["--steps", "2", "--subject-words", "old woman"]
     assert command_line.main(arguments) == 0
     assert sorted(path.name for path in out.iterdir()) == ["draft-seed4.png", "draft-seed5.png"]
     assert "not yet the face" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from magicapture_core import models
 from magicapture_core.config import Scheduler
 from magicapture_core.models import files
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import StoppedError
 
 
 @pytest.fixture
@@ -359,8 +360,8 @@ def hub(toy_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_a_download_tells_how_far_it_is(hub: list[str], toy_folder: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    bundle = models.load("someone/toy", device="cpu", progress=lambda here, total: told.append((here, total)))
+    told: list[tuple[float, float | None]] = []
+    bundle = models.load("someone/toy", device="cpu", progress=lambda _, *now: told.append(now))
     assert bundle.resolution > 0
     weights = sum(path.stat().st_size for path in toy_folder.rglob("*.safetensors"))
     assert [here for here, _ in told] == sorted(here for here, _ in told)
@@ -373,19 +374,16 @@ def test_a_download_tells_how_far_it_is(hub: list[str], toy_folder: Path) -> Non
 
 @pytest.mark.usefixtures("hub")
 def test_a_download_ends_when_the_one_who_is_told_wants_no_more() -> None:
-    class Enough(Exception):
-        """Stop."""
+    def stop(*_: object) -> None:
+        raise StoppedError
 
-    def stop(_here: int, _total: int | None) -> None:
-        raise Enough
-
-    with pytest.raises(Enough):
+    with pytest.raises(StoppedError):
         models.load("someone/toy", device="cpu", progress=stop)
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_full_disk_is_said_while_downloading() -> None:
-    def full(_here: int, _total: int | None) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(Problem, match="no room on the disk") as caught:

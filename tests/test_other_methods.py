@@ -16,7 +16,7 @@ from trainings import short, start, toy_concept
 from magicapture_core.adapters.files import UNET_FILE
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig
-from magicapture_core.evaluation.methods import METHODS, choose_methods
+from magicapture_core.evaluation.methods import METHODS, QUICK_PRIOR, choose_methods
 from magicapture_core.export import export_run
 from magicapture_core.generation import generate
 from magicapture_core.models import load
@@ -141,13 +141,27 @@ def test_the_papers_schedules(quick: Any) -> None:
     assert METHODS["no_ar"].config("paper", quick).lambda_attn == 0
 
 
-def test_unknown_methods_are_named(quick: Any) -> None:
+def test_unknown_methods_are_named() -> None:
     with pytest.raises(Problem, match="'dreambox'"):
         choose_methods("magicapture,dreambox")
     assert [m.name for m in choose_methods("no_ar, magicapture,no_ar")] == ["no_ar", "magicapture"]
-    quick.schedules = {}
-    with pytest.raises(Problem, match="no quick schedule"):
-        METHODS["magicapture"].config("quick", quick)
+
+
+def test_evaluations_know_every_schedule_of_a_model(quick: Any) -> None:
+    def steps(name: str) -> tuple[int, int, int]:
+        config = METHODS["magicapture"].config(name, quick)
+        return config.ti_steps, config.lora_steps, config.prior_pictures
+
+    quick.schedules = {}  # as of a model without magicapture.json
+    assert steps("quick") == (400, 500, QUICK_PRIOR)
+    assert steps("paper") == (1200, 1500, 200)
+    assert steps("smoke") == (2, 2, 2)
+    with pytest.raises(Problem, match="one of smoke, quick, paper for this model, got 'fast'"):
+        steps("fast")
+    quick.schedules = {"slow": {"ti_steps": 9, "prior_pictures": 5}}
+    assert steps("slow") == (9, 1500, 5)
+    with pytest.raises(Problem, match="one of smoke, slow, paper"):
+        steps("quick")
 
 
 @pytest.mark.parametrize("trained", ["unet", "cross_kv"])

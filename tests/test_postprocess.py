@@ -25,6 +25,7 @@ from magicapture_core.postprocess.networks import RestorerNetwork, UpscalerNetwo
 from magicapture_core.postprocess.restoration import aligned, restore_faces, soft_mask
 from magicapture_core.postprocess.tiling import enlarge, resize
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import StoppedError
 from magicapture_core.weights import ASSETS, find_weight
 
 CPU = torch.device("cpu")
@@ -110,9 +111,9 @@ class TestTiling:
         assert np.array_equal(out[::2, ::2], pixels)
 
     def test_progress_reaches_its_end(self) -> None:
-        told: list[tuple[int, int]] = []
+        told: list[tuple[str, float, float | None]] = []
         enlarge(noise(80, 80), toy_upscaler(2), tile=32, margin=8, progress=lambda *now: told.append(now))
-        assert told == [(n, 9) for n in range(1, 10)]
+        assert told == [("Super-resolution", n, 9) for n in range(1, 10)]
 
 
 class TestMiniUpscaler:
@@ -189,6 +190,13 @@ class TestFinish:
         done = finish(noise(10, 100), replace(PLAIN, upscale=8, max_side=200))
         assert done.pixels.shape == (20, 200, 3)
         assert "×2 only" in done.notes[0]
+
+    def test_it_is_stopped_by_its_progress(self) -> None:
+        def stop(*_: object) -> None:
+            raise StoppedError
+
+        with pytest.raises(StoppedError):
+            finish(noise(16, 16), PLAIN, progress=stop)
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
     def test_extreme_shapes(self, size: tuple[int, int]) -> None:

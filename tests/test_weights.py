@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from magicapture_core import weights
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import StoppedError
 from magicapture_core.weights import (
     WEIGHTS,
     fetch_weight,
@@ -85,11 +86,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.mark.usefixtures("server")
 def test_download_tells_its_progress_and_is_kept() -> None:
-    told: list[tuple[int, int | None]] = []
-    path = fetch_weight(NAME, lambda here, total: told.append((here, total)))
+    told: list[tuple[str, float, float | None]] = []
+    path = fetch_weight(NAME, lambda *now: told.append(now))
     assert path == weights_dir() / "parsing_bisenet.pth"
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert told[-1] == (f"Downloading {WEIGHTS[NAME].filename}", len(CONTENT), len(CONTENT))
     assert [p.name for p in weights_dir().iterdir()] == ["parsing_bisenet.pth"]
     assert verify_weight(NAME) is True
 
@@ -113,6 +114,19 @@ def test_download_continues_at_the_next_call(server: Server) -> None:
     assert find_weight(NAME) is None
     assert fetch_weight(NAME).read_bytes() == CONTENT
     assert server.asked[-1] is not None
+
+
+def test_a_stopped_download_continues_at_the_next_call(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr("magicapture_core.weights._CHUNK", 1 << 16)
+    with pytest.raises(StoppedError):
+        fetch_weight(NAME, stop)
+    assert fetch_weight(NAME).read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={1 << 16}-"]
 
 
 def test_server_without_ranges_starts_again(server: Server) -> None:

@@ -152,11 +152,11 @@ def test_another_face_network_keeps_the_persons_start(tmp_path: Path) -> None:
 
 def test_drafts_need_no_training(speaking: Any) -> None:
     config = GenerateConfig(count=2, seed=3, steps=2)
-    steps: list[int] = []
+    steps: list[float] = []
     made = list(
         draft(
             speaking, toy_concept("subject"), toy_concept("style"), config, analyser=ToyAnalyser(),
-            progress=lambda done, _: steps.append(done),
+            progress=lambda _what, done, _total: steps.append(done),
         )
     )  # fmt: skip
     assert [portrait.seed for portrait in made] == [3, 4]

@@ -1,1 +1,1 @@
-"""Commands of the command line that have a file of their own; __main__ lists them all."""
+"""The commands of the command line, a module each, and what they share: console, inputs, parsing, signing."""

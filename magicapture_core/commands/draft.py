@@ -1,4 +1,4 @@
-"""`draft`: portraits before any training."""
+"""python -m magicapture_core draft: portraits before any training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.markup import escape
 
+from magicapture_core.commands.console import DONE, console, list_portraits
 from magicapture_core.commands.inputs import FaceVariant, analyser_for, read_concept, style_folder
+from magicapture_core.commands.parsing import parse
 from magicapture_core.config import GenerateConfig, check_noun, from_dict
-from magicapture_core.console import DONE, console
 from magicapture_core.files import unused
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Draft:
-    """See a person roughly in a style within seconds, without training. A training then makes the face true."""
+    """Show a person in a style in seconds, without training. The face is only similar; a training makes it accurate."""
 
     subject: Path
     """Folder with 4 to 6 photos of one person."""
@@ -31,7 +31,7 @@ class Draft:
     preset: str | None = None
     """A ready-made style instead of --style: the name of a folder in presets/."""
     model: str = "mini"
-    """A model that brings words.safetensors; the built-in one does."""
+    """A model with words.safetensors; the built-in one has it."""
     subject_words: str = "person"
     """What the person is called in the prompt: woman, man or person, after young, middle-aged or old if wanted."""
     use_all: bool = False
@@ -42,8 +42,23 @@ class Draft:
     """Leave the prompt out of the files. They are marked as generated in any case."""
     config: tyro.conf.OmitArgPrefixes[GenerateConfig] = field(default_factory=GenerateConfig)
 
-    def run(self, models: ModelBundle) -> int:
-        """Writes draft-seed<seed>.png as each is ready, and then lists them, best likeness first."""
+    def run(self, arguments: list[str]) -> int:
+        """Writes draft-seed<seed>.png as each is ready, and then lists them, best likeness first.
+
+        What the model and the preset suggest has a lower priority than `arguments`, which are read again over it.
+        """
+        from magicapture_core.models import load
+        from magicapture_core.presets import load_preset
+
+        models = load(self.model)
+        suggested = dict(models.generate_defaults)
+        if self.preset:
+            preset = load_preset(self.preset)
+            suggested |= {"prompt": preset.prompts[0], "negative_prompt": preset.negative_prompt}
+        start = from_dict(GenerateConfig, suggested)
+        return parse(Draft, arguments, default=replace(self, config=start))._draft(models)
+
+    def _draft(self, models: ModelBundle) -> int:
         from magicapture_core.generation import best_first, draft
 
         check_noun(self.subject_words)
@@ -55,7 +70,7 @@ class Draft:
             "analyser": analyser,
         }
         subject = read_concept("subject", self.subject, use_all=self.use_all, **cut)
-        every = self.use_all or self.preset is not None  # a preset was chosen by people who looked
+        every = self.use_all or self.preset is not None  # the photos of presets were checked by people
         style = read_concept("style", look, use_all=every, **cut)
         self.out.mkdir(parents=True, exist_ok=True)
         files: dict[int, Path] = {}
@@ -67,22 +82,5 @@ class Draft:
             portrait.save(path, private=self.private)
             portraits.append(portrait)
         console.print("Drafts: the look, not yet the face. A training makes the face true.")
-        for portrait in best_first(portraits):
-            score = "no face found" if portrait.identity is None else f"identity {portrait.identity:.3f}"
-            console.print(f"{escape(str(files[portrait.seed]))}  {score}", soft_wrap=True)
+        list_portraits(best_first(portraits), files)
         return DONE
-
-
-def run_draft(command: Draft, arguments: list[str], program: str) -> int:
-    """The model's and the preset's suggestions come below what the command line says."""
-    from magicapture_core.models import load
-    from magicapture_core.presets import load_preset
-
-    models = load(command.model)
-    suggested = dict(models.generate_defaults)
-    if command.preset:
-        preset = load_preset(command.preset)
-        suggested |= {"prompt": preset.prompts[0], "negative_prompt": preset.negative_prompt}
-    default = replace(command, config=from_dict(GenerateConfig, suggested))
-    command = tyro.cli(Draft, args=arguments, default=default, prog=program)
-    return command.run(models)

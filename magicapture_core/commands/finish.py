@@ -1,4 +1,4 @@
-"""python -m magicapture_core finish: pictures become portraits to keep."""
+"""python -m magicapture_core finish: super-resolution and face restoration of pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.console import BAD_INPUT, DONE, console, show_note, show_problem
 from magicapture_core.commands.inputs import written_stem
 from magicapture_core.commands.signing import Signing
 from magicapture_core.config import PostprocessConfig
-from magicapture_core.console import BAD_INPUT, DONE, console
 from magicapture_core.files import unused
 from magicapture_core.problems import Problem
+from magicapture_core.progress import share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Finish:
-    """Super-resolve pictures and restore their faces, as far as the likeness allows."""
+    """Super-resolve pictures and restore their faces, with a limit on the loss of likeness."""
 
     pictures: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures, or folders of pictures."""
@@ -54,9 +55,7 @@ class Finish:
         if not paths:
             raise Problem("Name at least one picture to finish.")
         if self.config.restore == "codeformer":
-            console.print(
-                "[yellow]Note[/] CodeFormer's weights are for non-commercial use only (S-Lab License 1.0)."
-            )
+            show_note("CodeFormer's weights are for non-commercial use only (S-Lab License 1.0).")
         analyser, reason = choose_analyser(self.faces)
         console.print(f"[dim]{escape(reason)}[/]")
         identity = None if self.likeness is None else _identity(self.likeness, analyser)
@@ -69,7 +68,7 @@ class Finish:
                 if len(paths) == 1:
                     raise
                 unreadable += 1
-                console.print(f"[red]Problem:[/] {escape(str(problem))}")
+                show_problem(str(problem))
                 continue
             if signer is not None:
                 signer.sign(written)
@@ -77,7 +76,7 @@ class Finish:
 
     def _finish(self, path: Path, analyser: FaceAnalyser, identity: np.ndarray | None) -> Path:
         from PIL import Image
-        from rich.progress import Progress
+        from rich.progress import Progress as ProgressBar
 
         from magicapture_core.photos import read_photo
         from magicapture_core.postprocess import finish
@@ -85,14 +84,16 @@ class Finish:
 
         pixels = read_photo(path, max_side=None).pixels
         said = read_provenance(path)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("Preparing", total=1.0)
+        with ProgressBar(console=console, transient=True) as bar:
+            task = bar.add_task("Preparing", total=1.0)
             done = finish(
                 pixels,
                 self.config,
                 analyser=analyser,
                 identity=identity,
-                progress=lambda what, share: progress.update(task, description=what, completed=share),
+                progress=lambda what, now, total: bar.update(
+                    task, description=what, completed=share(now, total)
+                ),
             )
         written = unused(self.out / f"{written_stem(path.name)}.finished.png")
         save_picture(
@@ -117,7 +118,7 @@ def _tell(path: Path, before: np.ndarray, done: Finished, written: Path) -> None
 
 
 def _identity(folder: Path, analyser: FaceAnalyser) -> np.ndarray:
-    """The run's person as `analyser`'s network knows them. Problem if the run has none or another network's."""
+    """The embedding of the run's person. Problem if the run has none, or one of another network than `analyser`'s."""
     from magicapture_core.checkpoints import Run
 
     stored = Run.open(folder).identity()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from magicapture_core.console import console
+from magicapture_core.commands.console import console, show_note
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 FaceVariant = Literal["auto", "bundled", "facexlib"]
 
-# Lies beside photos that come with the project.
+# Files beside the photos that come with the project.
 _OURS = ("preset.json", "person.json")
-# Disks take 255 bytes a name, of which suffixes and a number for a second file need some.
+# File systems allow 255 bytes for a name; suffixes and a number for a second file need some of them.
 _LONGEST_STEM = 200
 
 
 def analyser_for(variant: FaceVariant) -> FaceAnalyser:
-    """The face networks, and one line that says which they are."""
+    """The face networks; prints which ones they are."""
     from magicapture_core.faces import choose_analyser
 
     analyser, reason = choose_analyser(variant)
@@ -50,7 +50,7 @@ def style_folder(style: Path | None, preset: str | None) -> Path:
 
 
 def read_photos(sources: tuple[Path, ...]) -> tuple[list[Photo], int]:
-    """Read photos and folders of photos; says which cannot be read. Returns them and how many could not."""
+    """Read photos and folders of photos; prints which ones cannot be read. Returns photos and number of failures."""
     from magicapture_core.photos import list_photos, read_photo
 
     photos, unreadable = [], 0
@@ -71,10 +71,7 @@ def _say_what_is_not_read(folder: Path) -> None:
 
     others = [path.name for path in other_files(folder) if path.name not in _OURS]
     if others:
-        console.print(
-            f"[yellow]Note[/] {escape(str(folder))}: not read, for their names do not end as photos' do: "
-            f"{escape(', '.join(others))}"
-        )
+        show_note(f"{folder}: not read, for their names do not end as photos' do: {', '.join(others)}")
 
 
 def read_concept(
@@ -88,14 +85,14 @@ def read_concept(
     masks: Path | None = None,
     use_all: bool = False,
 ) -> Concept:
-    """The photos of a folder, ready to learn from; says what is odd about them. masks: folder of the user's own.
+    """The photos of a folder, ready for training; prints warnings about them. masks: folder with the user's own masks.
 
     use_all: also those that would be left out (Verdict.left_out).
     """
     from magicapture_core.concepts import prepare_concept
     from magicapture_core.photos import list_photos
 
-    list_photos(folder)  # says what is wrong with the folder, rather than with a photo
+    list_photos(folder)  # raises a Problem about the folder, before those about photos
     photos, unreadable = read_photos((folder,))
     if unreadable:
         raise Problem(f"Take the unreadable files out of {folder}, or replace them.")
@@ -108,7 +105,7 @@ def read_concept(
     )
     for example in concept.examples:
         for warning in example.warnings:
-            console.print(f"[yellow]Note[/] {escape(example.name)}: {escape(warning)}")
+            show_note(f"{example.name}: {warning}")
     return concept
 
 
@@ -121,7 +118,7 @@ def _without_left_out(
     analyser: FaceAnalyser,
     kind: SubjectKind,
 ) -> list[Photo]:
-    """The photos that are learned from; says which are not, and why. Problem if none is left."""
+    """The photos to learn from; prints which ones are left out, and why. Problem if none remains."""
     from magicapture_core.concepts import judge_photos
 
     verdicts = judge_photos(photos, role, analyser=analyser, resolution=resolution, kind=kind)
@@ -141,7 +138,7 @@ def _without_left_out(
 
 
 def read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
-    """The user's masks by photo name; photos without one get an automatic mask. Says which files are no masks."""
+    """The user's masks by photo name; photos without one get an automatic mask. Prints which files are not used."""
     if not folder.is_dir():
         raise Problem(f"{folder} is no folder: expected one with <photo name>.png for at least one photo.")
     masks: dict[str, np.ndarray] = {}
@@ -157,17 +154,15 @@ def read_masks(folder: Path, photos: list[Photo]) -> dict[str, np.ndarray]:
     if not masks:
         raise Problem(f"{folder} holds no mask: expected <photo name>.png for at least one photo.")
     if unused:
-        console.print(
-            f"[yellow]Note[/] {escape(str(folder))}: no mask of any photo, so not used: {escape(', '.join(unused))}"
-        )
+        show_note(f"{folder}: no mask of any photo, so not used: {', '.join(unused)}")
     return masks
 
 
 def _masked_by(path: Path, photos: list[Photo]) -> Photo | None:
-    """The photo of a mask: "a.png" is that of a.jpg, "a.jpg.png" too. Problem if it could be that of several."""
+    """The photo that a mask belongs to: both "a.png" and "a.jpg.png" belong to a.jpg. Problem if several photos fit."""
 
     def called(name: str) -> str:
-        return unicodedata.normalize("NFC", name).casefold()  # as disks of other systems may have changed it
+        return unicodedata.normalize("NFC", name).casefold()  # file systems can change both
 
     mask = called(path.stem)
     whole = [photo for photo in photos if called(photo.name) == mask]
@@ -187,7 +182,7 @@ def _read_mask(path: Path, photo: Photo) -> np.ndarray:
     height, width = photo.pixels.shape[:2]
     try:
         with Image.open(path) as image:
-            # Large photos are scaled down when read, so their masks are, too.
+            # Large photos are made smaller when they are read, so their masks must be, too.
             same = abs(image.width * height - image.height * width) <= max(image.size)
             scaled = image.resize((width, height), Image.Resampling.NEAREST) if same else image
             mask: np.ndarray = mask_from_image(scaled)[0].numpy()
@@ -197,5 +192,5 @@ def _read_mask(path: Path, photo: Photo) -> np.ndarray:
 
 
 def written_stem(name: str) -> str:
-    """The stem of a file's name, short enough for names of several suffixes to be written from it."""
+    """The stem of a file's name, shortened so that suffixes can be added."""
     return Path(name).stem.encode()[:_LONGEST_STEM].decode(errors="ignore")

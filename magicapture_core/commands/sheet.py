@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.markup import escape
 
+from magicapture_core.commands.console import BAD_INPUT, DONE, console
 from magicapture_core.commands.signing import Signing
-from magicapture_core.console import BAD_INPUT, DONE, console
 from magicapture_core.formats import REFUSED, paper, photo_spec
 from magicapture_core.problems import Problem
 
@@ -32,7 +32,7 @@ class Sheet:
     paper: Literal["10x15cm", "4x6in", "a4"] = "10x15cm"
     """Paper to print on."""
     keep_background: bool = False
-    """Leave the background as it is, instead of replacing it by the required colour."""
+    """Keep the background, instead of replacing it with the required colour."""
     json: bool = False
     """Print the checklist as JSON instead of a table."""
     force: bool = False
@@ -48,7 +48,7 @@ class Sheet:
         from magicapture_core.photos import read_photo
         from magicapture_core.provenance import read_provenance
 
-        if self.out.suffix.lower() not in SUFFIXES:  # told before the work, not after it
+        if self.out.suffix.lower() not in SUFFIXES:  # before the work, not after it
             raise Problem(f"--out must end in {', '.join(SUFFIXES)}; got {self.out.name!r}.")
         signer = self.signing.signer()
         if signer is not None and self.out.suffix.lower() == ".pdf":

@@ -1,4 +1,4 @@
-"""Options to sign pictures with."""
+"""Options for signing pictures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Signing:
     """C2PA content credentials; needs the package c2pa-python."""
 
     c2pa_key: Path | None = None
-    """Also sign the file by C2PA with this private key (PEM). Needs --c2pa-certificates."""
+    """Also sign the file with C2PA, using this private key (PEM). Needs --c2pa-certificates."""
     c2pa_certificates: Path | None = None
-    """The certificate chain that goes with the key (PEM)."""
+    """The certificate chain of the key (PEM)."""
     c2pa_algorithm: Literal["ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "ED25519"] = "ES256"
     """The key's algorithm."""
 
     def signer(self) -> Signer | None:
-        """Who signs; None where nobody is asked to. Problem where it cannot be done."""
+        """The signer; None if no signature is wanted. Problem if signing is not possible."""
         from magicapture_core.provenance import Signer
 
         if self.c2pa_key is None and self.c2pa_certificates is None:

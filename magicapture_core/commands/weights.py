@@ -1,19 +1,20 @@
-"""python -m magicapture_core weights: which weight files there are, getting them, checking them."""
+"""python -m magicapture_core weights: list, download and verify weight files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.markup import escape
 
-from magicapture_core.console import BAD_INPUT, DONE, console
+from magicapture_core.commands.console import BAD_INPUT, DONE, console
 from magicapture_core.problems import Problem
+from magicapture_core.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as ProgressBar
+    from rich.progress import TaskID
 
 
 @dataclass
@@ -21,12 +22,13 @@ class Weights:
     """List, get or verify the weight files that MagiCapture can use."""
 
     action: tyro.conf.Positional[Literal["list", "get", "verify"]]
-    """list: what there is, its licence, and whether it is here. get: download. verify: compare with published sums."""
+    """list: all files, with licence, and whether they are on this computer. get: download. verify: compare with the
+    published sha256 sums."""
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; see list. For verify, none means all that are here."""
+    """Names of weight files, as in list. For verify, no name means all files on this computer."""
 
     def run(self) -> int:
-        """get exits 1 if a file cannot be had, verify if one differs from what was published or is not here."""
+        """get exits 1 if a file cannot be downloaded, verify if one is missing or differs from the published one."""
         return {"list": self._list, "get": self._get, "verify": self._verify}[self.action]()
 
     def _list(self) -> int:
@@ -42,20 +44,19 @@ class Weights:
         return DONE
 
     def _get(self) -> int:
-        from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        from rich.progress import DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import Progress as ProgressBar
 
         from magicapture_core.weights import WEIGHTS, fetch_weight, weight
 
         if not self.names:
             raise Problem(f"Say which weight files to get. Known: {', '.join(WEIGHTS)}.")
-        entries = [
-            weight(name) for name in self.names
-        ]  # a misspelt name is told before anything is downloaded
+        entries = [weight(name) for name in self.names]  # reports a wrong name before anything is downloaded
         for entry in entries:
             columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-            with Progress(*columns, console=console, transient=True) as progress:
-                task = progress.add_task(entry.filename, total=entry.size)
-                path = fetch_weight(entry.name, _follower(progress, task))
+            with ProgressBar(*columns, console=console, transient=True) as bar:
+                task = bar.add_task(entry.filename, total=entry.size)
+                path = fetch_weight(entry.name, _follower(bar, task))
             console.print(f"{escape(str(path))}  Licence: {escape(entry.licence)}", soft_wrap=True)
         return DONE
 
@@ -83,5 +84,5 @@ class Weights:
         return BAD_INPUT if wrong else DONE
 
 
-def _follower(progress: Progress, task: TaskID) -> Callable[[int, int | None], None]:
-    return lambda here, total: progress.update(task, completed=here, total=total)
+def _follower(bar: ProgressBar, task: TaskID) -> Progress:
+    return lambda _what, done, total: bar.update(task, completed=done, total=total)

@@ -1,19 +1,19 @@
-"""One cell of the table: a method learns a person and a style, makes pictures, and they are judged.
+"""One cell of the table: a method learns a person and a style and makes pictures; the pictures are scored.
 
 OUT/cells/IDENTITY/STYLE/METHOD/
     run/             the training's run folder
-    trained.json     when training is over: how long it took
+    trained.json     after the training: how long it took
     pictures/        COMPOSED-SEED.png and EDIT-SEED.png
-    cell.json        when everything is over: a row per picture, and what is known of the cell as a whole
+    cell.json        at the end: a row per picture, and what was measured for the whole cell
 
-Each step leaves a file when it is done, so that a cell that was killed anywhere goes on from there.
+Each step writes a file when it is done, so that a cell whose process was killed continues from there.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,21 +32,20 @@ from magicapture_core.evaluation.class_pictures import class_latents
 from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
 from magicapture_core.evaluation.judges import Judges, Seen
 from magicapture_core.evaluation.methods import METHODS, Method
-from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Setup, Task
+from magicapture_core.evaluation.tasks import SMOKE, EncoderName, FaceVariant, Setup, Task
 from magicapture_core.faces import choose_analyser
 from magicapture_core.files import atomic_file
 from magicapture_core.generation import generate
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import Problem
+from magicapture_core.progress import Progress
 from magicapture_core.prompts import COMPOSED_PROMPT
 from magicapture_core.training import train
 
 FIRST_SEED = 1000
-"""Of the pictures; the same for every cell, so that methods are compared on the same noise."""
+"""Seed of the first picture; the same for every cell, so that methods are compared on the same noise."""
 SMOKE_STEPS = 2
-
-Say = Callable[[str], None]
 
 
 def is_done(task: Task, setup: Setup, out: Path) -> bool:
@@ -55,13 +54,13 @@ def is_done(task: Task, setup: Setup, out: Path) -> bool:
 
 
 def finished_cell(task: Task, setup: Setup, out: Path) -> dict[str, Any] | None:
-    """What cell.json holds, if it has the pictures that are wanted, judged by those who are wanted; else None."""
+    """The content of cell.json, if it has the wanted pictures, scored by the wanted networks; else None."""
     cell = read_cell(task, out)
     return cell if cell is not None and cell["wanted"] == _wanted(setup) else None
 
 
 def read_cell(task: Task, out: Path) -> dict[str, Any] | None:
-    """A cell's cell.json, whatever was wanted then; None where there is none."""
+    """The content of a cell's cell.json, for any settings; None if there is no such file."""
     path = task.folder(out) / "cell.json"
     try:
         cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -70,14 +69,18 @@ def read_cell(task: Task, out: Path) -> dict[str, Any] | None:
     return cell
 
 
-def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> None:
-    """Train, draw and judge what is still missing of the cell. Raises Problem where it cannot be done."""
+def run_cell(task: Task, setup: Setup, out: Path, progress: Progress | None = None) -> None:
+    """Train, draw and score what the cell does not have yet. Raises Problem where this is not possible.
+
+    progress: called after each optimizer step, with the cell's name. If it raises StoppedError, the training is saved,
+    and the next call continues it.
+    """
     if is_done(task, setup, out):
         return
     folder, method, models = task.folder(out), METHODS[task.method], models_for(setup.model)
     prompts = _prompts(setup)
     if any(not path.exists() for path in _pictures(folder, prompts)):
-        _train(task, setup, models, folder, say)
+        _train(task, setup, models, folder, progress)
         for kind, (prompt, count) in prompts.items():
             _draw(kind, prompt, count, setup, method, models, folder)
     cell = _judge(task, setup, folder, prompts)
@@ -90,13 +93,13 @@ def run_cell(task: Task, setup: Setup, out: Path, say: Say = lambda _: None) -> 
 # --- train ----------------------------------------------------------------------------------------
 
 
-def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say) -> None:
+def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, progress: Progress | None) -> None:
     marker, run_folder = folder / "trained.json", folder / "run"
     if marker.exists() and all(
         (run_folder / "adapter" / name).exists() for name in _trained(folder)["files"]
     ):
         return
-    marker.unlink(missing_ok=True)  # a whole UNet was tidied away: until it is trained again, there is none
+    marker.unlink(missing_ok=True)  # a whole UNet was deleted after use and must be trained again
     analyser = choose_analyser(setup.faces)[0]
     if analyser.embedder().name != setup.likeness:
         raise Problem(
@@ -117,8 +120,8 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say
     )
     with closing(reports):
         for report in reports:
-            if report.step % 50 == 0:
-                say(f"step {report.step} of {report.total_steps}")
+            if progress is not None:
+                progress(str(task), report.step, report.total_steps)
     run = Run.open(run_folder)
     rows = run.losses()
     facts = {
@@ -133,7 +136,7 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, say: Say
 
 
 def _tidy(folder: Path) -> None:
-    """Checkpoints and whole UNets are gigabytes over a table; a LoRA is kept, so that more pictures can be made."""
+    """Delete checkpoints and whole UNets, which take gigabytes; keep a LoRA, so that more pictures can be made."""
     for checkpoint in Run(folder / "run").checkpoints():
         shutil.rmtree(checkpoint, ignore_errors=True)
     (folder / "run" / "adapter" / UNET_FILE).unlink(missing_ok=True)
@@ -143,7 +146,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _prompts(setup: Setup) -> dict[str, tuple[str, int]]:
-    """Kind → prompt and how many pictures of it."""
+    """Kind → prompt and number of pictures."""
     prompts = {COMPOSED: (COMPOSED_PROMPT, setup.pictures)}
     if setup.edited_pictures:
         prompts |= {name: (edit.prompt, setup.edited_pictures) for name, edit in EDITS.items()}
@@ -163,7 +166,7 @@ def _pictures(folder: Path, prompts: Mapping[str, tuple[str, int]]) -> Iterator[
 def _draw(
     kind: str, prompt: str, count: int, setup: Setup, method: Method, models: ModelBundle, folder: Path
 ) -> None:
-    """Make the pictures of one prompt that are not there yet."""
+    """Make the missing pictures of one prompt."""
     done = 0
     while done < count and _picture(folder, kind, FIRST_SEED + done).exists():
         done += 1
@@ -180,9 +183,9 @@ def _draw(
 
 
 def portrait_settings(models: ModelBundle, setup: Setup) -> GenerateConfig:
-    """How every method's pictures are made, but for the adapter's scale."""
+    """Settings for the pictures of every method, except the adapter scale."""
     config = from_dict(GenerateConfig, dict(models.generate_defaults))
-    steps = setup.steps or (SMOKE_STEPS if setup.schedule == "smoke" else config.steps)
+    steps = setup.steps or (SMOKE_STEPS if setup.schedule == SMOKE else config.steps)
     return replace(config, steps=steps)
 
 
@@ -198,7 +201,7 @@ def _wanted(setup: Setup) -> dict[str, Any]:
 
 
 def _judge(task: Task, setup: Setup, folder: Path, prompts: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
-    """What cell.json holds."""
+    """The content of cell.json."""
     facts = _trained(folder)
     judges = judges_for(facts["likeness"], setup.encoder)
     if judges.names != setup.judged_by:
@@ -261,7 +264,7 @@ def score_picture(seen: Seen, person: People, style: People, judges: Judges) -> 
 
 
 def _edit_scores(kind: str, seen: Seen, judges: Judges) -> dict[str, Any]:
-    """Whether each edit shows: in its own pictures, and unasked in the plain ones."""
+    """Whether each edit is visible: in the pictures with it, and in the pictures without it."""
     if kind == COMPOSED:
         return {"shows": {name: edit.shows(seen) for name, edit in EDITS.items()}}
     edit = EDITS[kind]
@@ -271,7 +274,7 @@ def _edit_scores(kind: str, seen: Seen, judges: Judges) -> dict[str, Any]:
 
 
 def _attention(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Each token's attention on the composed prompt at the end of training: its share outside the region, its mean."""
+    """Attention of each token for the composed prompt at the end of training: share outside its region, and mean."""
     found: dict[str, float] = {}
     for row in rows:
         if row["task"] == "composed":
@@ -285,19 +288,19 @@ def _attention(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """A folder of photos as the judges see it."""
+    """What the scoring networks find in a folder of photos."""
 
     photos: tuple[np.ndarray, ...]
     vectors: np.ndarray
-    """(m, dim) of the faces that were found."""
+    """(m, dim) embeddings of the faces that were found."""
     embeddings: np.ndarray
-    """(n, dim) of every photo without its faces."""
+    """(n, dim) style vectors of all photos, without their faces."""
     colours: np.ndarray
-    """(m, 2) of the faces that were found."""
+    """(m, 2) colours of the faces that were found."""
 
 
 def see_photos(photos: Iterable[np.ndarray], judges: Judges) -> People:
-    """Look at photos ((h, w, 3) uint8 RGB each)."""
+    """Find and measure the faces in photos ((h, w, 3) uint8 RGB each)."""
     seen = [judges.faces.look(photo) for photo in photos]
     vectors = [one.vector for one in seen if one.vector is not None]
     return People(
@@ -311,7 +314,7 @@ def see_photos(photos: Iterable[np.ndarray], judges: Judges) -> People:
 
 
 def folder_of(benchmark: Benchmark, which: Literal["identities", "styles"], name: str) -> tuple[Path, ...]:
-    """The photos of one identity or style. Raises Problem where the benchmark has none of that name."""
+    """The photos of one identity or style. Raises Problem if the benchmark does not have it."""
     found: Mapping[str, tuple[Path, ...]] = getattr(benchmark, which)
     if name not in found:
         raise Problem(f"{benchmark.folder / which} has no {name}; it has {', '.join(found)}.")
@@ -320,13 +323,13 @@ def folder_of(benchmark: Benchmark, which: Literal["identities", "styles"], name
 
 @lru_cache(maxsize=1)
 def models_for(name: str) -> ModelBundle:
-    """Loaded once a process."""
+    """Loaded once per process."""
     return load(name)
 
 
 @lru_cache(maxsize=4)
 def judges_for(likeness: str, encoder: EncoderName) -> Judges:
-    """Chosen once a process."""
+    """Chosen once per process."""
     return Judges.chosen(likeness, encoder)
 
 

@@ -1,6 +1,7 @@
-"""Who judges: the face network that the loss did not use, and the image encoders of Style and Aesthetic.
+"""The networks that score pictures: a face network that the loss did not use; image encoders for Style and Aesthetic.
 
-Nothing is loaded at import, and nothing is downloaded: what is not here is said, and the next best is named.
+Nothing is loaded at import, and nothing is downloaded. Where a weight file is missing, the next best network is used,
+and the notes say so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AESTHETIC = "aesthetic_sac_logos_ava1_l14"
 CLIP_ID = "openai/clip-vit-large-patch14"
 CLIP_FOLDER = "clip-vit-large-patch14"
 SMALLEST = 256
-"""Smaller pictures are enlarged before faces are looked for: detectors are made for larger ones."""
+"""Shorter side in pixels to which smaller pictures are enlarged before face detection: detectors need larger ones."""
 
 
 # --- faces ----------------------------------------------------------------------------------------
@@ -40,17 +41,17 @@ class Seen:
     """(h, w, 3) uint8 RGB, at least 256 pixels."""
     face: Face | None
     vector: np.ndarray | None
-    """(dim,) of unit length: who it is."""
+    """(dim,) face embedding of unit length; None without a face."""
     keep: np.ndarray
-    """(h, w) bool: outside every face."""
+    """(h, w) bool: True outside all faces."""
 
 
 class FaceJudge:
-    """Finds faces with the bundled detector and tells people apart with a network of its own."""
+    """Finds faces with the bundled detector and compares persons with another network."""
 
     def __init__(self, name: str, note: str, embed: Any) -> None:
         self.name = name
-        """For tables."""
+        """Name of the network, for tables."""
         self.note = note
         """One sentence: which network, and whether it is the loss's own."""
         self._embed = embed
@@ -58,7 +59,7 @@ class FaceJudge:
         self._analyser = choose_analyser("bundled")[0]
 
     def look(self, pixels: np.ndarray) -> Seen:
-        """Find the faces of a picture ((h, w, 3) uint8 RGB) and embed the largest one."""
+        """Find the faces in a picture ((h, w, 3) uint8 RGB) and compute the embedding of the largest one."""
         pixels = enlarged(pixels)
         faces = self._analyser.detect(pixels)
         keep = np.ones(pixels.shape[:2], bool)
@@ -73,11 +74,11 @@ class FaceJudge:
 
 
 def choose_face_judge(loss_network: str) -> FaceJudge:
-    """The judge of likeness, never the loss's network where that can be had.
+    """The network that scores likeness; if possible not the network of the loss.
 
-    loss_network: name of the network in Eq. 7, as in config.json ("likeness"). First ArcFace w600k_mbf, whose file
-    MAGICAPTURE_WEIGHTS must hold; then whichever of facexlib's ArcFace and SFace the loss did not use; the loss's
-    own only where nothing else is here, and then the note says so.
+    loss_network: name of the network in Eq. 7, as in config.json ("likeness"). The first choice is ArcFace w600k_mbf,
+    whose file must be in MAGICAPTURE_WEIGHTS; the second is the one of facexlib's ArcFace and SFace that the loss did
+    not use. The loss's own network is used only where no other one is present; the note then says so.
     """
     path, runtime = find_weight(ARCFACE), importlib.util.find_spec("onnxruntime")
     if path is not None and runtime is not None:
@@ -104,7 +105,7 @@ def arcface_judge(path: Path) -> FaceJudge:
 
 
 def how_to_get(name: str) -> str:
-    """Where a file comes from and where it goes, as a sentence."""
+    """A sentence that says where to get a file and where to put it."""
     entry = weight(name)
     return f"Get {entry.filename} ({entry.url}; {entry.licence}) and put it into {weights_dir()}."
 
@@ -124,7 +125,7 @@ def _torch_embedding(embedder: Any) -> Any:
 
 
 def _onnx_arcface(path: str) -> Any:
-    """ArcFace's convention: RGB 112×112, (x - 127.5) / 127.5."""
+    """Its input, as for all ArcFace networks: RGB 112×112, (x - 127.5) / 127.5."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -143,7 +144,7 @@ def _onnx_arcface(path: str) -> Any:
 
 
 def enlarged(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 with a shorter side of at least 256 pixels."""
+    """The picture ((h, w, 3) uint8), enlarged if its shorter side is below 256 pixels."""
     import cv2
 
     scale = SMALLEST / min(pixels.shape[:2])
@@ -157,7 +158,7 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
 
 
 class ImageEncoder(Protocol):
-    """Pictures → vectors whose cosine is likeness in style."""
+    """Computes vectors of pictures; the cosine of two vectors is the similarity of style."""
 
     name: str
     note: str
@@ -168,7 +169,7 @@ class ImageEncoder(Protocol):
 
 
 def choose_image_encoder(name: EncoderName = "auto") -> ImageEncoder:
-    """CLIP ViT-L/14, the paper's, where its files are here; otherwise the statistics, which come with the project."""
+    """CLIP ViT-L/14, as in the paper, where its files are present; else the statistics, which come with the project."""
     if name == "statistics":
         return style_statistics()
     folder = find_clip()
@@ -184,13 +185,13 @@ def choose_image_encoder(name: EncoderName = "auto") -> ImageEncoder:
 
 
 def find_clip() -> Path | None:
-    """The folder of CLIP ViT-L/14, if it is here already: in the weights folder or in the hub's cache."""
+    """The folder of CLIP ViT-L/14, if it is in the weights folder or in the hub's cache; else None."""
     folder = weights_dir() / CLIP_FOLDER
     if (folder / "config.json").is_file():
         return folder
     import huggingface_hub
 
-    # Asking the cache for one file costs nothing where a snapshot would go online.
+    # A lookup of one file in the cache stays offline; a snapshot would connect to the hub.
     found = huggingface_hub.try_to_load_from_cache(CLIP_ID, "config.json")
     return Path(found).parent if isinstance(found, str) else None
 
@@ -210,7 +211,7 @@ def style_statistics() -> ImageEncoder:
 
 
 class ClipEncoder:
-    """CLIP's picture and text towers, projected to their common space."""
+    """CLIP's image encoder and text encoder, with the projections to their common space."""
 
     name = "CLIP ViT-L/14"
     note = f"image embeddings of {CLIP_ID}; a masked face is filled with CLIP's mean colour."
@@ -238,7 +239,7 @@ class ClipEncoder:
     @torch.no_grad()
     def embed(self, pixels: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
         """See ImageEncoder."""
-        if keep is not None:  # before it is made smaller, or the face's edge would show
+        if keep is not None:  # before the picture is made smaller, or the edge of the face would remain
             pixels = np.where(keep[..., None], pixels, np.round(255 * np.array(self.MEAN)).astype(np.uint8))
         image = torch.from_numpy(self._square(pixels)).permute(2, 0, 1).float() / 255
         image = (image - torch.tensor(self.MEAN).view(3, 1, 1)) / torch.tensor(self.SPREAD).view(3, 1, 1)
@@ -247,13 +248,13 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_text(self, text: str) -> np.ndarray:
-        """(dim,) of a description, to be compared with unmasked pictures."""
+        """(dim,) vector of a description, to be compared with vectors of pictures without a mask."""
         tokens = self.tokenizer([text], truncation=True, return_tensors="pt").to(self.device)
         vector: np.ndarray = self.text(**tokens).text_embeds[0].cpu().numpy()
         return vector
 
     def _square(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w, 3) uint8 → (side, side, 3): the shorter side scaled, the middle kept, as CLIP was trained."""
+        """(h, w, 3) uint8 → (side, side, 3): shorter side scaled to `side`, centre cropped, as in CLIP's training."""
         from PIL import Image
 
         image = Image.fromarray(pixels).convert("RGB")
@@ -266,10 +267,10 @@ class ClipEncoder:
 
 
 class Aesthetic:
-    """LAION's predictor, sac+logos+ava1-l14-linearMSE: about 1 (poor) to 10 (fine) from a CLIP ViT-L/14 embedding."""
+    """LAION's predictor, sac+logos+ava1-l14-linearMSE: about 1 (bad) to 10 (good), from a CLIP ViT-L/14 embedding."""
 
     WIDTHS = (768, 1024, 128, 64, 16, 1)
-    PLACES = (0, 2, 4, 6, 7)  # the others were dropout
+    PLACES = (0, 2, 4, 6, 7)  # the other layers are dropout
 
     def __init__(self, path: Path, clip: ClipEncoder) -> None:
         self.clip = clip
@@ -298,7 +299,7 @@ class Aesthetic:
 
 
 def choose_aesthetic(encoder: ImageEncoder) -> Aesthetic | None:
-    """The predictor, where both its file and CLIP ViT-L/14 are here; None where not: it is never made up."""
+    """The predictor, where its file is present and CLIP ViT-L/14 is used; else None: nothing replaces it."""
     path = find_weight(AESTHETIC)
     if path is None or not isinstance(encoder, ClipEncoder):
         return None
@@ -307,7 +308,7 @@ def choose_aesthetic(encoder: ImageEncoder) -> Aesthetic | None:
 
 @dataclass(frozen=True, eq=False)
 class Judges:
-    """Everyone who judges, chosen once."""
+    """All networks that score pictures, chosen once."""
 
     faces: FaceJudge
     images: ImageEncoder
@@ -321,17 +322,17 @@ class Judges:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Who they are: numbers by other judges must not stand in one table."""
+        """Names of the networks. Scores of different networks must not be in one table."""
         return (self.faces.name, self.images.name, *((AESTHETIC,) if self.aesthetic is not None else ()))
 
     @property
     def as_in_the_paper(self) -> bool:
-        """Whether their numbers may stand beside the paper's: faces by an ArcFace, style by CLIP ViT-L/14."""
+        """Whether the scores can be compared with the paper's: faces scored by an ArcFace, style by CLIP ViT-L/14."""
         faces = "ArcFace" in self.faces.name and "own" not in self.faces.name
         return faces and isinstance(self.images, ClipEncoder)
 
     def notes(self) -> dict[str, str]:
-        """Column → who judges it and how, for the foot of every table."""
+        """Column → which network scores it and how, for the notes below every table."""
         aesthetic = "not measured: " + " and ".join(
             what
             for what, here in (

@@ -1,7 +1,7 @@
 """The methods that are compared, each a configuration of the same training loop.
 
-A method changes what it is about and nothing else: photos, prompts, seeds and the number of optimizer steps are the
-same for all. Its own paper's learning rates and steps make the "paper" schedule.
+A method changes only the settings that define it: photos, prompts, seeds and the number of optimizer steps are the same
+for all. The "paper" schedule uses the learning rates and steps of each method's own paper.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
-from magicapture_core.evaluation.tasks import Schedule
+from magicapture_core.evaluation.tasks import SMOKE
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem
+from magicapture_core.schedules import PAPER, known_schedules
 
 QUICK_PRIOR = 40
-"""Pictures of any person in the quick schedule: a fifth of the papers' 200, for some tenth of their steps."""
+"""`prior_pictures` in schedules other than the paper's, which have fewer steps. The papers have 200."""
 
-# What the ways of learning have in common that know neither masks nor two phases nor a composed prompt.
+# Settings that all methods without masks, without two phases and without a composed prompt have in common.
 _PLAIN: dict[str, Any] = {
     "masked": False, "lambda_id": 0.0, "lambda_attn": 0.0, "composed_weight": 0.0, "style_weight": 1.0,
     "learning_rate_decay": "constant",
@@ -31,39 +32,40 @@ class Method:
     """One row of the table."""
 
     name: str
-    """On the command line."""
+    """Its name on the command line."""
     title: str
-    """In the table."""
+    """Its name in the table."""
     about: str
-    """What is different, in a sentence."""
+    """What it changes, in one or two sentences."""
     changes: Mapping[str, Any]
     """TrainConfig settings that make the method, in every schedule."""
     paper: Mapping[str, Any] = field(default_factory=dict)
-    """Steps and rates of its own paper, over MagiCapture's."""
+    """Steps and learning rates of its own paper, in the paper schedule; all others are MagiCapture's."""
     steps: Literal["as given", "first phase", "second phase"] = "as given"
-    """Where the steps of both phases go in the smoke and quick schedules."""
+    """Which phase gets the steps of both phases, in every schedule except the paper's."""
     rate: float | None = None
-    """Its learning rate of phase 2 over LoRA's, in the quick schedule; None: the same. Chosen among three each by the
-    highest CSIM plus Style on the mini benchmark's p05 × sunset, which its table does not use."""
+    """Its learning rate in phase 2 divided by LoRA's, in every schedule except the paper's; None: 1. It was chosen from
+    three values by the highest CSIM plus Style on p05 × sunset of the mini benchmark, a pair that the table of results
+    does not use."""
     words: Literal["as given", "phase 1", "as weights"] = "as given"
-    """At which rate the words learn in phase 2 of the quick schedule."""
+    """Learning rate of the words in phase 2, in every schedule except the paper's."""
     adapter_scale: float | None = None
-    """Strength at which its pictures are made; None: as for portraits. 1 is what was trained."""
+    """Adapter scale for its pictures; None: the same as for portraits. 1 is the full trained change."""
     paper_row: tuple[float, float, float] | None = None
     """CSIM, Style and Aesthetic in MagiCapture's Table 1 (SD 1.5; 10 identities × 10 styles × 100 pictures)."""
 
-    def config(self, schedule: Schedule, models: ModelBundle, seed: int = 0) -> TrainConfig:
-        """Its settings for a model. Raises Problem for "quick" where the model brings no such schedule."""
+    def config(self, schedule: str, models: ModelBundle, seed: int = 0) -> TrainConfig:
+        """Its settings for a model. Raises Problem for a schedule that neither the model nor evaluations have."""
         base = _base(schedule, models)
         values = {**to_dict(base), **self.changes, "seed": seed}
-        if schedule == "paper":
+        if schedule == PAPER:
             values |= self.paper
         else:
             values |= self._moved_steps(base)
             values["lora_learning_rate"] = rate = base.lora_learning_rate * (self.rate or 1)
             if self.words != "as given":
                 values["embedding_learning_rate"] = base.ti_learning_rate if self.words == "phase 1" else rate
-        # The table shows each method's attention at the end of its training, and nothing on the way.
+        # The table shows the attention at the end of the training only.
         quiet = {"sample_every": 0, "attention_every": max(1, base.ti_steps + base.lora_steps)}
         return from_dict(TrainConfig, values | quiet)
 
@@ -76,14 +78,10 @@ class Method:
         return {}
 
 
-def _base(schedule: Schedule, models: ModelBundle) -> TrainConfig:
-    """MagiCapture's own settings in a schedule."""
-    if schedule not in get_args(Schedule):
-        raise Problem(f"--schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}.")
+def _base(schedule: str, models: ModelBundle) -> TrainConfig:
+    """The settings of MagiCapture itself in a schedule."""
     start = {"resolution": models.resolution}
-    if schedule == "paper":
-        return from_dict(TrainConfig, start)
-    if schedule == "smoke":
+    if schedule == SMOKE:
         few = {
             "ti_steps": 2,
             "lora_steps": 2,
@@ -93,11 +91,13 @@ def _base(schedule: Schedule, models: ModelBundle) -> TrainConfig:
         }
         side = models.schedules.get("quick", {}).get("attention_resolution")
         return from_dict(TrainConfig, {**start, **few, "attention_resolution": side})
-    if "quick" not in models.schedules:
+    known = known_schedules(models.schedules)
+    if schedule not in known:
         raise Problem(
-            f"{models.name} brings no quick schedule (magicapture.json beside its weights). Use --schedule paper."
+            f"The schedule must be one of {', '.join([SMOKE, *known])} for this model, got {schedule!r}."
         )
-    return from_dict(TrainConfig, {**start, "prior_pictures": QUICK_PRIOR, **models.schedules["quick"]})
+    few_pictures = {} if schedule == PAPER else {"prior_pictures": QUICK_PRIOR}
+    return from_dict(TrainConfig, {**start, **few_pictures, **known[schedule]})
 
 
 METHODS: dict[str, Method] = {
@@ -164,8 +164,9 @@ METHODS: dict[str, Method] = {
         ),
     )
 }  # fmt: skip
-"""By name. Where another paper's schedule was made for another model (DreamBooth's for Imagen has 1e-5), the one that
-its authors give for Stable Diffusion is taken; Textual Inversion's is for LDM, at its base rate."""
+"""By name. Where a paper's schedule is for another model than Stable Diffusion (DreamBooth's for Imagen has 1e-5), the
+schedule that its authors give for Stable Diffusion is used. Textual Inversion's is for LDM, with its base learning
+rate."""
 
 
 def choose_methods(names: str) -> list[Method]:

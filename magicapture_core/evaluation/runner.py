@@ -1,8 +1,8 @@
-"""Identities × styles × methods, each cell a task: in this process, or spread over a Ray cluster.
+"""Runs the cells of identities × styles × methods: in this process, or on a Ray cluster.
 
-OUT/settings.json   what must be the same when an evaluation goes on
+OUT/settings.json   what must be the same when an evaluation is continued
 OUT/cells/          see cells.py
-OUT/failed.json     cells that could not be done, and why; they are tried again when the evaluation is run again
+OUT/failed.json     cells that failed, and why; the next run tries them again
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import Progress
 
 RETRIES = 3
-"""How often a task is given to another worker when its own died."""
+"""How often a task is given to another worker after its worker died."""
 FREE = ("pictures", "edited_pictures", "keep_runs", "encoder", "judged_by")
-"""Settings that may change when an evaluation goes on: they ask for more, not for something else."""
+"""Settings that may change when an evaluation is continued: they add to the results and do not change them."""
 PHOTOS = ("identities", "styles")
 
 
 @dataclass(frozen=True)
 class Done:
-    """One cell is over."""
+    """One cell is finished or has failed."""
 
     task: Task
     number: int
     total: int
     seconds: float
     problem: str | None
-    """What went wrong, in a sentence; None where nothing did."""
+    """The error in a sentence; None without an error."""
 
 
 def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
-    """Every cell, so that early stops leave whole methods of the first pairs, and not one method of all pairs."""
+    """All cells. After an early stop, the first pairs have all methods, instead of all pairs having one method."""
     return [
         Task(identity, style, method.name)
         for identity in benchmark.identities
@@ -55,9 +56,9 @@ def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
 
 
 def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequence[Method]) -> list[Method]:
-    """Start an evaluation in `out`, or check that the one there is the same. Raises Problem that names what differs.
+    """Start an evaluation in `out`, or check that the one there is the same. Raises Problem that names the differences.
 
-    Returns every method that the evaluation has: `methods`, and what was asked for earlier and would be the same now.
+    Returns all methods of the evaluation: `methods`, and methods of earlier calls whose settings are still the same.
     """
     models = models_for(setup.model)
     configs = {
@@ -89,7 +90,7 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
 
 
 def _digest(photos: Sequence[Path]) -> str:
-    """Of a folder's photos: their names and bytes."""
+    """A hash of the names and bytes of photos."""
     found = hashlib.sha256()
     for photo in photos:
         found.update(photo.name.encode() + b"\0" + hashlib.sha256(photo.read_bytes()).digest())
@@ -97,7 +98,7 @@ def _digest(photos: Sequence[Path]) -> str:
 
 
 def _merged(before: Any, now: Any) -> Any:
-    """Two trees of settings as one; what is said now counts."""
+    """Two trees of settings as one; the values of `now` replace those of `before`."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return now
     return {**before, **{name: _merged(before.get(name), value) for name, value in now.items()}}
@@ -141,14 +142,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 Outcome = tuple[Task, float, str | None]
-"""A task, its seconds, and what went wrong (None where nothing did)."""
+"""A task, its seconds, and the error (None without one)."""
 
 
-def attempt(task: Task, setup: Setup, out: Path, say: Callable[[str], None] = lambda _: None) -> Outcome:
-    """Do one cell. What the user can mend comes back as a sentence; anything else is a mistake and is raised."""
+def attempt(task: Task, setup: Setup, out: Path, progress: Progress | None = None) -> Outcome:
+    """Run one cell. A Problem is returned as a sentence; any other error is a fault of the program and is raised."""
     started = time.monotonic()
     try:
-        run_cell(task, setup, out, say)
+        run_cell(task, setup, out, progress)
     except Problem as problem:
         return task, time.monotonic() - started, str(problem)
     return task, time.monotonic() - started, None
@@ -161,16 +162,19 @@ def run(
     *,
     ray: str | None = None,
     work: Callable[[Task, Setup, Path], Outcome] = attempt,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Iterator[Done]:
-    """Do every cell that is not done yet, and report each. A cell that fails is reported and the others go on.
+    """Run every cell that is not finished, and report each. After a failed cell the others are still run.
 
     ray: None for this process; "local" for as many workers as this machine has cores; else a cluster's address, all
     of whose machines see `out` under the same path (and the model and weights, too). work: what a Ray worker does.
+    progress: see `run_cell`; it is not called with Ray.
     """
     missing = [task for task in tasks if not is_done(task, setup, out)]
     failed: dict[str, str] = {}
-    one_by_one = _here(missing, setup, out, say) if ray is None else _on_ray(missing, setup, out, ray, work)
+    one_by_one = (
+        _here(missing, setup, out, progress) if ray is None else _on_ray(missing, setup, out, ray, work)
+    )
     for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
         if problem is not None:
             failed[str(task)] = problem
@@ -179,7 +183,7 @@ def run(
 
 
 def _failures_of_others(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
-    """What an earlier call left in failed.json about cells that are not among these."""
+    """Entries of failed.json from earlier calls, for cells that are not in `tasks`."""
     try:
         before = json.loads((out / "failed.json").read_text(encoding="utf-8-sig"))
         return {task: why for task, why in before.items() if task not in set(map(str, tasks))}
@@ -196,15 +200,15 @@ def _write_failures(out: Path, failed: dict[str, str]) -> None:
         temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
 
 
-def _here(tasks: Sequence[Task], setup: Setup, out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
+def _here(tasks: Sequence[Task], setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
     for task in tasks:
-        yield attempt(task, setup, out, lambda text, task=task: say(f"{task}: {text}"))  # type: ignore[misc]
+        yield attempt(task, setup, out, progress)
 
 
 def _on_ray(
     tasks: Sequence[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
 ) -> Iterator[Outcome]:
-    """Ray gives a task to another worker if its own dies; the cell then goes on from its last file."""
+    """Ray gives a task to another worker if its worker dies; the cell then continues from its last file."""
     if importlib.util.find_spec("ray") is None:
         raise MissingFiles(
             "--ray needs Ray, which is not installed. Install it (pip install -r requirements-ray.txt), or leave "
@@ -218,7 +222,7 @@ def _on_ray(
     kept = {
         name: os.environ[name] for name in ("MAGICAPTURE_WEIGHTS", "HF_HUB_OFFLINE") if name in os.environ
     }
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers about every start
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report every start to its developers
     started = not ray.is_initialized()
     if started:
         local = address == "local"
@@ -229,7 +233,7 @@ def _on_ray(
                 log_to_driver=False,
                 **({"include_dashboard": False} if local else {}),
             )
-        except Exception as error:  # Ray raises the bare class where a part of it does not start in time
+        except Exception as error:  # Ray raises plain Exception where a part of it does not start in time
             where = "started on this machine" if local else f"reached at {address}"
             raise Problem(
                 f"Ray could not be {where} ({error}). Correct the address, wait until the machine is less busy, or "

@@ -1,4 +1,4 @@
-"""What one task of an evaluation is: plain values that travel to other processes. Imports nothing heavy."""
+"""The description of one task of an evaluation, as plain values that can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Schedule = Literal["smoke", "quick", "paper"]
 EncoderName = Literal["auto", "clip", "statistics"]
 FaceVariant = Literal["auto", "bundled", "facexlib"]
+
+SMOKE = "smoke"
+"""A schedule of evaluations only: two steps a phase, to test that everything works."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What makes cells comparable; plain values, which travel to other processes."""
+    """The settings that all cells of a table have in common."""
 
     benchmark: str
     model: str
-    schedule: Schedule
+    schedule: str
+    """SMOKE, or a schedule of the model (magicapture_core.schedules)."""
     pictures: int
-    """Of the composed prompt, per cell."""
+    """Pictures of the composed prompt per cell."""
     edited_pictures: int
-    """Of each edited prompt, per cell; 0: none."""
+    """Pictures of each edited prompt per cell; 0: none."""
     steps: int | None
     """Denoising steps; None: as the model suggests."""
     faces: FaceVariant
-    """Which networks find and recognise faces in training."""
+    """Which networks detect and recognise faces in training."""
     likeness: str
-    """Name of the one that recognises them, in Eq. 7: what `faces` comes to depends on the weight files at hand."""
+    """Name of the face recognition network in Eq. 7. `faces` selects it by the weight files that are present."""
     encoder: EncoderName
-    """Who is asked to judge style."""
+    """Which network scores style."""
     judged_by: tuple[str, ...]
-    """Names of the judges (`Judges.names`). Cells that others judged are judged again, from their pictures."""
+    """Names of the scoring networks (`Judges.names`). Cells scored by others are scored again, from their pictures."""
     seed: int
     keep_runs: bool
     """Keep checkpoints and whole UNets of finished cells."""
@@ -39,14 +42,14 @@ class Setup:
 
 @dataclass(frozen=True, order=True)
 class Task:
-    """Which cell."""
+    """Names one cell."""
 
     identity: str
     style: str
     method: str
 
     def folder(self, out: Path) -> Path:
-        """Where its files lie."""
+        """The folder of its files."""
         return out / "cells" / self.identity / self.style / self.method
 
     def __str__(self) -> str:

@@ -27,10 +27,8 @@ from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.problems import Problem, ran_out_of_memory
+from magicapture_core.progress import Progress, StoppedError
 from magicapture_core.prompts import apply_weights
-
-Progress = Callable[[int, int], object]
-"""Called after each denoising step with (steps done, steps in all). Returning False stops the generation."""
 
 
 def generate(
@@ -41,12 +39,13 @@ def generate(
     analyser: FaceAnalyser | None = None,
     progress: Progress | None = None,
 ) -> Generator[Portrait, None, None]:
-    """Make `config.count` portraits with a run's adapter, yielded as they are ready, in order of their seeds.
+    """Make `config.count` portraits with a run's adapter. Yields each when it is ready, in order of their seeds.
 
-    run: a run folder; None draws with the plain model. analyser: whose face recognition scores the portraits;
-    None chooses. The same seed gives the same picture however many are made at once. Whether the generator
-    ends, is closed or fails, the models are as they were before.
-    Raises Problem for a prompt or a run that cannot be used, at once rather than at the first portrait.
+    run: a run folder; None uses the model without an adapter. analyser: its face recognition network scores the
+    portraits; None chooses one. The same seed gives the same picture for any number of pictures in a batch.
+    progress: called after each denoising step; if it raises StoppedError, the generator ends without an error.
+    When the generator has ended, was closed or has failed, the models are as they were before.
+    Raises Problem for a prompt or a run that cannot be used, immediately and not at the first portrait.
     """
     learned = None if run is None else Learned.from_run(Run.open(run), models, analyser)
     return _portraits(Job.prepared(models, learned, config), progress)
@@ -62,18 +61,14 @@ def draft(
     noun: str = "person",
     progress: Progress | None = None,
 ) -> Generator[Portrait, None, None]:
-    """Portraits before any training: the look of the style, and roughly the person.
+    """Portraits before any training: they show the style, and the person approximately.
 
-    Unlike the paper: [V1] and [V2] are words that a model with `words.safetensors` makes of the photos. noun: what
-    the person is called in the prompt, for instance "woman" or "old man". Otherwise as `generate`.
-    Raises Problem at once where the model brings no such words, or no photo shows a face.
+    Unlike the paper: [V1] and [V2] are embeddings that a model with `words.safetensors` computes from the photos. noun:
+    the noun for the person in the prompt, for example "woman" or "old man". Otherwise as `generate`.
+    Raises Problem immediately if the model has no `words.safetensors`, or if no photo shows a face.
     """
     learned = Learned.from_photos(models, subject, style, analyser, noun)
     return _portraits(Job.prepared(models, learned, config), progress)
-
-
-class _StoppedError(Exception):
-    """The progress callback asked to stop."""
 
 
 def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None, None]:
@@ -84,8 +79,8 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     def step_done() -> None:
         nonlocal done
         done = min(done + 1, total)
-        if progress is not None and progress(done, total) is False:
-            raise _StoppedError
+        if progress is not None:
+            progress("Denoising", done, total)
 
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
@@ -97,7 +92,7 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
             seeds = batches.popleft()
             try:
                 yield from _denoise(job, pipeline, prompts, seeds, store, step_done)
-            except _StoppedError:
+            except StoppedError:
                 return
             except (MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):

@@ -20,16 +20,16 @@ import torch
 from magicapture_core.config import Framing
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
-from magicapture_core.models.hub import HUB_ID, Progress, first_line, from_hub
+from magicapture_core.models.hub import HUB_ID, first_line, from_hub
 from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
+from magicapture_core.progress import Progress
 from magicapture_core.weights import ASSETS
 
 __all__ = [
     "HUB_ID",
     "ModelBundle",
-    "Progress",
     "best_device",
     "best_dtype",
     "fetch",
@@ -56,7 +56,7 @@ def load(
     file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one. A path beside an existing folder
     is never taken for a hub id.
     device, dtype: None chooses by hardware: bfloat16 on a GPU or CPU that computes in it, else float32.
-    progress: is told how a download goes on, if there must be one.
+    progress: called during a download, if there must be one. A StoppedError that it raises ends the download.
     Raises MissingFiles where files are neither here nor to be had, Problem where they are of another kind.
     """
     device = torch.device(device) if device else best_device()

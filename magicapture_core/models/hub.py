@@ -1,10 +1,9 @@
-"""Models of the Hugging Face hub: from its cache, else downloaded."""
+"""Models of the Hugging Face hub: from the local cache, or downloaded."""
 
 from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,23 @@ import torch
 
 from magicapture_core.models.files import WEIGHT_NAMES, weight_variant
 from magicapture_core.problems import MissingFiles, Problem
+from magicapture_core.progress import Progress
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """The paper's model."""
 HUB_SIZE = "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision"
-Progress = Callable[[int, int | None], None]
-"""Called with (bytes here, bytes in all or None) while a model is downloaded. What it raises ends the download."""
 
 
 def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path:
-    """The hub id's snapshot folder: from the cache if it is complete there, else downloaded."""
+    """The snapshot folder of a hub id: from the cache if it is complete there, else downloaded.
+
+    progress: called with bytes; a StoppedError that it raises ends the download.
+    """
     import huggingface_hub
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
-    # The hub's folders hold the same weights in several formats; half the bytes do for half precision.
+    # The hub's folders have the same weights in several formats; for half precision the fp16 files are enough.
     variants = ("", ".fp16") if dtype == torch.float32 else (".fp16", "")
     reason: Exception = MissingFiles("nothing was tried")
     for offline, variant in itertools.product((True, False), variants):
@@ -60,9 +61,10 @@ def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path
 
 
 def _telling(progress: Progress) -> Any:
-    """A tqdm class for the hub's library that draws nothing, and tells `progress` the bytes.
+    """A tqdm class for the hub's library that draws nothing and calls `progress` with the bytes.
 
-    Of several bars of bytes (one in all, or one a file: that changed between versions) the fullest is told.
+    The library shows one bar for all files or one for each file, depending on its version. The largest number of bytes
+    of all bars is reported.
     """
     from tqdm.auto import tqdm
 
@@ -77,12 +79,12 @@ def _telling(progress: Progress) -> Any:
             moved = super().update(n)
             if self.unit == "B" and self.n > most:
                 most = int(self.n)
-                progress(most, int(self.total) if self.total else None)
+                progress("Downloading the model", most, int(self.total) if self.total else None)
             return moved
 
     return Telling
 
 
 def first_line(error: Exception) -> str:
-    """The error in one line, without its full stop."""
+    """The first line of the error, without a full stop."""
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".: ")

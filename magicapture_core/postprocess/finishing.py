@@ -1,4 +1,4 @@
-"""A picture becomes a portrait to keep: super-resolution, then face restoration, each timed and told."""
+"""Finishing of a picture: super-resolution and face restoration, with the time and the notes of each stage."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from magicapture_core.postprocess.networks import (
 from magicapture_core.postprocess.restoration import RestoredFace, restore_faces
 from magicapture_core.postprocess.tiling import enlarge, resize
 from magicapture_core.problems import Problem, ran_out_of_memory
+from magicapture_core.progress import Progress
 from magicapture_core.weights import WEIGHTS, find_weight
-
-Progress = Callable[[str, float], object]
-"""Called with (what is being done, share of it done 0..1). Raising ends the work."""
 
 
 @dataclass(eq=False)
@@ -36,14 +34,14 @@ class Finished:
 
     pixels: np.ndarray
     stages: dict[str, np.ndarray]
-    """Stage ("upscale", "restore") -> the picture after it, in the order they ran; stages that did nothing lack."""
+    """Stage ("upscale", "restore") -> the picture after it, in order; stages that did nothing are left out."""
     seconds: dict[str, float]
-    """Stage -> how long it took, loading not counted; "load" is the loading of networks."""
+    """Stage -> seconds, without loading; "load" is the time for loading networks."""
     faces: list[RestoredFace]
     notes: list[str]
-    """For the user: what was not done, and why; what the identity guard did."""
+    """For the user: what was not done and why; what the limit on the identity score (`identity_budget`) changed."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How it was made, for the file's metadata; plain JSON values."""
+    """The settings, for the file's metadata; plain JSON values."""
 
 
 def finish(
@@ -57,9 +55,10 @@ def finish(
 ) -> Finished:
     """Super-resolve and restore `pixels` ((h, w, 3) uint8 RGB).
 
-    analyser: who finds and compares faces; None chooses, once a face must be found. identity: the subject's
-    (dim,) embedding, if known. device: None takes the GPU where there is one.
-    MissingFiles where weights that were asked for by name cannot be had, Problem where they are other files.
+    analyser: finds and compares faces; None chooses one when it is needed. identity: the subject's (dim,) embedding, if
+    known. device: None uses the GPU if there is one. progress: called with bytes of a download and with tiles; this
+    function does not catch a StoppedError that it raises.
+    Raises MissingFiles if weights that the config names cannot be downloaded, Problem if a file has other content.
     """
     check_pixels(pixels)
     work = _Work(
@@ -86,7 +85,7 @@ def finish(
 
 
 class _Work:
-    """One picture on its way."""
+    """The state of one picture between the stages."""
 
     def __init__(
         self, pixels: np.ndarray, config: PostprocessConfig, device: torch.device, progress: Progress | None
@@ -105,12 +104,12 @@ class _Work:
                 f"The picture has {sides[0]}×{sides[1]} pixels and {what}: max_side is {config.max_side}."
             )
 
-    def say(self, what: str, share: float) -> None:
+    def say(self, what: str, done: float, total: float | None) -> None:
         if self._progress is not None:
-            self._progress(what, share)
+            self._progress(what, done, total)
 
     def upscaler(self) -> UpscalerNetwork | None:
-        """The network to enlarge with; None: plainly, or not at all."""
+        """The network for super-resolution; None: plain interpolation, or no enlargement."""
         kind: str = self.config.upscaler
         if self.factor == 1 or self.config.upscale_strength == 0:
             return None
@@ -123,11 +122,11 @@ class _Work:
                 )
         if kind == "lanczos":
             return None
-        self.say("Loading super-resolution", 0.0)
+        self.say("Loading super-resolution", 0, None)
         return upscaler(kind, self.factor, self.device, self._download("super-resolution"))
 
     def restorer(self) -> RestorerNetwork | None:
-        """The network to restore faces with; None: not at all."""
+        """The network for face restoration; None: no restoration."""
         kind: str = self.config.restore
         if kind == "auto":
             kind = "gfpgan" if find_weight(RESTORER_WEIGHTS["gfpgan"]) else "none"
@@ -139,7 +138,7 @@ class _Work:
                 )
         if kind == "none" or self.config.restore_strength == 0:
             return None
-        self.say("Loading face restoration", 0.0)
+        self.say("Loading face restoration", 0, None)
         return restorer(kind, self.device, self._download("face restoration"))
 
     def upscale(self, network: UpscalerNetwork | None) -> None:
@@ -154,7 +153,7 @@ class _Work:
                 network,
                 tile=self.config.tile,
                 margin=self.config.tile_margin,
-                progress=lambda done, total: self.say("Super-resolution", done / total),
+                progress=self.say,
             )
             result = _mixed(plain, resize(large, self.size), self.config.upscale_strength)
         self.used["upscaled_with"] = network.name if network else "Lanczos"
@@ -166,7 +165,7 @@ class _Work:
         if network is None:
             return
         begun = time.perf_counter()
-        self.say("Face restoration", 0.0)
+        self.say("Face restoration", 0, 1)
         result, faces = restore_faces(
             self.done.pixels,
             network,
@@ -189,10 +188,11 @@ class _Work:
     def _keep(self, stage: str, pixels: np.ndarray, begun: float) -> None:
         self.done.pixels = self.done.stages[stage] = pixels
         self.done.seconds[stage] = time.perf_counter() - begun
-        self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1.0)
+        self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1, 1)
 
-    def _download(self, what: str) -> Callable[[int, int | None], None]:
-        return lambda here, total: self.say(f"Downloading {what}", here / total if total else 0.0)
+    def _download(self, what: str) -> Progress:
+        """Reports a download with the purpose of the file: users do not know its name."""
+        return lambda _file, done, total: self.say(f"Downloading {what}", done, total)
 
 
 def _mixed(plain: np.ndarray, sharp: np.ndarray, strength: float) -> np.ndarray:

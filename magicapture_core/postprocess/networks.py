@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from magicapture_core.problems import MissingFiles, Problem
-from magicapture_core.weights import ASSETS, WEIGHTS, Progress, fetch_weight, find_weight, read_state
+from magicapture_core.progress import Progress
+from magicapture_core.weights import ASSETS, WEIGHTS, fetch_weight, find_weight, read_state
 
 MINI_FILE = ASSETS / "mini" / "upscaler.safetensors"
 """SRVGGNetCompact ×2 (32 channels, 12 layers) with basicsr's key names."""

@@ -1,20 +1,18 @@
-"""Super-resolution of pictures of any size in tiles, without seams and in bounded memory."""
+"""Super-resolution in tiles: pictures of any size, without visible seams, with limited memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from magicapture_core.postprocess.networks import UpscalerNetwork
+from magicapture_core.progress import Progress
 
-Progress = Callable[[int, int], object]
-"""Called with (tiles done, tiles in all)."""
-
-# Networks with pixel unshuffling want even sides, and a single pixel has no neighbours to look at.
+# Networks with pixel unshuffling need even sides, and convolutions need neighbouring pixels.
 _MULTIPLE, _SMALLEST = 4, 16
-# Pixels of the picture, on either side of a cut, over which neighbouring tiles fade into each other.
+# Pixels of the picture, on both sides of a cut, in which neighbouring tiles are blended.
 _FADE = 4
 
 
@@ -23,8 +21,8 @@ def enlarge(
 ) -> np.ndarray:
     """(h, w, 3) uint8 RGB -> (h·scale, w·scale, 3) uint8 RGB.
 
-    Every tile of `tile` × `tile` pixels is computed with `margin` pixels of its surroundings, and neighbours fade
-    into each other at the cut. So the result is that of the whole picture, but for what reaches further than the
+    Every tile of `tile` × `tile` pixels is computed with `margin` pixels around it, and neighbours are blended at the
+    cut. The result is the same as for the whole picture, if the network's receptive field is not larger than the
     margin. Memory: the result, and one row of tiles in float.
     """
     height, width = pixels.shape[:2]
@@ -33,7 +31,7 @@ def enlarge(
     scale, fade = network.scale, _FADE
     result = np.empty((full_height * scale, full_width * scale, 3), np.uint8)
     rows, columns = list(_spans(full_height, tile)), list(_spans(full_width, tile))
-    pending: np.ndarray | None = None  # the last band's lower edge, which the next band fades into
+    pending: np.ndarray | None = None  # the lower edge of the last band, which is blended with the next band
     for number, (top, bottom) in enumerate(rows):
         y0, y1 = max(top - fade, 0), min(bottom + fade, full_height)
         band = np.zeros(((y1 - y0) * scale, full_width * scale, 3), np.float32)
@@ -43,7 +41,7 @@ def enlarge(
             weights = _ramp(x1 - x0, left - x0 and 2 * fade, x1 - right and 2 * fade, scale)
             band[:, x0 * scale : x1 * scale] += piece * weights[None, :, None]
             if progress is not None:
-                progress(number * len(columns) + column + 1, len(rows) * len(columns))
+                progress("Super-resolution", number * len(columns) + column + 1, len(rows) * len(columns))
         if pending is not None:
             overlap = len(pending)
             weights = _ramp(y1 - y0, 2 * fade, 0, scale)[:overlap, None, None]
@@ -57,7 +55,7 @@ def enlarge(
 def _piece(
     pixels: np.ndarray, network: UpscalerNetwork, box: tuple[int, int, int, int], margin: int
 ) -> np.ndarray:
-    """The box (xyxy) enlarged, having seen `margin` pixels around it: (h, w, 3) float32 in 0..255."""
+    """The enlarged box (xyxy), computed with `margin` pixels around it: (h, w, 3) float32 in 0..255."""
     x0, y0, x1, y1 = box
     left, top = max(x0 - margin, 0), max(y0 - margin, 0)
     view = pixels[top : y1 + margin, left : x1 + margin]
@@ -71,7 +69,7 @@ def _piece(
 
 
 def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
-    """Cuts of `length` into about equal pieces no longer than `tile`, all at multiples of _MULTIPLE."""
+    """Splits `length` into pieces of similar length, at most `tile`, at multiples of _MULTIPLE."""
     count = -(-length // tile)
     size = -(-length // (count * _MULTIPLE)) * _MULTIPLE
     for start in range(0, length, size):
@@ -89,7 +87,7 @@ def _ramp(length: int, rising: int, falling: int, scale: int) -> np.ndarray:
 
 
 def _padded(pixels: np.ndarray) -> np.ndarray:
-    """The picture with its edge repeated to the right and below, up to sides that the networks can take."""
+    """The picture with its edge repeated to the right and below, up to sides that the networks accept."""
     sides = (max(_SMALLEST, -(-side // _MULTIPLE) * _MULTIPLE) for side in pixels.shape[:2])
     extra = [(0, side - have) for side, have in zip(sides, pixels.shape[:2], strict=True)]
     return np.pad(pixels, (*extra, (0, 0)), mode="edge")
@@ -101,7 +99,7 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) uint8 to `size` = (width, height), by Lanczos' filter, which also averages when shrinking."""
+    """(h, w, 3) uint8 to `size` = (width, height), with the Lanczos filter, which averages when it makes smaller."""
     from PIL import Image
 
     if (pixels.shape[1], pixels.shape[0]) == size:

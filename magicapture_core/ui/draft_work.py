@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.jobs import Jobs
 from magicapture_core.problems import Problem
+from magicapture_core.progress import StoppedError
 from magicapture_core.ui.lent_gpu import lending
 from magicapture_core.ui.model_work import ModelFacts, ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
@@ -121,8 +122,12 @@ class DraftWork:
     def _drafts(self, key: str, owner: str, wanted: str) -> Generator[Portrait]:
         from magicapture_core.generation import draft
 
-        def going_on(*_: int) -> bool:
+        def going_on() -> bool:
             return self._wanted.get(owner) == wanted and self.jobs.active(owner) is None
+
+        def progress(*_: object) -> None:
+            if not going_on():
+                raise StoppedError
 
         session = self.sessions.find(key)
         if not going_on():
@@ -137,7 +142,7 @@ class DraftWork:
         if going_on():
             yield from draft(
                 models, subject, style, _config(session, facts), analyser=analyser, noun=session.words or "person",
-                progress=going_on,
+                progress=progress,
             )  # fmt: skip
 
     def _model(self, name: str) -> ModelBundle:

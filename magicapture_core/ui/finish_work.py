@@ -13,6 +13,7 @@ from magicapture_core.formats import paper as known_paper
 from magicapture_core.formats import photo_spec
 from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
+from magicapture_core.progress import StoppedError, share
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
 from magicapture_core.ui.portrait_work import FINISHED_FILES, forget_pictures
@@ -87,10 +88,10 @@ class FinishWork:
         pixels = read_photo(portrait.picture).pixels
         analyser = self.photos.analyser()[0]
 
-        def progress(what: str, share: float) -> None:
-            job.say(f"{what}: {100 * share:.0f} %")
+        def progress(what: str, now: float, total: float | None) -> None:
+            job.say(f"{what}: {100 * share(now, total):.0f} %")
             if job.stopping:
-                raise _StoppedError
+                raise StoppedError
 
         job.say("Preparing")
         try:
@@ -101,7 +102,7 @@ class FinishWork:
                 identity=self._identity(self.sessions.find(key), portrait, analyser),
                 progress=progress,
             )
-        except _StoppedError:
+        except StoppedError:
             return
         yield self._keep(key, portrait, pixels, done)
 
@@ -172,7 +173,3 @@ class FinishWork:
                     settings=portrait.settings,
                 )  # fmt: skip
         return {"photo": shown, "checks": photo.checks, "files": files, "passed": photo.passed}
-
-
-class _StoppedError(Exception):
-    """The visitor asked to stop."""

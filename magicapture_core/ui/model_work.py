@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicapture_core.config import Framing, TrainConfig, from_dict
-from magicapture_core.jobs import StoppedError
+from magicapture_core.config import Framing, TrainConfig
 from magicapture_core.problems import Problem
+from magicapture_core.progress import Progress, StoppedError, share
+from magicapture_core.schedules import PAPER, Schedules, known_schedules, scheduled_config
 from magicapture_core.ui.lent_gpu import Told, lending
 from magicapture_core.weights import ASSETS
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from magicapture_core.models import ModelBundle
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-QUICK = {"ti_steps": 400, "lora_steps": 500, "gradient_accumulation": 2}
-"""For models that bring no quick schedule: a third of the paper's steps with half the items each."""
+CUSTOM = "custom"
+"""Not a schedule: the form's values, as the visitor changed them."""
 SMALL = 500e6
 """Bytes of weights up to which a model runs on any computer."""
 
@@ -34,7 +35,8 @@ class ModelFacts:
     needs: str
     """What it needs, for people."""
     resolution: int
-    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    schedules: Schedules = field(default_factory=dict)
+    """Its own ones; empty: it has none."""
     generate: Mapping[str, Any] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     """What to offer for adding to a prompt, where the model knows few words; else empty."""
@@ -45,7 +47,7 @@ class ModelFacts:
 
     def schedule_names(self) -> list[str]:
         """What to choose from, the best to begin with first."""
-        return [*(name for name in self.schedules if name != "paper"), "paper", "custom"]
+        return [*known_schedules(self.schedules), CUSTOM]
 
     def config(
         self, schedule: str, preset: str | None = None, own: Mapping[str, Any] | None = None
@@ -55,12 +57,13 @@ class ModelFacts:
             raise Problem(
                 f"The schedule must be one of {', '.join(self.schedule_names())}, got {schedule!r}."
             )
-        values = {"resolution": self.resolution, **self.schedules.get(schedule, {})}
+        style: Mapping[str, Any] = {}
         if preset:
             from magicapture_core.presets import load_preset  # imports torch: not before it is needed
 
-            values |= load_preset(preset).overrides
-        return from_dict(TrainConfig, {**values, **(own or {})})
+            style = load_preset(preset).overrides
+        start = PAPER if schedule == CUSTOM else schedule
+        return scheduled_config(start, self.schedules, self.resolution, style, own or {})
 
 
 class ModelWork:
@@ -106,7 +109,7 @@ class ModelWork:
             name, Path(name).name
         )
         return ModelFacts(
-            name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {"quick": QUICK}),
+            name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {}),
             settings.get("generate", {}), tuple(settings.get("edits", ())), settings.get("framing", "photo"),
             (folder / "words.safetensors").is_file(),
         )  # fmt: skip
@@ -140,12 +143,12 @@ class ModelWork:
         return SD15 if shutil.which("nvidia-smi") or lending() else "mini"
 
 
-def _downloading(job: Told) -> Callable[[int, int | None], None]:
-    def progress(here: int, total: int | None) -> None:
+def _downloading(job: Told) -> Progress:
+    def progress(_what: str, here: float, total: float | None) -> None:
         if job.stopping:
             raise StoppedError
         of_all = f" of {_bytes(total)}" if total else ""
-        job.say(f"Downloading the model, once: {_bytes(here)}{of_all}", here / total if total else 0.0)
+        job.say(f"Downloading the model, once: {_bytes(here)}{of_all}", share(here, total))
 
     return progress
 
@@ -174,5 +177,5 @@ def _weights(path: Path) -> int:
         return 0
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"

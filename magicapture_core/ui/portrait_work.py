@@ -24,6 +24,7 @@ from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
+from magicapture_core.progress import StoppedError, share
 from magicapture_core.ui.lent_gpu import PORTRAITS_AT_ONCE, Loan, Told, lent, one_slice
 from magicapture_core.ui.model_work import ModelWork
 from magicapture_core.ui.photo_work import PhotoWork
@@ -128,9 +129,10 @@ class PortraitWork:
             return
         analyser = self.photos.analyser()[0] if run.settings.get("subject_kind") == "person" else None
 
-        def progress(done: int, total: int) -> bool:
-            job.say("Drawing", done / max(total, 1))
-            return not job.stopping
+        def progress(_what: str, done: float, total: float | None) -> None:
+            job.say("Drawing", share(done, total))
+            if job.stopping:
+                raise StoppedError
 
         folder = self.sessions.find(key).run_folder(run)
         yield from generate(models, folder, config, analyser=analyser, progress=progress)

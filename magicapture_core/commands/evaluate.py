@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.markup import escape
 
-from magicapture_core.config import TrainConfig
-from magicapture_core.console import console, duration
-from magicapture_core.evaluation.tasks import EncoderName, FaceVariant, Schedule
-from magicapture_core.files import atomic_file
+from magicapture_core.commands.console import BAD_INPUT, DONE, console
+from magicapture_core.evaluation.tasks import EncoderName, FaceVariant
 from magicapture_core.problems import Problem
+from magicapture_core.progress import duration
+from magicapture_core.schedules import usual_schedule
 
 if TYPE_CHECKING:
-    from magicapture_core.evaluation.benchmark import Benchmark
-    from magicapture_core.evaluation.methods import Method
-    from magicapture_core.evaluation.table import Results
+    from magicapture_core.evaluation.judges import Judges
     from magicapture_core.evaluation.tasks import Setup
     from magicapture_core.photos import Photo
 
@@ -28,12 +26,15 @@ DEFAULT_METHODS = (
     "custom_diffusion"
 )
 
+STEPS_BETWEEN_LINES = 50
+"""Optimizer steps of a training between two lines about it."""
+
 
 @dataclass
 class Evaluate:
     """Compare methods on a benchmark (--benchmark), or score the checkpoints of one training (--run).
 
-    A benchmark goes on where it was stopped: give the same command again.
+    To continue a benchmark that was stopped, give the same command again.
     """
 
     out: Path
@@ -44,13 +45,13 @@ class Evaluate:
     """Comma-separated, or "all"."""
     model: str | None = None
     """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
-    schedule: Schedule | None = None
-    """smoke: two steps, to try the way; quick: as the model suggests; paper: each paper's own. Default: quick where
-    the model brings it, else paper."""
+    schedule: str | None = None
+    """smoke: two steps a phase, to test that everything works; quick, or another one that comes with the model; paper:
+    each method as in its own paper. Default: quick where the model has its own (mini has), else paper."""
     identities: str | None = None
-    """How many people, the first of the benchmark; or their names, with commas. Default: all."""
+    """How many people, the first ones of the benchmark; or their names, with commas. Default: all."""
     styles: str | None = None
-    """How many styles, the first of the benchmark; or their names, with commas. Default: all."""
+    """How many styles, the first ones of the benchmark; or their names, with commas. Default: all."""
     pictures: int = 8
     """Pictures of the composed prompt per cell (or per checkpoint and scale, with --run)."""
     edited_pictures: int = 0
@@ -58,11 +59,11 @@ class Evaluate:
     steps: int | None = None
     """Denoising steps. Default: as the model suggests."""
     faces: FaceVariant = "auto"
-    """Which face networks training uses. The judge of likeness is another one where it can be had."""
+    """Which face networks training uses. Likeness is scored by another one, if one is present."""
     encoder: EncoderName = "auto"
-    """Who judges style: CLIP ViT-L/14 where its files are here, else statistics that come with MagiCapture."""
+    """What scores style: CLIP ViT-L/14 if its files are present, else statistics that come with MagiCapture."""
     ray: str | None = None
-    """Spread the cells over a Ray cluster: its address, or "local" for workers on this machine."""
+    """Run the cells on a Ray cluster: its address, or "local" for workers on this machine."""
     keep_runs: bool = False
     """Keep checkpoints and whole UNets of finished cells."""
     seed: int = 0
@@ -79,7 +80,7 @@ class Evaluate:
     """With --run: let `generate` and `export` use the recommended checkpoint from now on."""
 
     def run(self) -> int:
-        """Exits 1 where a cell could not be done."""
+        """Exits 1 if a cell failed."""
         if (self.run_folder is None) == (self.benchmark is None):
             raise Problem("Give either --benchmark mini|FOLDER or --run RUN, one of the two.")
         if self.pictures < 1 or self.edited_pictures < 0:
@@ -92,7 +93,7 @@ class Evaluate:
     # --- a table of methods -----------------------------------------------------------------------
 
     def _compare(self) -> int:
-        from magicapture_core.evaluation import benchmark, methods, runner, table
+        from magicapture_core.evaluation import benchmark, methods, report, runner, table
 
         table.check_parquet()
         assert self.benchmark is not None
@@ -106,9 +107,7 @@ class Evaluate:
             f"{len(found.identities)} people × {len(found.styles)} styles × {len(chosen)} methods: {len(tasks)} cells"
         )
         started, done_before = time.monotonic(), len(tasks)
-        for done in runner.run(
-            tasks, setup, self.out, ray=self.ray, say=lambda text: console.print(f"[dim]{escape(text)}[/]")
-        ):
+        for done in runner.run(tasks, setup, self.out, ray=self.ray, progress=_show_steps):
             done_before = min(done_before, done.number - 1)
             each = (time.monotonic() - started) / (done.number - done_before)
             left = duration(each * (done.total - done.number))
@@ -117,8 +116,9 @@ class Evaluate:
             console.print(
                 f"{done.number}/{done.total} {done.task}: {what} in {duration(done.seconds)}, {left} left"
             )
-        self._report(setup, found, everything)
-        return 1 if failed else 0
+        written = report.write_report(setup, found, everything, self.out)
+        console.print(f"Report: {escape(str(written))}", soft_wrap=True)
+        return BAD_INPUT if failed else DONE
 
     def _setup(self) -> Setup:
         from magicapture_core.evaluation.cells import judges_for, models_for
@@ -127,13 +127,12 @@ class Evaluate:
         from magicapture_core.models import HUB_ID, best_device
 
         name = self.model or (HUB_ID if best_device().type == "cuda" else "mini")
-        # By its whole path: other machines have other working folders.
+        # As an absolute path: other machines have other working folders.
         name = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
         models = models_for(name)
         likeness = choose_analyser(self.faces)[0].embedder().name
         judges = judges_for(likeness, self.encoder)
-        for what, who in judges.notes().items():
-            console.print(f"[dim]{what}: {escape(who)}[/]")
+        _show_judges(judges)
         assert self.benchmark is not None
         benchmark = (
             self.benchmark if self.benchmark == "mini" else str(Path(self.benchmark).expanduser().resolve())
@@ -141,7 +140,7 @@ class Evaluate:
         return Setup(
             benchmark=benchmark,
             model=name,
-            schedule=self.schedule or ("quick" if "quick" in models.schedules else "paper"),
+            schedule=self.schedule or usual_schedule(models.schedules),
             pictures=self.pictures,
             edited_pictures=self.edited_pictures,
             steps=self.steps,
@@ -152,26 +151,6 @@ class Evaluate:
             seed=self.seed,
             keep_runs=self.keep_runs,
         )
-
-    def _report(self, setup: Setup, found: Benchmark, methods: list[Method]) -> None:
-        """Of all that was ever asked for in this folder, not of this call alone."""
-        from magicapture_core.evaluation import cells, page, runner, sheets, table
-
-        tasks = runner.plan(found, methods)
-        if not any(cells.is_done(task, setup, self.out) for task in tasks):
-            raise Problem(f"No cell could be finished; {self.out / 'failed.json'} says why.")
-        judges = cells.judges_for(setup.likeness, setup.encoder)
-        results = table.collect(tasks, setup, found, self.out, judges)
-        facts = _facts(setup, results)
-        paper = "stable-diffusion-v1-5" in setup.model and judges.as_in_the_paper
-        table.write_parquet(results, self.out / "results.parquet")
-        table.write_csv(results, self.out / "table.csv")
-        text = table.markdown(results, [facts["in short"]], paper=paper)
-        with atomic_file(self.out / "table.md") as path:
-            path.write_text(text, encoding="utf-8")
-        written = sheets.write_sheets(results, self.out)
-        report = page.write_page(results, facts, written, self.out, paper=paper)
-        console.print(f"Report: {escape(str(report))}", soft_wrap=True)
 
     # --- one run ----------------------------------------------------------------------------------
 
@@ -186,8 +165,7 @@ class Evaluate:
             raise Problem("--run needs --subject and --style: the folders of photos the run was trained on.")
         facts = Run.open(self.run_folder).facts()
         judges = Judges.chosen(facts.likeness, self.encoder)
-        for what, who in judges.notes().items():
-            console.print(f"[dim]{what}: {escape(who)}[/]")
+        _show_judges(judges)
         choices = []
         for choice in score_run(
             load(self.model or facts.model),
@@ -213,53 +191,20 @@ class Evaluate:
             console.print("The run's adapter is that checkpoint's now.")
         elif best.checkpoint != run.checkpoints()[-1].name:
             console.print("It is not the newest, which `generate` uses: take it with --adopt.")
-        return 0
+        return DONE
+
+
+def _show_judges(judges: Judges) -> None:
+    for what, who in judges.notes().items():
+        console.print(f"[dim]{what}: {escape(who)}[/]")
+
+
+def _show_steps(task: str, done: float, total: float | None) -> None:
+    if done % STEPS_BETWEEN_LINES == 0:
+        console.print(f"[dim]{escape(task)}: step {done:g} of {total:g}[/]")
 
 
 def _photos(folder: Path) -> list[Photo]:
     from magicapture_core.photos import list_photos, read_photo
 
     return [read_photo(path) for path in list_photos(folder)]
-
-
-def _facts(setup: Setup, results: Results) -> dict[str, str]:
-    """What was run, for people."""
-    import platform
-
-    import torch
-
-    from magicapture_core import __version__
-    from magicapture_core.evaluation.cells import models_for, portrait_settings
-    from magicapture_core.evaluation.methods import METHODS, differing
-
-    models = models_for(setup.model)
-    made = portrait_settings(models, setup)
-    base = METHODS["magicapture"].config(setup.schedule, models, setup.seed)
-    people, styles = len(results.benchmark.identities), len(results.benchmark.styles)
-    model = Path(setup.model).name
-    seconds = sum(row["seconds"] for cells in results.values.values() for row in cells.values())
-    facts = {
-        "in short": f"Benchmark {results.benchmark.name}: {people} people × {styles} styles × {len(results.methods)} "
-        f"methods, {setup.pictures} pictures each. Model {model}, {setup.schedule} schedule, "
-        f"{duration(seconds)} of training in all.",
-        "model": model,
-        "device": torch.cuda.get_device_name()
-        if models.device.type == "cuda"
-        else f"{models.device}, {platform.machine()}",
-        "schedule": setup.schedule,
-        "pictures": f"{made.steps} steps of {made.scheduler}, guidance {made.guidance_scale:g}, adapter scale "
-        f"{made.adapter_scale:g} where a method says nothing else; prompt “{made.prompt}”; "
-        "the same seeds for every method",
-        "versions": f"MagiCapture {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        "MagiCapture": _listed(differing(base, TrainConfig())) + " (over the paper's)",
-    }
-    for method in results.methods:
-        if method.name != "magicapture":
-            config = method.config(setup.schedule, models, setup.seed)
-            scale = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}
-            facts[method.title] = _listed({**differing(config, base), **scale}) + " (over MagiCapture's)"
-    return facts
-
-
-def _listed(settings: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())

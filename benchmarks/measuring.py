@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns taken on a noisy machine, and what a figure must be read with."""
+"""Functions of the benchmarks: timing of cases in turns, models and photos to measure with, memory, machine facts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio"
 def take_turns(
     cases: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each case, measured in turn, so that what disturbs the machine disturbs all alike."""
+    """Seconds of each case. The cases take turns, so that other load on the machine affects all of them equally."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warm_up + rounds):
         for name, case in cases.items():
@@ -42,7 +42,7 @@ def take_turns(
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
-    """How many times longer `slow` took: the median of the rounds' ratios, as both of a round shared its noise."""
+    """How many times longer `slow` took: the median of the ratios per round, whose cases had the same load."""
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
@@ -87,7 +87,7 @@ def show(outcome: Mapping[str, object], as_json: bool) -> None:
 
 
 def resident_bytes(pid: int | str = "self") -> int:
-    """Memory of a process that is its own (Linux: Pss, else resident)."""
+    """Memory of a process, in bytes (Linux: Pss, else resident)."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) * 1024

@@ -1,0 +1,32 @@
+"""python -m magicapture_core export: a run's adapter for other programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.markup import escape
+
+from magicapture_core.commands.console import DONE, console
+
+
+@dataclass
+class Export:
+    """Write the adapter for other programs."""
+
+    trained: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    out: Path
+    """Folder for the files."""
+    format: Literal["diffusers", "kohya"] = "diffusers"
+    """diffusers, or kohya: as A1111 and ComfyUI expect it."""
+
+    def run(self) -> int:
+        """Prints each file written."""
+        from magicapture_core.export import export_run
+
+        for path in export_run(self.trained, self.format, self.out):
+            console.print(escape(str(path)))
+        return DONE
