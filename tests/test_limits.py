@@ -18,9 +18,9 @@ from PIL import Image
 from toy import save_toy
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem, as_problem
 from magicapture_core.ui.cards import failure
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 from magicapture_core.ui.limits import Limits, size_of
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.studio import Studio
@@ -119,7 +119,7 @@ def test_no_more_disk_than_allowed(opened: Callable[..., tuple[Studio, str]]) ->
 def test_a_training_that_fills_its_share_stops_and_is_kept(
     opened: Callable[..., tuple[Studio, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magicapture_core.ui.training_work.ROOM_EVERY", 1)
+    monkeypatch.setattr("magicapture_core.ui.training_jobs.ROOM_EVERY", 1)
     studio, key = opened(disk_mb=1000)
     with_photos(studio, key)
     session = studio.sessions.find(key)

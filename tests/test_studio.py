@@ -24,8 +24,8 @@ from magicapture_core.config import GenerateConfig
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.choose_work import _judges_in_words
-from magicapture_core.ui.portrait_work import _maps, drop_portrait
+from magicapture_core.ui.comparison_jobs import _judges_in_words
+from magicapture_core.ui.portrait_jobs import _maps, drop_portrait
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.step_photos import lacking

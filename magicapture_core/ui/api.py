@@ -14,11 +14,11 @@ import gradio as gr
 
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import Problem
-from magicapture_core.ui.portrait_work import best_first, generate_config
+from magicapture_core.ui.portrait_jobs import best_first, generate_config
 from magicapture_core.ui.sessions import Role, StoredPhoto
 from magicapture_core.ui.step import in_words
 from magicapture_core.ui.studio import Studio
-from magicapture_core.ui.training_work import status as training_status
+from magicapture_core.ui.training_jobs import status as training_status
 
 P = ParamSpec("P")
 R = TypeVar("R")

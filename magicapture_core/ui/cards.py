@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from magicapture_core.jobs import Snapshot
+from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.sessions import Role, StoredPhoto
 
 Example = tuple[str, Sequence[str]]

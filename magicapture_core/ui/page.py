@@ -9,7 +9,7 @@ import gradio as gr
 
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, look
-from magicapture_core.ui.finish_work import FINISHING
+from magicapture_core.ui.finishing_jobs import FINISHING
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.step_finish import FinishStep

@@ -12,8 +12,8 @@ import gradio as gr
 from gradio.blocks import BlockContext
 from gradio.components import Component
 
-from magicapture_core.jobs import UNEXPECTED
 from magicapture_core.problems import as_problem
+from magicapture_core.ui.jobs import UNEXPECTED
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.studio import Studio
 

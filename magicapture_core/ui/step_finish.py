@@ -13,9 +13,9 @@ from magicapture_core.config import PostprocessConfig
 from magicapture_core.formats.specs import PAPERS, REFUSED, SPECS
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.finish_work import UPSCALES
+from magicapture_core.ui.finishing_jobs import UPSCALES
 from magicapture_core.ui.portrait_cards import large, portrait_cards
-from magicapture_core.ui.portrait_work import best_first
+from magicapture_core.ui.portrait_jobs import best_first
 from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told

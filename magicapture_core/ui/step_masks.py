@@ -12,7 +12,7 @@ from PIL import Image
 
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.photo_work import EDITOR_SIDE
+from magicapture_core.ui.session_photos import EDITOR_SIDE
 from magicapture_core.ui.sessions import Role, Session
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.studio import Studio

@@ -12,7 +12,7 @@ from PIL import Image
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.draft_work import COUNT
+from magicapture_core.ui.drafting import COUNT
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Role, Session
 from magicapture_core.ui.step import Step, Updates, told, told_as_it_goes

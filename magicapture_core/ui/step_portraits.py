@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.choose_work import COMPARISON
+from magicapture_core.ui.comparison_jobs import COMPARISON
+from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.portrait_cards import (
     chips,
     has_edit,
@@ -23,7 +23,7 @@ from magicapture_core.ui.portrait_cards import (
     portrait_detail,
     run_title,
 )
-from magicapture_core.ui.portrait_work import MOST_PORTRAITS, best_first, generate_config, of_run
+from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, best_first, generate_config, of_run
 from magicapture_core.ui.sessions import Session, StoredPortrait
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told

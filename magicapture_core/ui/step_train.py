@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import TrainConfig, from_dict
-from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, lent_gpu, settings
-from magicapture_core.ui.model_work import ModelFacts
+from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.sessions import Session, StoredRun
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.studio import Studio

@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from magicapture_core.config import GenerateConfig, from_dict
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 from magicapture_core.ui.lent_gpu import PORTRAITS_AT_ONCE, Loan, Told, lent, one_slice
-from magicapture_core.ui.model_work import ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.server_models import ServerModels
+from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait, StoredRun
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
 
 
-class PortraitWork:
+class PortraitJobs:
     """Make portraits, show where words look, pack everything."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels, photos: SessionPhotos) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
         self._lent = lent(self._slice)
 

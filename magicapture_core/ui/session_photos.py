@@ -17,22 +17,22 @@ from magicapture_core.config import check_noun
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import PhotoProblem, Problem
 from magicapture_core.ui.looks import Looks, digest_of
-from magicapture_core.ui.mask_view import MaskView, pictures_of
 from magicapture_core.ui.sample_people import sample_people
+from magicapture_core.ui.session_masks import MaskView, pictures_of
 from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
 
 if TYPE_CHECKING:
     from magicapture_core.concepts import Concept, Look
     from magicapture_core.config import Framing
     from magicapture_core.faces import FaceAnalyser
-    from magicapture_core.ui.model_work import ModelFacts
+    from magicapture_core.ui.server_models import ModelFacts
 
 THUMB_SIDE = 480
 EDITOR_SIDE = 768
 MASK_COLOUR = (255, 64, 96)
 
 
-class PhotoWork:
+class SessionPhotos:
     """Photos: add, judge, remove. Masks: show, correct."""
 
     def __init__(self, sessions: Sessions, facts: Callable[[Session], ModelFacts]) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicapture_core.config import GenerateConfig, from_dict
-from magicapture_core.jobs import Jobs
 from magicapture_core.problems import Problem
+from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.lent_gpu import lending
-from magicapture_core.ui.model_work import ModelFacts, ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.server_models import ModelFacts, ServerModels
+from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.sessions import Session, Sessions, StoredDraft
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ SEED = 0
 BUILT_IN = "mini"
 
 
-class DraftWork:
+class Drafter:
     """Makes drafts with a copy of the model that is its own, so that trainings do not wait for them."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels, photos: SessionPhotos) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
         self._lock = threading.Lock()
         self._wanted: dict[str, str | None] = {}

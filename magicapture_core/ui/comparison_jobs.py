@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from magicapture_core.checkpoints import Run
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 from magicapture_core.ui.lent_gpu import lending
-from magicapture_core.ui.model_work import ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
+from magicapture_core.ui.server_models import ServerModels
+from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.sessions import Session, Sessions, StoredRun
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ TILE = 192
 """Pixels of a picture in the evidence."""
 
 
-class ChoosingWork:
+class ComparisonJobs:
     """Compare a run's checkpoints and strengths, and take the best."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels, photos: SessionPhotos) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
 
     def lacking(self, session: Session) -> str | None:

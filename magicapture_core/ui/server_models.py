@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import Framing, TrainConfig, from_dict
-from magicapture_core.jobs import StoppedError
 from magicapture_core.problems import Problem
+from magicapture_core.ui.jobs import StoppedError
 from magicapture_core.ui.lent_gpu import Told, lending
 from magicapture_core.weights import ASSETS
 
@@ -63,7 +63,7 @@ class ModelFacts:
         return from_dict(TrainConfig, {**values, **(own or {})})
 
 
-class ModelWork:
+class ServerModels:
     """The models of this server. At most one is in memory."""
 
     def __init__(self, default: str | None, *, any_model: bool) -> None:

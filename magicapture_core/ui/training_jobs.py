@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.files import atomic_file
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import OutOfMemory, Problem
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told, lent, one_slice
-from magicapture_core.ui.model_work import ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.portrait_work import drop_portrait, forget_archive, forget_pictures
+from magicapture_core.ui.portrait_jobs import drop_portrait, forget_archive, forget_pictures
 from magicapture_core.ui.run_pictures import shown_pictures
+from magicapture_core.ui.server_models import ServerModels
+from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.sessions import Session, Sessions, StoredRun
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ ROOM_EVERY = 20
 """Steps after which a training looks at how much disk its session takes."""
 
 
-class TrainingWork:
+class TrainingJobs:
     """Start, stop, resume, look."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels, photos: SessionPhotos) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
         self._pace_lock = threading.Lock()
         self._lent = lent(self._slice)

@@ -11,11 +11,11 @@ from PIL import Image
 from magicapture_core.config import PostprocessConfig, from_dict
 from magicapture_core.formats import paper as known_paper
 from magicapture_core.formats import photo_spec
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
-from magicapture_core.ui.model_work import ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.portrait_work import FINISHED_FILES, forget_pictures
+from magicapture_core.ui.jobs import Job, Jobs, Stream
+from magicapture_core.ui.portrait_jobs import FINISHED_FILES, forget_pictures
+from magicapture_core.ui.server_models import ServerModels
+from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ FINISHING = "finishing"
 UPSCALES = (1, 2, 4)
 
 
-class FinishWork:
+class FinishingJobs:
     """Super-resolution, face restoration and sheets, of the session's own portraits only."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels, photos: SessionPhotos) -> None:
         self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
 
     def portrait(self, session: Session, portrait_id: str | None) -> StoredPortrait:
