@@ -278,16 +278,16 @@ class StyleStep(Step):
         return ({} if now == seen else {self.drafts: self._drafts(session)}), now
 
     def _drafts(self, session: Session) -> str:
-        work = self.studio.drafts
-        holds = session.drafts_of is not None and session.drafts_of == work.source(session)
+        drafts = self.studio.drafts
+        holds = session.drafts_of is not None and session.drafts_of == drafts.source(session)
         found = [(draft.picture, draft.identity) for draft in session.drafts] if holds else []
-        coming = COUNT - len(found) if work.working(session) else 0
-        problem = work.problem(session)
+        coming = COUNT - len(found) if drafts.working(session) else 0
+        problem = drafts.problem(session)
         if problem and not found and not coming:
             return cards.note(f"There are no drafts: {problem}", "warn")
         other = (
             ""
-            if work.facts(session).name == (session.model or self.studio.models.default)
+            if drafts.facts(session).name == (session.model or self.studio.models.default)
             else BUILT_IN_MAKES
         )
         return cards.drafts(found, coming, other)

@@ -12,8 +12,13 @@ from magicapture_core.ui.finishing_jobs import FinishingJobs
 from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.limits import Limits
 from magicapture_core.ui.portrait_jobs import PortraitJobs
+from magicapture_core.ui.portrait_sheets import PortraitSheets
 from magicapture_core.ui.server_models import ModelFacts, ServerModels
+from magicapture_core.ui.session_jobs import Parts
+from magicapture_core.ui.session_masks import SessionMasks
 from magicapture_core.ui.session_photos import SessionPhotos
+from magicapture_core.ui.session_portraits import SessionPortraits
+from magicapture_core.ui.session_runs import SessionRuns
 from magicapture_core.ui.sessions import Session, Sessions
 from magicapture_core.ui.training_jobs import TrainingJobs
 
@@ -42,11 +47,16 @@ class Studio:
         self._closing = threading.Event()
         self.models = ServerModels(model, any_model=any_model)
         self.photos = SessionPhotos(self.sessions, self.facts)
-        self.drafts = Drafter(self.sessions, self.jobs, self.models, self.photos)
-        self.training = TrainingJobs(self.sessions, self.jobs, self.models, self.photos)
-        self.portraits = PortraitJobs(self.sessions, self.jobs, self.models, self.photos)
-        self.choosing = ComparisonJobs(self.sessions, self.jobs, self.models, self.photos)
-        self.finishing = FinishingJobs(self.sessions, self.jobs, self.models, self.photos)
+        self.masks = SessionMasks(self.sessions, self.photos)
+        self.portraits = SessionPortraits(self.sessions)
+        self.sheets = PortraitSheets(self.sessions, self.portraits)
+        self.runs = SessionRuns(self.sessions, self.jobs, self.models)
+        parts = Parts(self.sessions, self.jobs, self.models, self.photos, self.masks, self.portraits)
+        self.drafts = Drafter(parts)
+        self.training_jobs = TrainingJobs(parts)
+        self.portrait_jobs = PortraitJobs(parts)
+        self.comparison_jobs = ComparisonJobs(parts)
+        self.finishing_jobs = FinishingJobs(parts)
 
     def sweep_now_and_then(self) -> None:
         """From now on, in the background, remove what is too old."""

@@ -92,14 +92,14 @@ def test_a_training_is_not_kept_waiting_by_drafts(server: Any) -> None:
     studio = server.studio
     key, owner = with_photos(studio)
     studio.drafts.renew(key)
-    studio.training.start(key, None, "quick", {})
+    studio.training_jobs.start(key, None, "quick", {})
     settled(studio, key)
     job = studio.jobs.active(owner)
     assert job is None or job.kind == "training"
     studio.drafts.renew(key)  # refused while it learns
     if studio.jobs.active(owner) is not None:
         assert not studio.drafts.working(studio.sessions.find(key))
-    studio.training.stop(key)
+    studio.training_jobs.stop(key)
     studio.delete(key)
 
 
@@ -135,9 +135,9 @@ def test_sample_people_bring_their_words_and_take_them_along(server: Any) -> Non
     key, _ = with_photos(studio)
     session = studio.sessions.find(key)
     assert session.words == "middle-aged woman"
-    run = studio.training.start(key, None, "quick", {})
+    run = studio.training_jobs.start(key, None, "quick", {})
     assert run.settings["subject_words"] == "middle-aged woman"
-    studio.training.stop(key)
+    studio.training_jobs.stop(key)
     assert studio.jobs.newest(session.id, "training").wait(60)
     for photo in session.photos["subject"]:
         studio.photos.remove(key, "subject", photo.id)

@@ -206,7 +206,9 @@ def test_settings_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:
         if well:
             job = server.studio.jobs.active(server.studio.sessions.find(key).id)
             assert job is None or job.wait(LONGEST)
-            assert server.studio.training.job(server.studio.sessions.find(key)).snapshot().state == "failed"
+            assert (
+                server.studio.training_jobs.job(server.studio.sessions.find(key)).snapshot().state == "failed"
+            )
 
 
 def test_prompts_and_numbers_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:

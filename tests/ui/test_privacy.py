@@ -62,7 +62,7 @@ def test_deletion_leaves_no_trace_on_disk(
     client.predict(session=key, format="kohya", api_name="/export")
     with server.studio.sessions.changing(key) as changed:  # a step that only the page offers
         portrait = changed.portraits[0]
-    server.studio.finishing.start(key, portrait.id, {"upscale": 2, "restore": "none"}).wait(120)
+    server.studio.finishing_jobs.start(key, portrait.id, {"upscale": 2, "restore": "none"}).wait(120)
 
     marks = [mark.encode(), word.encode(), session.id.encode(), key.encode()]
     folders = (server.runs, own_temporary)

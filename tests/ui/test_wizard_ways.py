@@ -121,7 +121,7 @@ def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: 
     page.locator("#mc-presets [data-act=preset]").first.click()
     expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
     expect(page.locator("#mc-doing")).to_be_hidden()
-    views, calls, seen = server.studio.photos.views, [], threading.Event()
+    views, calls, seen = server.studio.masks.views, [], threading.Event()
 
     def slow(key: str, role: Any) -> Any:
         calls.append(role)
