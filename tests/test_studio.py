@@ -28,8 +28,8 @@ from magicapture_core.ui.comparison_jobs import _judges_in_words
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
-from magicapture_core.ui.step_photos import lacking
+from magicapture_core.ui.step_photo_list import unusable
+from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
 
 
@@ -323,6 +323,6 @@ def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> N
     files = [(PEOPLE[name][0], f"{name}.jpg") for name in ("alma", "conrad")]
     session, _ = studio.photos.add(key, "subject", files)
     assert session.usable("subject") == []
-    assert "All of the photos are left out" in (lacking(session, "subject", "photos") or "")
+    assert "All of the photos are left out" in (unusable(session, "subject", "photos") or "")
     session = studio.photos.use_anyway(key, "subject", session.photos["subject"][0].id)
-    assert lacking(session, "subject", "photos") is None
+    assert unusable(session, "subject", "photos") is None

@@ -17,8 +17,8 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Job
 from magicapture_core.ui.portrait_jobs import generate_config
 from magicapture_core.ui.session_portraits import best_first
-from magicapture_core.ui.sessions import Role, Session, StoredPhoto
 from magicapture_core.ui.step import in_words
+from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
 from magicapture_core.ui.studio import Studio
 
 P = ParamSpec("P")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.ui.jobs import Snapshot
-from magicapture_core.ui.sessions import Role, StoredPhoto
+from magicapture_core.ui.stored_session import Role, StoredPhoto
 
 Example = tuple[str, Sequence[str]]
 """A caption and the shown pictures above it."""

@@ -12,7 +12,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import lending
 from magicapture_core.ui.session_jobs import SessionJobs
-from magicapture_core.ui.sessions import Session, StoredRun
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.evaluation.choose import Choice

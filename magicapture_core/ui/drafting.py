@@ -15,7 +15,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.lent_gpu import lending
 from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.session_jobs import Parts
-from magicapture_core.ui.sessions import Session, StoredDraft
+from magicapture_core.ui.stored_session import Session, StoredDraft
 
 if TYPE_CHECKING:
     from magicapture_core.generation import Portrait

@@ -13,7 +13,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.session_jobs import SessionJobs
 from magicapture_core.ui.session_portraits import FINISHED_FILES, forget_pictures
-from magicapture_core.ui.sessions import Session, StoredPortrait
+from magicapture_core.ui.stored_session import Session, StoredPortrait
 
 if TYPE_CHECKING:
     from magicapture_core.faces import FaceAnalyser

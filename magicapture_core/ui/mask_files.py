@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magicapture_core.ui.sessions import Role, Session, StoredPhoto
+from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
 
 
 def own_mask(session: Session, role: Role, photo: StoredPhoto) -> np.ndarray | None:

@@ -11,13 +11,14 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, look
 from magicapture_core.ui.finishing_jobs import FINISHING
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.step_finish import FinishStep
 from magicapture_core.ui.step_masks import MasksStep
-from magicapture_core.ui.step_photos import PhotosStep, StyleStep
+from magicapture_core.ui.step_photos import PhotosStep
 from magicapture_core.ui.step_portraits import PortraitsStep
+from magicapture_core.ui.step_style import StyleStep
 from magicapture_core.ui.step_train import TrainStep
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio, facts_of
 from magicapture_core.ui.training_jobs import TRAINING
 

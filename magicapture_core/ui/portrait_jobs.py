@@ -15,7 +15,7 @@ from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import PORTRAITS_AT_ONCE, Loan, Told
 from magicapture_core.ui.session_jobs import SlicedJobs
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.sessions import StoredRun
+from magicapture_core.ui.stored_session import StoredRun
 
 PORTRAITS = "portrait making"
 MOST_PORTRAITS = 32

@@ -12,7 +12,8 @@ from magicapture_core.ui.server_models import ServerModels
 from magicapture_core.ui.session_masks import SessionMasks
 from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.session_portraits import SessionPortraits
-from magicapture_core.ui.sessions import Session, Sessions, StoredRun
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from magicapture_core.photos import Photo
 from magicapture_core.problems import PhotoProblem, Problem
 from magicapture_core.ui.mask_files import drop_mask, drop_views, own_mask, put_brush_away
 from magicapture_core.ui.session_photos import THUMB_SIDE, SessionPhotos
-from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
 
 if TYPE_CHECKING:
     from magicapture_core.concepts import Concept, Example

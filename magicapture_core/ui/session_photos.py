@@ -18,7 +18,8 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.looks import Looks, digest_of
 from magicapture_core.ui.mask_files import drop_mask, put_brush_away
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
 
 if TYPE_CHECKING:
     from magicapture_core.concepts import Look

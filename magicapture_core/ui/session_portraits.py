@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from magicapture_core.problems import Problem
-from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait, StoredRun
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.generation import Portrait

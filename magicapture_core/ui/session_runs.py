@@ -14,7 +14,8 @@ from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.run_pictures import shown_pictures
 from magicapture_core.ui.server_models import ServerModels
 from magicapture_core.ui.session_portraits import drop_portrait, forget_archive, forget_pictures
-from magicapture_core.ui.sessions import Session, Sessions, StoredRun
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 SUITING = ("steps", "guidance_scale", "adapter_scale")
 """Settings whose best value depends on the model and the run."""

@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from magicapture_core.problems import as_problem
 from magicapture_core.ui.jobs import UNEXPECTED
-from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
 log = logging.getLogger(__name__)

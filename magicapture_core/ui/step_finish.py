@@ -16,9 +16,9 @@ from magicapture_core.ui import cards
 from magicapture_core.ui.finishing_jobs import UPSCALES
 from magicapture_core.ui.portrait_cards import large, portrait_cards
 from magicapture_core.ui.session_portraits import best_first
-from magicapture_core.ui.sessions import Session
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
 RESTORERS = {"gfpgan": "GFPGAN", "codeformer": "CodeFormer (non-commercial use only)"}

@@ -13,8 +13,8 @@ from PIL import Image
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.session_masks import EDITOR_SIDE
-from magicapture_core.ui.sessions import Role, Session
 from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.stored_session import Role, Session
 from magicapture_core.ui.studio import Studio
 
 HERE = Path(__file__).parent

@@ -26,10 +26,10 @@ from magicapture_core.ui.portrait_cards import (
 from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, generate_config
 from magicapture_core.ui.session_portraits import best_first, of_run
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.sessions import Session, StoredPortrait
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.step_train import STALE
+from magicapture_core.ui.stored_session import Session, StoredPortrait
 from magicapture_core.ui.studio import Studio
 
 COMPOSED_PROMPT = GenerateConfig().prompt

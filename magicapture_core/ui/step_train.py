@@ -13,8 +13,8 @@ from magicapture_core.ui import cards, lent_gpu, settings
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.sessions import Session, StoredRun
 from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of, samples
 

@@ -19,7 +19,8 @@ from magicapture_core.ui.session_masks import SessionMasks
 from magicapture_core.ui.session_photos import SessionPhotos
 from magicapture_core.ui.session_portraits import SessionPortraits
 from magicapture_core.ui.session_runs import SessionRuns
-from magicapture_core.ui.sessions import Session, Sessions
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.training_jobs import TrainingJobs
 
 log = logging.getLogger(__name__)

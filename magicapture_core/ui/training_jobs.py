@@ -16,7 +16,7 @@ from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told
 from magicapture_core.ui.measured_pace import MeasuredPace
 from magicapture_core.ui.session_jobs import Parts, SlicedJobs
-from magicapture_core.ui.sessions import Session, StoredRun
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.training import StepReport

@@ -17,7 +17,8 @@ import pytest
 from gradio_client import Client, handle_file
 from test_hostile import encoded
 
-from magicapture_core.ui.sessions import Sessions, StoredPhoto
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import StoredPhoto
 from magicapture_core.ui.studio import Studio
 
 

@@ -16,7 +16,7 @@ from test_wizard_page import expect
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import Problem
 from magicapture_core.provenance import read_provenance, save_picture
-from magicapture_core.ui.sessions import StoredPortrait
+from magicapture_core.ui.stored_session import StoredPortrait
 from magicapture_core.weights import ASSETS
 
 
