@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
+
+import gradio as gr
 
 from magicapture_core.ui import look, page
 from magicapture_core.ui.page import Wizard
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+LAST: dict[str, Any] = {"trigger_mode": "always_last"}
+"""Of changes that follow each other quickly, the last is answered last."""
 _NUMBERS = itertools.count()
 
 
@@ -25,6 +31,11 @@ def _when(listener: Any, handler: Any, inputs: Any, outputs: Any, doing: str = "
     event = listener(handler, inputs, outputs, **options, **QUIET)
     event.then(None, js=f"() => magicapture.end({number})", **QUIET)
     return event
+
+
+def _any(fields: list[Any]) -> Callable[..., Any]:
+    """Listens to changes by hand of several fields, as one event: answers of several could overtake each other."""
+    return functools.partial(gr.on, [field.input for field in fields])
 
 
 def wire(wizard: Wizard, blocks: Any) -> None:
@@ -74,8 +85,7 @@ def _wire_photos(wizard: Wizard) -> None:
     _when(photos.photos.click, photos.press, [key], seen, judging)
     _when(photos.people.click, photos.press, [key], seen, taking)
     _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging)
-    for called in (photos.noun, photos.age):
-        _when(called.input, photos.call, [key, photos.noun, photos.age], seen)
+    _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST)
 
     for event in (
         _when(style.presets.click, style.press, [key], style.outputs, taking),
@@ -108,8 +118,7 @@ def _wire_training(wizard: Wizard) -> None:
     fields = list(train.fields.values())
     _when(train.model.input, train.choose_model, [key, train.model], train.outputs, "Looking at the model")
     _when(train.schedule.input, train.choose_schedule, [key, train.schedule], train.outputs)
-    for each in fields:
-        _when(each.input, train.edit, [key, train.model, *fields], [train.schedule, train.needs])
+    _when(_any(fields), train.edit, [key, train.model, *fields], [train.schedule, train.needs], **LAST)
     form = [key, train.model, train.schedule, *fields]
     for event in (
         _when(train.start.click, train.begin, form, train.live, "Starting the training"),

@@ -11,7 +11,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, look
 from magicapture_core.ui.finishing_jobs import FINISHING
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
 from magicapture_core.ui.step_finish import FinishStep
 from magicapture_core.ui.step_masks import MasksStep
 from magicapture_core.ui.step_photos import PhotosStep
@@ -55,6 +55,8 @@ class Wizard:
                 with gr.Step(step.name, id=number):
                     self.steps.append(step(studio))
                     self.feet.append(self._foot(number))
+                    if number > PHOTOS:
+                        waits_until_filled()
         with gr.Accordion("Delete my data", open=False, elem_id="mc-delete-box"):
             gr.HTML(
                 '<p class="mc-quiet">Removes all photos, trainings and portraits of this browser from the server, at '

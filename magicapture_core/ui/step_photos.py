@@ -10,7 +10,7 @@ from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.step import Updates, told, told_as_it_goes
+from magicapture_core.ui.step import Updates, told, told_as_it_goes, waits_until_filled
 from magicapture_core.ui.step_photo_list import PhotoListStep, small_picture, unusable
 from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
@@ -83,11 +83,14 @@ class PhotosStep(PhotoListStep):
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
-        with gr.Accordion("Who is it? Saying so helps the likeness", open=False), gr.Row():
-            self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
-            self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
-        with gr.Accordion("Not a person?", open=False):
+        with gr.Accordion("Who is it? Saying so helps the likeness", open=False, elem_classes="mc-waits"):
+            with gr.Row():
+                self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
+                self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
+            waits_until_filled()
+        with gr.Accordion("Not a person?", open=False, elem_classes="mc-waits"):
             self.kind = gr.Radio(KINDS, value="person", label="The photos show", elem_id="mc-kind")
+            waits_until_filled()
 
     def show(self, session: Session) -> Updates:
         """The session's photos with their verdicts."""

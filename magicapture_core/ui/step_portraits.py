@@ -27,7 +27,7 @@ from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, generate_config
 from magicapture_core.ui.session_portraits import best_first, of_run
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.settings import help_texts
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
 from magicapture_core.ui.step_train import STALE
 from magicapture_core.ui.stored_session import Session, StoredPortrait
 from magicapture_core.ui.studio import Studio
@@ -97,7 +97,7 @@ class PortraitsStep(Step):
 
     def _more_control(self) -> None:
         default, texts = GenerateConfig(), help_texts(GenerateConfig)
-        with gr.Accordion("More control", open=False):
+        with gr.Accordion("More control", open=False, elem_classes="mc-waits"):
             self.negative = gr.Textbox("", label="What to avoid", placeholder="for example: blurry, hat")
             with gr.Row():
                 # No gr.Number: in gradio 6.31 an empty one becomes 0 as soon as it is seen.
@@ -125,6 +125,7 @@ class PortraitsStep(Step):
                     0, 20, value=default.guidance_scale, step=0.5, label="Closeness to the description (guidance)",
                     min_width=200, info=texts["guidance_scale"],
                 )  # fmt: skip
+            waits_until_filled()
 
     @property
     def live(self) -> list[Any]:

@@ -13,7 +13,7 @@ from magicapture_core.ui import cards, lent_gpu, settings
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
 from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of, samples
@@ -52,11 +52,12 @@ class TrainStep(Step):
             )  # fmt: skip
             self.schedule = gr.Radio([], label="How thoroughly", min_width=280, elem_id="mc-schedule")
         self.needs = gr.HTML()
-        with gr.Accordion("Every setting", open=False, elem_id="mc-settings"):
+        with gr.Accordion("Every setting", open=False, elem_id="mc-settings", elem_classes="mc-waits"):
             gr.HTML(
                 '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a custom training.</p>'
             )
             self.fields = settings.layout()
+            waits_until_filled()
         with gr.Row(elem_classes="mc-buttons"):
             self.start = gr.Button("Start training", variant="primary", elem_id="mc-start")
             self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
