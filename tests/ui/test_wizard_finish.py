@@ -91,7 +91,7 @@ def test_the_checklist_stands_beside_the_photo_and_the_sheet_comes_down(visit: t
     page, _ = visit
     page.locator("#mc-sheet").click()
     result = page.locator("#mc-sheet-result")
-    expect(result).to_contain_text("All checks for ICAO 35×45 mm passed", timeout=150_000)
+    expect(result).to_contain_text("All checks for ICAO 35×45 mm passed")
     expect(result.locator("tbody tr")).not_to_have_count(0)
     expect(result.locator("img")).to_be_visible()
     expect(page.get_by_text("Many authorities refuse generated").first).to_be_visible()
@@ -157,7 +157,7 @@ class TestWithoutABrowser:
         portrait = with_portrait(server.studio, key)
         for upscale in (1, 2):
             values = {"upscale": upscale, "restore": "none", "upscaler": "lanczos"}
-            assert server.studio.finishing_jobs.start(key, portrait.id, values).wait(120)
+            assert server.studio.finishing_jobs.start(key, portrait.id, values).wait(180)
         session = sessions.find(key)
         finished = session.finished[portrait.id]
         assert finished["size"] == [1024, 1024]

@@ -125,10 +125,10 @@ def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: 
 
     def slow(key: str, role: Any) -> Any:
         calls.append(role)
-        seen.wait(30)
+        seen.wait(180)
         return views(key, role)
 
-    monkeypatch.setattr(server.studio.photos, "views", slow)
+    monkeypatch.setattr(server.studio.masks, "views", slow)
     page.locator("#mc-next-1").click()
     expect(page.locator("#mc-doing")).to_have_text("Marking the faces in the photos")
     expect(page.locator("#mc-next-1")).to_have_attribute("aria-disabled", "true")
