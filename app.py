@@ -1,7 +1,6 @@
 """The wizard: python app.py, then open the address it prints.
 
-Handlers live with the layout of their step (magicapture_core/ui/step_*.py); this file puts the page together and
-holds every event.
+Everything else of the page is in magicapture_core/ui; this file reads the options and serves it.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Else gradio keeps every call, pictures and all, in the visitor's browser, where "delete my data" cannot reach it.
 os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
 
-import itertools
-import json
 import logging
 import signal
 import sys
@@ -63,192 +60,13 @@ def build(studio: Any) -> Any:
     """The page: gradio Blocks, not launched yet."""
     import gradio as gr
 
-    from magicapture_core.ui import api, page
+    from magicapture_core.ui import api, events, page
 
     with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
         wizard = page.layout(studio)
         api.mount(studio)  # first: a name that is taken gets a number
-        _wire(wizard, blocks)
+        events.wire(wizard, blocks)
     return blocks
-
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_NUMBERS = itertools.count()
-
-
-def _when(listener: Any, handler: Any, inputs: Any, outputs: Any, doing: str = "", **options: Any) -> Any:
-    """Do this then, and say meanwhile what is done, if `doing` has words for it. Returns the event.
-
-    What was pressed rests until the answer is there (ui/page.js).
-    """
-    if not doing:
-        return listener(handler, inputs, outputs, **options, **QUIET)
-    number = next(_NUMBERS)
-    listener(None, js=f"() => magicapture.begin({number}, {json.dumps(doing)})", **QUIET)
-    event = listener(handler, inputs, outputs, **options, **QUIET)
-    event.then(None, js=f"() => magicapture.end({number})", **QUIET)
-    return event
-
-
-def _wire(wizard: Any, blocks: Any) -> None:
-    """Every event of the page."""
-    _wire_session(wizard, blocks)
-    _wire_ways(wizard)
-    _wire_photos(wizard)
-    _wire_masks(wizard)
-    _wire_training(wizard)
-    _wire_portraits(wizard)
-    _wire_files(wizard)
-    _wire_finishing(wizard)
-
-
-def _wire_session(wizard: Any, blocks: Any) -> None:
-    """The session: found again, followed, deleted."""
-    key, portraits = wizard.key, wizard.steps[4]
-    blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
-        wizard.fill, [key], wizard.outputs, **QUIET
-    ).then(wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET)
-    followed = [key, wizard.seen, portraits.chosen, portraits.prompt]
-    wizard.timer.tick(wizard.follow, followed, wizard.live, concurrency_limit=20, **QUIET)
-    _when(wizard.ask_delete.click, wizard.confirm_delete, [key], wizard.confirmation)
-    _when(wizard.keep_data.click, wizard.cancel_delete, None, wizard.confirmation)
-    _when(wizard.delete.click, wizard.delete_data, [key], [key, *wizard.outputs], "Deleting everything")
-
-
-def _wire_ways(wizard: Any) -> None:
-    """From step to step."""
-    from magicapture_core.ui import look, page
-
-    for number, (back, onward, _) in enumerate(wizard.feet):
-        for button, way, target in ((back, wizard.go_back, number - 1), (onward, wizard.go_on, number + 1)):
-            if button is not None:
-                _when(button.click, way(number), wizard.asked, wizard.outputs, page.OPENING[target])
-    _when(wizard.way.click, wizard.go_to, wizard.asked, wizard.outputs, "Opening the step")
-    wizard.walkthrough.change(None, js=look.TO_TOP, api_visibility="private")
-
-
-def _wire_photos(wizard: Any) -> None:
-    """Steps 1 and 2: photos and style."""
-    photos, style = wizard.steps[:2]
-    key, seen = wizard.key, photos.outputs
-    judging, taking = "Looking at the photos", "Taking these photos and looking at them"
-    _when(photos.consent.input, photos.agree, [key, photos.consent], seen)
-    # More may be dropped while the first are looked at: they wait, where "once" would pass over them.
-    _when(photos.files.upload, photos.upload, [key, photos.files], seen, judging, trigger_mode="multiple")
-    _when(photos.camera_add.click, photos.upload, [key, photos.camera], seen, judging)
-    _when(photos.photos.click, photos.press, [key], seen, judging)
-    _when(photos.people.click, photos.press, [key], seen, taking)
-    _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging)
-    for called in (photos.noun, photos.age):
-        _when(called.input, photos.call, [key, photos.noun, photos.age], seen)
-
-    for event in (
-        _when(style.presets.click, style.press, [key], style.outputs, taking),
-        _when(style.photos.click, style.press, [key], style.outputs, judging),
-        _when(
-            style.files.upload,
-            style.upload,
-            [key, style.files],
-            style.outputs,
-            judging,
-            trigger_mode="multiple",
-        ),
-    ):
-        event.then(wizard.awake, None, wizard.pulse, **QUIET)  # drafts come by themselves
-
-
-def _wire_masks(wizard: Any) -> None:
-    """Step 3."""
-    masks, key = wizard.steps[2], wizard.key
-    _when(masks.view.input, masks.switch, [key, masks.view], masks.outputs, "Showing the masks")
-    for pictures in (masks.subject, masks.style):
-        _when(pictures.click, masks.press, [key], masks.outputs, "Opening the brush")
-    painted = [key, masks.view, masks.editing]
-    _when(masks.brush.submit, masks.finish, painted, masks.outputs, "Showing the masks")
-
-
-def _wire_training(wizard: Any) -> None:
-    """Step 4."""
-    key, train = wizard.key, wizard.steps[3]
-    fields = list(train.fields.values())
-    _when(train.model.input, train.choose_model, [key, train.model], train.outputs, "Looking at the model")
-    _when(train.schedule.input, train.choose_schedule, [key, train.schedule], train.outputs)
-    for each in fields:
-        _when(each.input, train.edit, [key, train.model, *fields], [train.schedule, train.needs])
-    form = [key, train.model, train.schedule, *fields]
-    for event in (
-        _when(train.start.click, train.begin, form, train.live, "Starting the training"),
-        _when(train.resume.click, train.go_on, [key], train.live, "Going on with the training"),
-        _when(train.pause.click, train.halt, [key], train.live, "Stopping after this step"),
-        _when(train.leave.click, train.halt, [key], train.live),
-        _when(train.stop.click, train.halt, [key], train.live).then(
-            wizard.wait_and_go_to_portraits, [key], wizard.outputs, **QUIET
-        ),
-    ):
-        event.then(wizard.awake, None, wizard.pulse, **QUIET)
-
-
-def _wire_portraits(wizard: Any) -> None:
-    """Step 5: making them and looking at them."""
-    key, portraits = wizard.key, wizard.steps[4]
-    place = [key, portraits.chosen, portraits.prompt]
-    asked = [
-        *place, portraits.negative, portraits.count, portraits.seed, portraits.steps, portraits.adapter,
-        portraits.guidance,
-    ]  # fmt: skip
-    for event in (
-        _when(portraits.make.click, portraits.generate, asked, portraits.live, "Starting"),
-        _when(portraits.compare.click, portraits.begin_comparison, place, portraits.live, "Starting"),
-        _when(portraits.stop.click, portraits.halt, place, portraits.live, "Stopping"),
-        _when(portraits.compare_stop.click, portraits.halt, place, portraits.live, "Stopping"),
-    ):
-        event.then(wizard.awake, None, wizard.pulse, **QUIET)
-    written = [portraits.prompt, portraits.chips, portraits.progress]
-    _when(portraits.chips.click, portraits.press_chip, [key, portraits.prompt], written)
-    # Not "input", which gradio 6.31 leaves out where a text is pasted.
-    shown = [portraits.chips, portraits.progress]
-    write = [key, portraits.prompt]
-    _when(portraits.prompt.change, portraits.write, write, shown, trigger_mode="always_last")
-    for pictures in (portraits.gallery, portraits.detail):
-        _when(
-            pictures.click, portraits.press, [key, portraits.chosen], portraits.live, "Opening the portrait"
-        )
-
-
-def _wire_files(wizard: Any) -> None:
-    """Step 5: past trainings, and what can be taken along."""
-    key, portraits = wizard.key, wizard.steps[4]
-    _when(portraits.run.input, portraits.choose_run, [key, portraits.run], portraits.outputs, "Opening it")
-    _when(portraits.past_runs.click, portraits.press_past, [key], portraits.outputs, "One moment")
-    _when(portraits.adopt.click, portraits.adopt_choice, [key], [portraits.adapter], "Taking this strength")
-    files = [portraits.exported]
-    _when(
-        portraits.export.click, portraits.export_files, [key, portraits.format], files, "Preparing the files"
-    )
-    _when(portraits.format.input, portraits.forget_files, None, files)
-
-
-def _wire_finishing(wizard: Any) -> None:
-    """Step 6."""
-    key, finishing = wizard.key, wizard.steps[5]
-    _when(finishing.gallery.click, finishing.press, [key], finishing.outputs, "Opening the portrait")
-    _when(
-        finishing.restore.input,
-        finishing.choose_restorer,
-        [finishing.restore],
-        [finishing.strength, finishing.fidelity],
-    )
-    wanted = [finishing.chosen, finishing.upscale, finishing.restore, finishing.strength, finishing.fidelity]
-    _when(finishing.start.click, finishing.finish, [key, *wanted], finishing.live, "Starting")
-    finishing.timer.tick(
-        finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
-    )
-    _when(finishing.stop.click, finishing.halt, [key, finishing.chosen], finishing.live, "Stopping")
-    choices = [finishing.spec, finishing.paper, finishing.replace, finishing.force]
-    asked = [key, finishing.chosen, *choices]
-    _when(finishing.make.click, finishing.make_sheet, asked, [finishing.sheet], "Checking the photo")
-    for choice in choices:
-        _when(choice.input, finishing.forget_sheet, None, [finishing.sheet])
 
 
 def main(arguments: list[str] | None = None) -> int:

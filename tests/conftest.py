@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toy import ToyAnalyser, save_toy
+
+if TYPE_CHECKING:
+    from magicapture_core.faces import FaceAnalyser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for magicapture_core and tools
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
@@ -35,3 +40,27 @@ def toy(toy_folder: Path) -> Any:
 def toy_analyser() -> ToyAnalyser:
     """A face analyser without a network."""
     return ToyAnalyser()
+
+
+@pytest.fixture(scope="session")
+def analyser() -> FaceAnalyser:
+    """The bundled face networks. They are loaded once."""
+    from magicapture_core.faces import choose_analyser
+
+    return choose_analyser("bundled")[0]
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """A photo (512, 512, 3) with one face."""
+    import skimage.data
+
+    return np.asarray(skimage.data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def hopper() -> np.ndarray:
+    """A photo (606, 512, 3) with one face, of somebody else."""
+    import matplotlib.cbook
+
+    return np.asarray(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg")).convert("RGB"))

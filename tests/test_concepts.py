@@ -16,7 +16,7 @@ from PIL import Image
 from magicapture_core.concepts import Verdict, judge_photos, prepare_concept
 from magicapture_core.concepts.examples import enlargement, main_face, style_square, subject_square
 from magicapture_core.concepts.verdicts import Reason
-from magicapture_core.faces import Face, FaceAnalyser, FaceEmbedder, choose_analyser
+from magicapture_core.faces import Face, FaceAnalyser, FaceEmbedder
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import PhotoProblem
 from tools.calibrate_verdicts import (
@@ -37,22 +37,13 @@ PEOPLE = Path(__file__).parent.parent / "assets" / "people"
 
 
 @pytest.fixture(scope="module")
-def analyser() -> FaceAnalyser:
-    return choose_analyser("bundled")[0]
+def astronaut(astronaut: np.ndarray) -> Photo:
+    return Photo("astronaut.png", astronaut)
 
 
 @pytest.fixture(scope="module")
-def astronaut() -> Photo:
-    import skimage.data
-
-    return Photo("astronaut.png", np.asarray(skimage.data.astronaut()))
-
-
-@pytest.fixture(scope="module")
-def hopper() -> Photo:
-    import matplotlib.cbook
-
-    return read_photo(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), "hopper.jpg")
+def hopper(hopper: np.ndarray) -> Photo:
+    return Photo("hopper.jpg", hopper)
 
 
 @pytest.fixture(scope="module")

@@ -34,25 +34,6 @@ FACES = Path(__file__).parent / "data" / "faces"
 PEOPLE = Path(__file__).parent.parent / "assets" / "people"
 
 
-@pytest.fixture(scope="module")
-def analyser() -> FaceAnalyser:
-    return choose_analyser("bundled")[0]
-
-
-@pytest.fixture(scope="module")
-def astronaut() -> np.ndarray:
-    import skimage.data
-
-    return np.asarray(skimage.data.astronaut())
-
-
-@pytest.fixture(scope="module")
-def hopper() -> np.ndarray:
-    import matplotlib.cbook
-
-    return np.asarray(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg")).convert("RGB"))
-
-
 def in_crop(scale: float, angle: float, x: float, y: float) -> torch.Tensor:
     """(1, 5, 2): ArcFace's points, scaled, turned and moved."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

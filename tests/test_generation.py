@@ -30,7 +30,7 @@ from magicapture_core.models.placeholders import with_placeholders
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.progress import StoppedError
 from magicapture_core.provenance import read_provenance
-from magicapture_core.ui.portrait_work import with_words
+from magicapture_core.ui.portrait_jobs import with_words
 
 
 @pytest.fixture

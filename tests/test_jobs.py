@@ -13,8 +13,8 @@ import pytest
 import torch
 from trainings import short, start, weights_of
 
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import OutOfMemory, Problem, RunProblem
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 
 PATIENCE = 30
 

@@ -75,8 +75,8 @@ def studio(spaces: Any, tmp_path: Path) -> Iterator[tuple[Studio, str]]:
 
 def trained(studio: Studio, key: str) -> Any:
     """The job of a short training, ended."""
-    studio.training.start(key, None, "custom", SHORT)
-    job = studio.training.job(studio.sessions.find(key))
+    studio.training_jobs.start(key, None, "custom", SHORT)
+    job = studio.training_jobs.job(studio.sessions.find(key))
     assert job is not None
     assert job.wait(PATIENCE)
     return job
@@ -91,35 +91,37 @@ def test_elsewhere_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_training_and_portraits_go_from_loan_to_loan(studio: tuple[Studio, str], spaces: Any) -> None:
-    work, key = studio
-    snapshot = trained(work, key).snapshot()
+    server, key = studio
+    snapshot = trained(server, key).snapshot()
     assert (snapshot.state, snapshot.problem) == ("done", None)
     assert [report.step for report in snapshot.reports] == [1, 2, 3, 4, 5, 6]
     assert list(spaces.DURATIONS) == [lent_gpu.SECONDS] * 6
-    session = work.sessions.find(key)
+    session = server.sessions.find(key)
     run = session.chosen_run()
     assert run is not None
-    assert [row["step"] for row in work.training.losses(session, run)] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in server.runs.losses(session, run)] == [1, 2, 3, 4, 5, 6]
 
     spaces.DURATIONS.clear()
-    job = work.portraits.start(key, GenerateConfig(count=lent_gpu.PORTRAITS_AT_ONCE + 1, steps=2, seed=7))
+    job = server.portrait_jobs.start(
+        key, GenerateConfig(count=lent_gpu.PORTRAITS_AT_ONCE + 1, steps=2, seed=7)
+    )
     assert job.wait(PATIENCE)
     assert job.snapshot().problem is None
-    seeds = [portrait.seed for portrait in work.sessions.find(key).portraits]
+    seeds = [portrait.seed for portrait in server.sessions.find(key).portraits]
     assert seeds == list(range(7, 8 + lent_gpu.PORTRAITS_AT_ONCE))
     assert len(spaces.DURATIONS) == 2
 
 
 def test_a_used_up_quota_is_said_and_what_was_learned_stays(studio: tuple[Studio, str], spaces: Any) -> None:
-    work, key = studio
+    server, key = studio
     spaces.MOST = 2
-    job = trained(work, key)
+    job = trained(server, key)
     assert job.snapshot().state == "failed"
     for words in ("exceeded your GPU quota", "kept", "go on later"):
         assert words in str(job.snapshot().problem)
     spaces.MOST = 1000
-    work.training.resume(key)
-    resumed = work.training.job(work.sessions.find(key))
+    server.training_jobs.resume(key)
+    resumed = server.training_jobs.job(server.sessions.find(key))
     assert resumed is not None
     assert resumed.wait(PATIENCE)
     assert [report.step for report in resumed.snapshot().reports] == [3, 4, 5, 6]
@@ -128,19 +130,19 @@ def test_a_used_up_quota_is_said_and_what_was_learned_stays(studio: tuple[Studio
 def test_stopping_reaches_the_lent_process(
     studio: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, key = studio
+    server, key = studio
     monkeypatch.setattr(lent_gpu, "WORKING", 1.0)
-    work.training.start(key, None, "custom", {**SHORT, "ti_steps": 100_000})
-    job = work.training.job(work.sessions.find(key))
+    server.training_jobs.start(key, None, "custom", {**SHORT, "ti_steps": 100_000})
+    job = server.training_jobs.job(server.sessions.find(key))
     assert job is not None
     next(snapshot for snapshot in job.follow(0.05) if snapshot.reports)
     job.stop()
     assert job.wait(PATIENCE)
-    session = work.sessions.find(key)
+    session = server.sessions.find(key)
     run = session.chosen_run()
     assert run is not None
     assert job.snapshot().state == "stopped"
-    assert work.training.saved_step(session, run) >= job.snapshot().reports[-1].step
+    assert server.runs.saved_step(session, run) >= job.snapshot().reports[-1].step
     assert not (session.folder / "stop").exists()
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 from toy import save_toy
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem, as_problem
 from magicapture_core.ui.cards import failure
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 from magicapture_core.ui.limits import Limits, size_of
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.studio import Studio
@@ -91,20 +91,20 @@ def test_no_larger_photos_than_allowed(opened: Callable[..., tuple[Studio, str]]
 def test_no_more_disk_than_allowed(opened: Callable[..., tuple[Studio, str]]) -> None:
     studio, key = opened(disk_mb=1000)
     with_photos(studio, key)
-    studio.training.start(key, None, "custom", SHORT)
+    studio.training_jobs.start(key, None, "custom", SHORT)
     session = studio.sessions.find(key)
-    assert ended(studio.training.job(session)).state == "done"
+    assert ended(studio.training_jobs.job(session)).state == "done"
     used = size_of(session.folder) + size_of(session.shown)
     assert used > 100_000
 
     object.__setattr__(studio.sessions.limits, "disk_mb", used / 1e6)
     begin: list[Callable[[], Any]] = [
-        lambda: studio.training.start(key, None, "custom", SHORT),
-        lambda: studio.training.resume(key),
-        lambda: studio.portraits.start(key, GenerateConfig(count=1)),
-        lambda: studio.portraits.export(key, "kohya"),
-        lambda: studio.choosing.start(key),
-        lambda: studio.finishing.start(key, None, {}),
+        lambda: studio.training_jobs.start(key, None, "custom", SHORT),
+        lambda: studio.training_jobs.resume(key),
+        lambda: studio.portrait_jobs.start(key, GenerateConfig(count=1)),
+        lambda: studio.runs.export(key, "kohya"),
+        lambda: studio.comparison_jobs.start(key),
+        lambda: studio.finishing_jobs.start(key, None, {}),
     ]
     for each in begin:
         with pytest.raises(Problem, match=r"MB is the most\. Delete past trainings"):
@@ -112,24 +112,26 @@ def test_no_more_disk_than_allowed(opened: Callable[..., tuple[Studio, str]]) ->
     assert "MB is the most" in studio.photos.add(key, "subject", [(Path("a.jpg"), "a.jpg")])[1][0]
     run = session.chosen_run()
     assert run is not None
-    studio.training.discard(key, run.id)
+    studio.runs.discard(key, run.id)
     assert with_photos(studio, key, 1) == []
 
 
 def test_a_training_that_fills_its_share_stops_and_is_kept(
     opened: Callable[..., tuple[Studio, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magicapture_core.ui.training_work.ROOM_EVERY", 1)
+    monkeypatch.setattr("magicapture_core.ui.training_jobs.ROOM_EVERY", 1)
     studio, key = opened(disk_mb=1000)
     with_photos(studio, key)
     session = studio.sessions.find(key)
     now = (size_of(session.folder) + size_of(session.shown)) / 1e6
     object.__setattr__(studio.sessions.limits, "disk_mb", now + 0.3)
-    run = studio.training.start(key, None, "custom", {**SHORT, "lora_steps": 5000, "keep_checkpoints": 5000})
-    snapshot = ended(studio.training.job(studio.sessions.find(key)))
+    run = studio.training_jobs.start(
+        key, None, "custom", {**SHORT, "lora_steps": 5000, "keep_checkpoints": 5000}
+    )
+    snapshot = ended(studio.training_jobs.job(studio.sessions.find(key)))
     assert snapshot.state == "failed"
     assert "MB is the most" in snapshot.problem
-    assert studio.training.saved_step(session, run) == snapshot.reports[-1].step > 0
+    assert studio.runs.saved_step(session, run) == snapshot.reports[-1].step > 0
 
 
 def test_a_job_that_takes_too_long_is_cut_off() -> None:
@@ -177,17 +179,17 @@ def test_a_training_out_of_time_can_go_on(opened: Callable[..., tuple[Studio, st
     studio, key = opened()
     with_photos(studio, key)
     studio.jobs.longest = 0.5
-    run = studio.training.start(key, None, "custom", {**SHORT, "lora_steps": 3000})
-    snapshot = ended(studio.training.job(studio.sessions.find(key)))
+    run = studio.training_jobs.start(key, None, "custom", {**SHORT, "lora_steps": 3000})
+    snapshot = ended(studio.training_jobs.job(studio.sessions.find(key)))
     assert snapshot.state == "failed"
     assert "can be resumed" in snapshot.problem
     said = progress(snapshot, None, 0)
     assert "mc-warn" in said
     assert "can be resumed" in said
-    before = studio.training.saved_step(studio.sessions.find(key), run)
+    before = studio.runs.saved_step(studio.sessions.find(key), run)
     studio.jobs.longest = None
-    studio.training.resume(key)
-    job = studio.training.job(studio.sessions.find(key))
+    studio.training_jobs.resume(key)
+    job = studio.training_jobs.job(studio.sessions.find(key))
     assert job is not None
     first = next(snapshot for snapshot in job.follow(0.05) if snapshot.reports).reports[0]
     job.stop()
@@ -232,11 +234,11 @@ key, _ = studio.sessions.create()
 studio.photos.consent(key, True)
 with_photos(studio, key)
 # The look at the disk before a training is for another test: here it fills up on the way.
-studio.training._check_disk = lambda session: None
+studio.training_jobs._check_disk = lambda session: None
 endless = {{**SHORT, "lora_steps": 100_000, "keep_checkpoints": 100_000}}
-run = studio.training.start(key, None, "custom", endless)
+run = studio.training_jobs.start(key, None, "custom", endless)
 session = studio.sessions.find(key)
-snapshot = ended(studio.training.job(session))
+snapshot = ended(studio.training_jobs.job(session))
 assert snapshot.state == "failed", snapshot
 assert "disk" in snapshot.problem.lower() or "No space" in snapshot.problem, snapshot.problem
 print("training:", snapshot.problem)
@@ -250,7 +252,7 @@ with (runs / "stuffing").open("ab", buffering=0) as stuffing:
         pass
 for act in (
     lambda: with_photos(studio, key, 6),
-    lambda: studio.portraits.start(key, GenerateConfig(count=1, steps=1)).wait(60),
+    lambda: studio.portrait_jobs.start(key, GenerateConfig(count=1, steps=1)).wait(60),
 ):
     try:
         act()
@@ -261,11 +263,11 @@ assert len(photos) >= 2
 assert all((session.folder / "photos" / photo.file).stat().st_size for photo in photos[:2])
 
 (runs / "stuffing").unlink()
-saved = studio.training.saved_step(session, run)
+saved = studio.runs.saved_step(session, run)
 for old in sorted(session.run_folder(run).glob("checkpoint-*"))[:-1]:
     shutil.rmtree(old)
-studio.training.resume(key)
-job = studio.training.job(studio.sessions.find(key))
+studio.training_jobs.resume(key)
+job = studio.training_jobs.job(studio.sessions.find(key))
 first = next(s for s in job.follow(0.05) if s.reports or s.ended)
 assert first.reports, first
 assert first.reports[0].step == saved + 1, (first.reports[0].step, saved)

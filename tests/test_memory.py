@@ -124,9 +124,9 @@ def test_a_job_that_ran_out_of_memory_gives_the_gpu_s_back(toy_folder: Path, tmp
     """Really out of it: a block that no GPU holds is asked for within a step that holds a large one."""
     from trainings import start
 
-    from magicapture_core.jobs import Job, Jobs, Stream
     from magicapture_core.models import load
     from magicapture_core.problems import OutOfMemory
+    from magicapture_core.ui.jobs import Job, Jobs, Stream
 
     device = torch.device("cuda")
     models = load(toy_folder, device=device, dtype=torch.float32)

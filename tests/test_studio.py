@@ -24,11 +24,12 @@ from magicapture_core.config import GenerateConfig
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.choose_work import _judges_in_words
-from magicapture_core.ui.portrait_work import _maps, drop_portrait
+from magicapture_core.ui.comparison_jobs import _judges_in_words
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
-from magicapture_core.ui.step_photos import lacking
+from magicapture_core.ui.session_portraits import _maps, drop_portrait
+from magicapture_core.ui.session_runs import not_ready
+from magicapture_core.ui.step_photo_list import unusable
+from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
 
 
@@ -76,9 +77,9 @@ def test_a_discarded_training_takes_all_that_was_made_with_it(visit: tuple[Studi
         rows = [{"picture": str(session.new_shown(".jpg"))}]
         Path(rows[0]["picture"]).write_bytes(b"strip")
         session.runs[1].choice = {"rows": rows}
-    studio.portraits._pack(key, session.runs[1])
+    studio.portraits.pack(key, session.runs[1])
     assert studio.sessions.find(key).archive_run == "second"
-    session = studio.training.discard(key, "second")
+    session = studio.runs.discard(key, "second")
     assert session.archive is None
     left = {str(path) for path in session.shown.iterdir()}
     assert left == {kept.picture, *session.finished[kept.id].values()}
@@ -103,7 +104,7 @@ def test_portraits_of_any_date_are_packed(
         for _ in range(2):
             os.utime(add_portrait(session, "first").picture, (at, at))
     monkeypatch.setattr(time, "time", lambda: at)  # the clock itself may be as wrong
-    studio.portraits._pack(key, run)
+    studio.portraits.pack(key, run)
     with zipfile.ZipFile(studio.sessions.find(key).archive or "") as archive:
         assert [entry.date_time for entry in archive.infolist()] == [dated] * 3
         assert len(json.loads(archive.read("portraits.json"))) == 2
@@ -117,7 +118,7 @@ def test_heat_maps_of_any_words_are_kept_in_their_order(visit: tuple[Studio, str
     words = ["{subject}", "file", "h" * 70_000, "args", "été", "{style}"]
     maps = {word: np.full((4, 4), number / 8, np.float32) for number, word in enumerate(words)}
     portrait = Portrait(Image.new("RGB", (8, 8)), "a file", 1, None, {}, maps)
-    stored = studio.portraits._keep(key, run, portrait)
+    stored = studio.portraits.keep(key, run, portrait)
     session = studio.sessions.find(key)
     assert studio.portraits.words(session, stored.id) == words
     for number, word in enumerate(words):
@@ -137,15 +138,15 @@ def test_prompts_that_cannot_be_read_are_refused_before_a_model_is_loaded(
     studio, key = visit
     add_run(studio, key, "first", saved=True)
     with pytest.raises(Problem, match=r"\{stlye\}; expected only|lets words count 99 times"):
-        studio.portraits.start(key, GenerateConfig(**values))  # type: ignore[arg-type]
-    assert studio.portraits.job(studio.sessions.find(key)) is None
+        studio.portrait_jobs.start(key, GenerateConfig(**values))  # type: ignore[arg-type]
+    assert studio.portrait_jobs.newest(studio.sessions.find(key)) is None
 
 
 def test_half_a_file_of_heat_maps_shows_none(visit: tuple[Studio, str]) -> None:
     studio, key = visit
     run = add_run(studio, key, "first", saved=True)
     heat = {"hat": np.ones((4, 4), np.float32)}
-    stored = studio.portraits._keep(key, run, Portrait(Image.new("RGB", (8, 8)), "a", 1, None, {}, heat))
+    stored = studio.portraits.keep(key, run, Portrait(Image.new("RGB", (8, 8)), "a", 1, None, {}, heat))
     session = studio.sessions.find(key)
     (file,) = (session.folder / "attention").iterdir()
     file.write_bytes(file.read_bytes()[:20])
@@ -158,9 +159,9 @@ def test_a_training_that_saved_nothing_does_not_shut_out_the_one_before(visit: t
     studio, key = visit
     add_run(studio, key, "good", saved=True)
     add_run(studio, key, "empty", saved=False)
-    assert studio.portraits.ready(studio.sessions.find(key), studio.sessions.find(key).chosen_run())
-    assert studio.portraits.take_ready(key).run == "good"
-    assert studio.portraits.take_ready(key).run == "good"
+    assert not_ready(studio.sessions.find(key), studio.sessions.find(key).chosen_run())
+    assert studio.runs.take_ready(key).run == "good"
+    assert studio.runs.take_ready(key).run == "good"
 
 
 def test_a_training_that_the_queue_refuses_leaves_the_session_as_it_was(
@@ -175,7 +176,7 @@ def test_a_training_that_the_queue_refuses_leaves_the_session_as_it_was(
 
     monkeypatch.setattr(studio.jobs, "start", full)
     with pytest.raises(Problem, match="Too many"):
-        studio.training.start(key, None, "paper", {})
+        studio.training_jobs.start(key, None, "paper", {})
     session = studio.sessions.find(key)
     assert [run.id for run in session.runs] == ["good"]
     assert session.run == "good"
@@ -186,15 +187,15 @@ def test_on_a_server_for_others_a_step_stays_short(visit: tuple[Studio, str], se
     studio, key = visit
     with_photos(studio, key)
     with pytest.raises(Problem, match=f"On this server {setting} may be"):
-        studio.training.start(key, None, "paper", {setting: 100_000})
+        studio.training_jobs.start(key, None, "paper", {setting: 100_000})
 
 
 def test_nothing_of_a_photo_stays_under_the_brush_or_as_a_mask(visit: tuple[Studio, str]) -> None:
     studio, key = visit
     with_photos(studio, key)
-    studio.photos.views(key, "subject")
+    studio.masks.views(key, "subject")
     photo = studio.sessions.find(key).photos["subject"][0]
-    _, brush, mask = studio.photos.editor(key, "subject", photo.id)
+    _, brush, mask = studio.masks.editor(key, "subject", photo.id)
     views = [Path(photo.views[name]) for name in ("overlay", "mask", "photo")]
     assert all(path.exists() for path in (brush, mask, *views))
     studio.photos.set_kind(key, "object")
@@ -306,7 +307,7 @@ def test_another_person_is_not_learned_from_unless_asked(visit: tuple[Studio, st
     said = cards.summary(photos, "subject")
     assert "3 usable photos of the person. 2 are left out unless you press “Use anyway”." in said
     before = session.fingerprint()
-    concept = studio.photos.concept(session, "subject", 64, "photo")
+    concept = studio.masks.concept(session, "subject", 64, "photo")
     assert [example.name for example in concept.examples] == ["0.jpg", "1.jpg", "2.jpg"]
     session = studio.photos.use_anyway(key, "subject", photos[3].id)
     assert [photo.name for photo in session.usable("subject")] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
@@ -322,6 +323,6 @@ def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> N
     files = [(PEOPLE[name][0], f"{name}.jpg") for name in ("alma", "conrad")]
     session, _ = studio.photos.add(key, "subject", files)
     assert session.usable("subject") == []
-    assert "All of the photos are left out" in (lacking(session, "subject", "photos") or "")
+    assert "All of the photos are left out" in (unusable(session, "subject", "photos") or "")
     session = studio.photos.use_anyway(key, "subject", session.photos["subject"][0].id)
-    assert lacking(session, "subject", "photos") is None
+    assert unusable(session, "subject", "photos") is None

@@ -1,5 +1,8 @@
 """The wizard's inside, imported by app.py alone.
 
-sessions: what belongs to one visitor, on disk. studio: what can be done with it. cards, charts, look: how it is
-shown. settings: the form of every training setting. step_*: layout and handlers of each step. api: named endpoints.
+Of one visitor, on disk: stored_session, sessions. What a visitor can do: session_photos, session_masks, session_runs,
+session_portraits, portrait_sheets; what takes long, as jobs (jobs, session_jobs): training_jobs, portrait_jobs,
+comparison_jobs, finishing_jobs; drafting. All of it in one place: studio. How it is shown: cards, charts,
+training_view, look, settings. The page: step_* has layout and handlers of each step, page puts them together,
+events connects them. For programs: api.
 """

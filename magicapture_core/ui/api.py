@@ -14,11 +14,12 @@ import gradio as gr
 
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import Problem
-from magicapture_core.ui.portrait_work import best_first, generate_config
-from magicapture_core.ui.sessions import Role, StoredPhoto
+from magicapture_core.ui.jobs import Job
+from magicapture_core.ui.portrait_jobs import generate_config
+from magicapture_core.ui.session_portraits import best_first
 from magicapture_core.ui.step import in_words
+from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
 from magicapture_core.ui.studio import Studio
-from magicapture_core.ui.training_work import status as training_status
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,27 +74,27 @@ class Api:
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
         key = session if session else self.studio.sessions.create()[0]
         self.studio.sessions.find(key)
-        work, refused = self.studio.photos, []
+        photos, refused = self.studio.photos, []
         if consent:
-            work.consent(key, True)
+            photos.consent(key, True)
         if person:
-            work.use_person(key, person)
+            photos.use_person(key, person)
         if preset:
-            work.use_preset(key, preset)
+            photos.use_preset(key, preset)
         if files:
-            refused = work.take(key, _role(role), files)[1]
+            refused = photos.take(key, _role(role), files)[1]
         if use_all:
             for photo in self.studio.sessions.find(key).photos[role]:
-                work.use_anyway(key, _role(role), photo.id)
-        photos = self.studio.sessions.find(key).photos[role]
-        return {"session": key, "photos": [_verdict(photo) for photo in photos], "refused": refused}
+                photos.use_anyway(key, _role(role), photo.id)
+        judged = self.studio.sessions.find(key).photos[role]
+        return {"session": key, "photos": [_verdict(photo) for photo in judged], "refused": refused}
 
     @plain_errors
     def make_masks(self, session: str, role: str) -> tuple[list[str], list[dict[str, Any]]]:
         """Returns the overlay pictures, and name and problem of each photo."""
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
-        views = self.studio.photos.views(session, _role(role))
+        views = self.studio.masks.views(session, _role(role))
         pictures = [view.pictures.get("overlay", view.photo.thumb) for view in views]
         return pictures, [{"name": view.photo.name, "problem": view.problem} for view in views]
 
@@ -102,25 +103,25 @@ class Api:
         self, session: str, model: str, schedule: str, settings: dict[str, Any] | None, resume: bool
     ) -> dict[str, Any]:
         """Returns the run's id and state."""
-        work, settings = self.studio.training, settings or {}
+        settings = settings or {}
         if not isinstance(settings, dict):
             raise Problem(f"settings must be an object of names and values, got a {type(settings).__name__}.")
         if resume:
-            work.resume(session)
+            self.studio.training_jobs.resume(session)
         else:
             found = self.studio.sessions.find(session)
             name = self.studio.models.checked(model or found.model)
             schedule = schedule or self.studio.models.facts(name).schedule_names()[0]
-            work.start(session, name, schedule, settings)
+            self.studio.training_jobs.start(session, name, schedule, settings)
         return self.status(session, False)
 
     @plain_errors
     def status(self, session: str, stop: bool) -> dict[str, Any]:
         """Returns state, run, and where it stands."""
         if stop:
-            self.studio.training.stop(session)
+            self.studio.training_jobs.stop(session)
         found = self.studio.sessions.find(session)
-        return training_status(found, self.studio.training.job(found))
+        return _training(found, self.studio.training_jobs.job(found))
 
     @plain_errors
     def generate(
@@ -132,10 +133,10 @@ class Api:
         own = {"steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale}
         config = generate_config({
             "prompt": prompt, "negative_prompt": negative_prompt, "count": count, "seed": _given(seed),
-            **(self.studio.portraits.suiting(run.model, run) if run else {}),
+            **(self.studio.runs.suiting(run.model, run) if run else {}),
             **{name: value for name, value in own.items() if _given(value) is not None},
         })  # fmt: skip
-        job = self.studio.portraits.start(session, config)
+        job = self.studio.portrait_jobs.start(session, config)
         job.wait()
         snapshot = job.snapshot()
         if snapshot.problem:
@@ -155,7 +156,7 @@ class Api:
     @plain_errors
     def export(self, session: str, format: str) -> list[str]:
         """Returns the files."""
-        return [str(path) for path in self.studio.portraits.export(session, format)]
+        return [str(path) for path in self.studio.runs.export(session, format)]
 
     @plain_errors
     def delete(self, session: str) -> dict[str, bool]:
@@ -223,3 +224,23 @@ def _role(name: str) -> Role:
 
 def _verdict(photo: StoredPhoto) -> dict[str, Any]:
     return {"name": photo.name, "level": photo.level, "reasons": photo.reasons, "used": photo.used}
+
+
+def _training(session: Session, job: Job | None) -> dict[str, Any]:
+    """How a session's training stands, as plain values."""
+    run = session.chosen_run()
+    values: dict[str, Any] = {"state": "none", "run": run.id if run else None}
+    if job is None:
+        return {**values, "state": "saved" if run else "none", "step": run.step if run else 0}
+    snapshot = job.snapshot()
+    values |= {
+        "state": snapshot.state, "ahead_in_queue": snapshot.ahead, "doing": snapshot.stage,
+        "problem": snapshot.problem, "cut_off": snapshot.cut_off,
+    }  # fmt: skip
+    if snapshot.reports:
+        report = snapshot.reports[-1]
+        values |= {
+            "phase": report.phase, "step": report.step, "total_steps": report.total_steps,
+            "losses": report.losses, "seconds_left": report.seconds_left,
+        }  # fmt: skip
+    return values

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from magicapture_core.jobs import Snapshot
-from magicapture_core.ui.sessions import Role, StoredPhoto
+from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.stored_session import Role, StoredPhoto
 
 Example = tuple[str, Sequence[str]]
 """A caption and the shown pictures above it."""
@@ -30,6 +30,22 @@ watch('value', () => {
 });
 """
 """For gr.HTML: comes into view when it shows something else, by its data-shown."""
+
+WAITS = """
+const part = element.closest('.mc-waits') || element.closest('.tabitem');
+const release = () => { part.classList.remove('mc-filling'); part.removeAttribute('aria-disabled'); };
+part.classList.add('mc-filling'); part.setAttribute('aria-disabled', 'true');
+props.label = 'filling';
+watch('label', release);
+setTimeout(release, 5000);
+"""
+"""For a gr.HTML at the end of a part of the page: the part takes no input before it is filled.
+
+gradio (6.31) makes what stands in an accordion or a step when it is first opened. A moment later it sends every
+property once more, in order, and what was typed or chosen in between is lost. On a slow machine the moment is long.
+This gr.HTML is the last to get its own back; until then nothing in the part can be pressed. (Its label, for gradio
+would first read back a value changed here.) Should a later gradio send nothing, the part opens by itself.
+"""
 
 BADGES = {
     "accept": ("good", "Good"),

@@ -9,15 +9,18 @@ import gradio as gr
 
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, look
-from magicapture_core.ui.finish_work import FINISHING
-from magicapture_core.ui.sessions import Session
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.finishing_jobs import FINISHING
+from magicapture_core.ui.session_runs import not_ready
+from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
 from magicapture_core.ui.step_finish import FinishStep
 from magicapture_core.ui.step_masks import MasksStep
-from magicapture_core.ui.step_photos import PhotosStep, StyleStep
+from magicapture_core.ui.step_photos import PhotosStep
 from magicapture_core.ui.step_portraits import PortraitsStep
+from magicapture_core.ui.step_style import StyleStep
 from magicapture_core.ui.step_train import TrainStep
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio, facts_of
+from magicapture_core.ui.training_jobs import TRAINING
 
 PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS, FINISH = range(6)
 STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep, FinishStep)
@@ -52,6 +55,8 @@ class Wizard:
                 with gr.Step(step.name, id=number):
                     self.steps.append(step(studio))
                     self.feet.append(self._foot(number))
+                    if number > PHOTOS:
+                        waits_until_filled()
         with gr.Accordion("Delete my data", open=False, elem_id="mc-delete-box"):
             gr.HTML(
                 '<p class="mc-quiet">Removes all photos, trainings and portraits of this browser from the server, at '
@@ -149,7 +154,7 @@ class Wizard:
     def _landing(self, session: Session) -> int:
         active = self.studio.jobs.active(session.id)
         if active is not None:
-            return {"training": TRAIN, FINISHING: FINISH}.get(active.kind, PORTRAITS)
+            return {TRAINING: TRAIN, FINISHING: FINISH}.get(active.kind, PORTRAITS)
         if session.portraits:
             return PORTRAITS
         return TRAIN if session.runs else PHOTOS
@@ -158,7 +163,7 @@ class Wizard:
         """The furthest step that is open: whatever there is already stays within reach."""
         if session.portraits:
             return FINISH
-        if any(self.studio.portraits.ready(session, run) is None for run in session.runs):
+        if any(not_ready(session, run) is None for run in session.runs):
             return PORTRAITS
         if session.usable("subject"):
             return TRAIN if session.runs or session.usable("style") else STYLE
@@ -252,7 +257,7 @@ class Wizard:
         if number == STYLE:
             self.studio.drafts.renew(key)
         if number == PORTRAITS:
-            self.studio.portraits.take_ready(key)
+            self.studio.runs.take_ready(key)
         session = self.studio.sessions.find(key)
         filled = {TRAIN: train, PORTRAITS: (portraits, prompt)}.get(number)
         updates = self.steps[number].enter(session, filled)
@@ -276,7 +281,7 @@ class Wizard:
     def wait_and_go_to_portraits(self, key: str) -> Updates:
         """After “Stop and keep”: as soon as it is saved, go on."""
         session = self.studio.sessions.find(key)
-        job = self.studio.training.job(session)
+        job = self.studio.training_jobs.job(session)
         if job is not None and not job.wait(STOP_PATIENCE):
             return {
                 self.feet[TRAIN][2]: cards.note(
@@ -284,7 +289,7 @@ class Wizard:
                 )
             }
         session = self.studio.sessions.find(key)
-        lacking = self.studio.portraits.ready(session, session.chosen_run())
+        lacking = not_ready(session, session.chosen_run())
         if lacking:
             return {self.feet[TRAIN][2]: cards.note(lacking, "warn")}
         return {

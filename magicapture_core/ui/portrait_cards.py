@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from magicapture_core.ui.cards import address, button, count
-from magicapture_core.ui.sessions import Session, StoredPortrait, StoredRun
+from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 
 WORD_TITLES = {"{subject}": "the person", "{style}": "the style"}
 SETTING_TITLES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from magicapture_core.files import atomic_file
-from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.stored_session import Session
 
 CELLS = 3
 """Pictures that a strip holds of each item: the photo, where the word looks, where it should (training/previews.py)."""

@@ -12,9 +12,10 @@ import gradio as gr
 from gradio.blocks import BlockContext
 from gradio.components import Component
 
-from magicapture_core.jobs import UNEXPECTED
 from magicapture_core.problems import as_problem
-from magicapture_core.ui.sessions import Session
+from magicapture_core.ui import cards
+from magicapture_core.ui.jobs import UNEXPECTED
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,11 @@ class Step:
     def outputs(self) -> list[Any]:
         """Every component that `show` may update."""
         return [value for value in vars(self).values() if isinstance(value, Component | BlockContext)]
+
+
+def waits_until_filled() -> None:
+    """Put this at the end of a step, or of an accordion of class mc-waits, that opens later; see cards.WAITS."""
+    gr.HTML("", label="", html_template="", js_on_load=cards.WAITS)
 
 
 def in_words(error: Exception, where: str) -> str:

@@ -13,12 +13,12 @@ from magicapture_core.config import PostprocessConfig
 from magicapture_core.formats.specs import PAPERS, REFUSED, SPECS
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.finish_work import UPSCALES
+from magicapture_core.ui.finishing_jobs import UPSCALES
 from magicapture_core.ui.portrait_cards import large, portrait_cards
-from magicapture_core.ui.portrait_work import best_first
-from magicapture_core.ui.sessions import Session
+from magicapture_core.ui.session_portraits import best_first
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
 RESTORERS = {"gfpgan": "GFPGAN", "codeformer": "CodeFormer (non-commercial use only)"}
@@ -112,7 +112,7 @@ class FinishStep(Step):
 
     def _restorers(self) -> Updates:
         """What can restore a face here, as it is now."""
-        found = self.studio.finishing.restorers()
+        found = self.studio.finishing_jobs.restorers()
         choices = [
             (RESTORERS[name] + (f" (downloads {size} first)" if size else ""), name)
             for name, size in found.items()
@@ -158,7 +158,7 @@ class FinishStep(Step):
         }
 
     def _watched(self, session: Session) -> Updates:
-        job = self.studio.finishing.job(session)
+        job = self.studio.finishing_jobs.newest(session)
         snapshot = job.snapshot() if job else None
         busy = snapshot is not None and not snapshot.ended
         said = ""
@@ -180,7 +180,7 @@ class FinishStep(Step):
     def press(self, key: str, event: gr.EventData) -> Updates:
         """Choose another portrait."""
         session = self.studio.sessions.find(key)
-        return self._choose(session, self.studio.finishing.portrait(session, str(event.id)).id)
+        return self._choose(session, self.studio.portraits.of(session, str(event.id)).id)
 
     @told(name)
     def choose_restorer(self, restore: str) -> Updates:
@@ -193,7 +193,7 @@ class FinishStep(Step):
     ) -> Updates:
         """Begin to finish the chosen portrait."""
         values = {"upscale": upscale, "restore": restore, "restore_strength": strength, "fidelity": fidelity}
-        self.studio.finishing.start(key, chosen, values)
+        self.studio.finishing_jobs.start(key, chosen, values)
         return self._watched(self.studio.sessions.find(key))
 
     @told(name)
@@ -208,7 +208,7 @@ class FinishStep(Step):
         updates = self._watched(self.studio.sessions.find(key))
         # Read again, after the job was looked at: it stores its result, and then it ends.
         session = self.studio.sessions.find(key)
-        job = self.studio.finishing.job(session)
+        job = self.studio.finishing_jobs.newest(session)
         if job is not None and job.active:
             return updates
         return {
@@ -220,7 +220,7 @@ class FinishStep(Step):
     @told(name)
     def halt(self, key: str, chosen: str | None) -> Updates:
         """Stop finishing; the portrait stays as it was."""
-        job = self.studio.finishing.job(self.studio.sessions.find(key))
+        job = self.studio.finishing_jobs.newest(self.studio.sessions.find(key))
         if job is not None:
             job.stop()
         return self._followed(key, chosen)
@@ -230,7 +230,7 @@ class FinishStep(Step):
         self, key: str, chosen: str | None, spec: str, paper: str, replace: bool, force: bool
     ) -> Updates:
         """Crop, check, and lay out the chosen portrait."""
-        made = self.studio.finishing.sheet(key, chosen, spec, paper, replace=bool(replace), force=bool(force))
+        made = self.studio.sheets.make(key, chosen, spec, paper, replace=bool(replace), force=bool(force))
         return {self.sheet: _sheet(made, SPECS[spec].title)}
 
     @told(name)

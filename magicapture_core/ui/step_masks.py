@@ -12,9 +12,9 @@ from PIL import Image
 
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.photo_work import EDITOR_SIDE
-from magicapture_core.ui.sessions import Role, Session
+from magicapture_core.ui.session_masks import EDITOR_SIDE
 from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.stored_session import Role, Session
 from magicapture_core.ui.studio import Studio
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ class MasksStep(Step):
         how = "Straightened and cut" if facts.framing == "aligned" else "Cut"
         found: dict[Role, str] = {}
         for role in ("subject", "style"):
-            views = self.studio.photos.views(key, role)  # type: ignore[arg-type]
+            views = self.studio.masks.views(key, role)  # type: ignore[arg-type]
             found[role] = cards.mask_cards(  # type: ignore[index]
                 TITLES[session.kind][role], role,  # type: ignore[arg-type]
                 [
@@ -94,7 +94,7 @@ class MasksStep(Step):
         """Open a photo under the brush."""
         role = _role(str(event.act).removeprefix("edit-"))
         photo_id = str(event.id)
-        session, picture, mask = self.studio.photos.editor(key, role, photo_id)
+        session, picture, mask = self.studio.masks.editor(key, role, photo_id)
         value = {
             "photo": cards.address(picture), "mask": cards.address(mask),
             "what": "object" if session.kind == "object" else "face",
@@ -109,9 +109,9 @@ class MasksStep(Step):
             return self.show(session)
         role, photo_id = _role(editing[0]), editing[1]
         if event.act == "save":
-            session = self.studio.photos.paint(key, role, photo_id, _alpha(str(event.mask)))
+            session = self.studio.masks.paint(key, role, photo_id, _alpha(str(event.mask)))
         else:
-            session = self.studio.photos.automatic(key, role, photo_id)
+            session = self.studio.masks.automatic(key, role, photo_id)
         return {**self.show(session), **self.pictures(key, view)}
 
 

@@ -1,25 +1,21 @@
-"""Steps 1 and 2: photos of the person, and the style."""
+"""Step 1: photos of the person."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import gradio as gr
-from PIL import Image
 
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.draft_work import COUNT
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.sessions import Role, Session
-from magicapture_core.ui.step import Step, Updates, told, told_as_it_goes
+from magicapture_core.ui.step import Updates, told, told_as_it_goes, waits_until_filled
+from magicapture_core.ui.step_photo_list import PhotoListStep, small_picture, unusable
+from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 from magicapture_core.weights import ASSETS
 
-PRESETS = ASSETS.parent / "presets"
 CONSENT = "These are photos of me, or I have this person's permission to use them."
 EXAMPLES = ASSETS / "examples"
 GOOD = {"good-1": "Sharp", "good-2": "Even light", "good-3": "Face free", "good-4": "Any mood"}
@@ -27,10 +23,6 @@ BAD = {"blurred": "Blurred", "dark": "Too dark", "covered": "Eyes hidden", "seve
 NOTES = (
     "4 to 6 photos of one person, taken on different days, from different sides.",
     "Leave out filters, heavy make-up and hands before the face.",
-)
-STYLE_NOTES = (
-    "4 to 6 photos that share light, colours, clothes or setting; one person in each is best.",
-    "The faces in them are left out: only the style is learned.",
 )
 NOUNS = [("Person", ""), ("Woman", "woman"), ("Man", "man")]
 AGES = [("Any age", ""), ("Young", "young"), ("Middle-aged", "middle-aged"), ("Old", "old")]
@@ -43,19 +35,6 @@ def _said_of(words: str) -> tuple[str, str]:
     return age, "" if noun == "person" else noun
 
 
-def small_picture(studio: Studio, source: Path) -> str:
-    """A small copy of one of the project's own pictures, among the shown files; made once."""
-    folder = studio.sessions.shown / "samples"
-    path = folder / f"{source.parent.name}-{source.stem}.webp"
-    if not path.exists():
-        folder.mkdir(exist_ok=True)
-        with Image.open(source) as image:
-            picture = image.convert("RGB")
-        picture.thumbnail((200, 200))
-        picture.save(path, quality=82)
-    return str(path)
-
-
 def _photo_guidance(studio: Studio) -> str:
     def examples(captions: dict[str, str]) -> list[cards.Example]:
         return [
@@ -66,56 +45,11 @@ def _photo_guidance(studio: Studio) -> str:
     return cards.guidance("Photos that work well", examples(GOOD), "Better leave out", examples(BAD), NOTES)
 
 
-def _style_guidance(studio: Studio) -> str:
-    def example(caption: str, names: Sequence[str]) -> list[cards.Example]:
-        paths = [PRESETS / f"{name}.jpg" for name in names]
-        return [(caption, [small_picture(studio, path) for path in paths if path.is_file()])]
-
-    one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
-    mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
-    return cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
-
-
-BUILT_IN_MAKES = "The built-in model makes them; the model that you chose makes none."
-
-
-def pressed(studio: Studio, key: str, role: Role, act: str, photo_id: str) -> Session:
-    """What a photo's button asks for."""
-    if act == "remove":
-        return studio.photos.remove(key, role, photo_id)
-    if act not in ("use", "leave"):
-        raise Problem("This button is not known. Reload the page.")
-    return studio.photos.use_anyway(key, role, photo_id, wanted=act == "use")
-
-
-def adding(step: PhotosStep | StyleStep, key: str, role: Role, sent: list[str]) -> Iterator[Updates]:
-    """Take uploads in, and show each photo as soon as it has been looked at."""
-    yield {
-        step.files: gr.File(value=None)
-    }  # at once: emptied at the end, it would lose what was dropped meanwhile
-    count = len(sent)
-    for number, (session, refused) in enumerate(step.studio.photos.taking(key, role, sent), 1):
-        updates = {**step.show(session), step.refused: cards.note("\n".join(refused), "bad")}
-        if number < count:
-            updates[step.summary] = cards.note(f"Looked at {number} of {count} photos.")
-        yield updates
-    step.studio.drafts.renew(key)
-    yield {step.summary: step.show(step.studio.sessions.find(key))[step.summary]}
-
-
-def lacking(session: Session, role: Role, what: str) -> str | None:
-    """Why there is nothing to learn from yet, though there are photos."""
-    if session.usable(role):
-        return None
-    if any(photo.left_out for photo in session.photos[role]):
-        return f"All of the {what} are left out. Press “Use anyway” on those that are right, or add others."
-    return f"None of the {what} can be used. Add at least one that can."
-
-
-class PhotosStep(Step):
+class PhotosStep(PhotoListStep):
     """Consent, photos of the subject, verdicts."""
 
     name = "Photos"
+    role = "subject"
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
@@ -149,11 +83,14 @@ class PhotosStep(Step):
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
-        with gr.Accordion("Who is it? Saying so helps the likeness", open=False), gr.Row():
-            self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
-            self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
-        with gr.Accordion("Not a person?", open=False):
+        with gr.Accordion("Who is it? Saying so helps the likeness", open=False, elem_classes="mc-waits"):
+            with gr.Row():
+                self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
+                self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
+            waits_until_filled()
+        with gr.Accordion("Not a person?", open=False, elem_classes="mc-waits"):
             self.kind = gr.Radio(KINDS, value="person", label="The photos show", elem_id="mc-kind")
+            waits_until_filled()
 
     def show(self, session: Session) -> Updates:
         """The session's photos with their verdicts."""
@@ -199,7 +136,7 @@ class PhotosStep(Step):
         if not files:
             raise Problem("There is no photo yet. Take or choose one first.")
         sent = [files] if isinstance(files, str) else files
-        yield from adding(self, key, "subject", sent)
+        yield from self._take(key, sent)
         yield {self.camera: None}
 
     @told(name)
@@ -208,7 +145,7 @@ class PhotosStep(Step):
         act, target = str(event.act), str(event.id)
         if act == "person":
             return self._changed(key, self.studio.photos.use_person(key, target))
-        return self._changed(key, pressed(self.studio, key, "subject", act, target))
+        return self._changed(key, self._pressed(key, act, target))
 
     @told(name)
     def call(self, key: str, noun: str, age: str) -> Updates:
@@ -220,107 +157,8 @@ class PhotosStep(Step):
         """Person or object."""
         return self._changed(key, self.studio.photos.set_kind(key, kind))
 
-    def _changed(self, key: str, session: Session) -> Updates:
-        self.studio.drafts.renew(key)
-        return self.show(session)
-
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
         if not session.photos["subject"]:
             return "Add some photos first, or take a sample person."
-        return lacking(session, "subject", "photos")
-
-
-class StyleStep(Step):
-    """A preset, or the visitor's own style photos."""
-
-    name = "Style"
-
-    def __init__(self, studio: Studio) -> None:
-        super().__init__(studio)
-        gr.HTML(cards.heading("Which style?", "Choose one, or add 4 to 6 photos in a style of your own."))
-        self.presets = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-presets")
-        with gr.Accordion("Use my own style photos", open=not PRESETS.is_dir()) as self.own, gr.Row():
-            with gr.Column(scale=3, min_width=300):
-                self.files = gr.File(
-                        label="Drop style photos here, or click to choose them", file_count="multiple",
-                        file_types=["image", *PHOTO_SUFFIXES], height=170, elem_id="mc-style-files",
-                    )  # fmt: skip
-            with gr.Column(scale=2, min_width=260):
-                gr.HTML(_style_guidance(studio))
-        self.drafts = gr.HTML(elem_id="mc-drafts")
-        self.refused = gr.HTML()
-        self.summary = gr.HTML()
-        self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-photos")
-
-    def show(self, session: Session) -> Updates:
-        """The presets with the chosen one marked, and the style photos."""
-        photos = session.photos["style"]
-        title = ""
-        if session.preset:
-            from magicapture_core.presets import load_preset
-
-            title = cards.note(
-                f"{load_preset(session.preset).title}: its photos are below. Remove any you dislike.", "good"
-            )
-        return {
-            self.presets: self._presets(session.preset),
-            self.drafts: self._drafts(session),
-            self.photos: cards.photo_cards(photos),
-            self.summary: title or cards.summary(photos, "style"),
-            self.refused: "",
-            self.said: "",
-        }
-
-    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
-        """The drafts where they are not as they were `seen`, and what they are now."""
-        now = [session.drafts_of, len(session.drafts), self.studio.drafts.working(session)]
-        return ({} if now == seen else {self.drafts: self._drafts(session)}), now
-
-    def _drafts(self, session: Session) -> str:
-        work = self.studio.drafts
-        holds = session.drafts_of is not None and session.drafts_of == work.source(session)
-        found = [(draft.picture, draft.identity) for draft in session.drafts] if holds else []
-        coming = COUNT - len(found) if work.working(session) else 0
-        problem = work.problem(session)
-        if problem and not found and not coming:
-            return cards.note(f"There are no drafts: {problem}", "warn")
-        other = (
-            ""
-            if work.facts(session).name == (session.model or self.studio.models.default)
-            else BUILT_IN_MAKES
-        )
-        return cards.drafts(found, coming, other)
-
-    def _presets(self, chosen: str | None) -> str:
-        from magicapture_core.presets import load_preset, preset_names  # imports torch
-
-        shown: list[tuple[str, str, str, list[Any]]] = []
-        for name in preset_names():
-            preset = load_preset(name)
-            pictures = [small_picture(self.studio, path) for path in preset.photos[:3]]
-            shown.append((name, preset.title, preset.description, pictures))
-        return cards.choices(shown, chosen, "preset")
-
-    @told_as_it_goes(name)
-    def upload(self, key: str, files: list[str] | None) -> Iterator[Updates]:
-        """Own style photos were added; they replace a preset."""
-        yield from adding(self, key, "style", files or [])
-
-    @told(name)
-    def press(self, key: str, event: gr.EventData) -> Updates:
-        """Choose a preset; use a photo anyway, leave it out or remove it."""
-        act, target = str(event.act), str(event.id)
-        if act == "preset":
-            return self._changed(key, self.studio.photos.use_preset(key, target))
-        return self._changed(key, pressed(self.studio, key, "style", act, target))
-
-    def _changed(self, key: str, session: Session) -> Updates:
-        self.studio.drafts.renew(key)
-        return self.show(session)
-
-    def lacking(self, session: Session) -> str | None:
-        """Why the next step would make no sense yet."""
-        if not session.photos["style"]:
-            return "Choose a style, or add some style photos."
-        return lacking(session, "style", "style photos")
+        return unusable(session, self.role, "photos")

@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.choose_work import COMPARISON
+from magicapture_core.ui.comparison_jobs import COMPARISON
+from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.portrait_cards import (
     chips,
     has_edit,
@@ -23,11 +23,13 @@ from magicapture_core.ui.portrait_cards import (
     portrait_detail,
     run_title,
 )
-from magicapture_core.ui.portrait_work import MOST_PORTRAITS, best_first, generate_config, of_run
-from magicapture_core.ui.sessions import Session, StoredPortrait
+from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, generate_config
+from magicapture_core.ui.session_portraits import best_first, of_run
+from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.settings import help_texts
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
 from magicapture_core.ui.step_train import STALE
+from magicapture_core.ui.stored_session import Session, StoredPortrait
 from magicapture_core.ui.studio import Studio
 
 COMPOSED_PROMPT = GenerateConfig().prompt
@@ -95,7 +97,7 @@ class PortraitsStep(Step):
 
     def _more_control(self) -> None:
         default, texts = GenerateConfig(), help_texts(GenerateConfig)
-        with gr.Accordion("More control", open=False):
+        with gr.Accordion("More control", open=False, elem_classes="mc-waits"):
             self.negative = gr.Textbox("", label="What to avoid", placeholder="for example: blurry, hat")
             with gr.Row():
                 # No gr.Number: in gradio 6.31 an empty one becomes 0 as soon as it is seen.
@@ -123,6 +125,7 @@ class PortraitsStep(Step):
                     0, 20, value=default.guidance_scale, step=0.5, label="Closeness to the description (guidance)",
                     min_width=200, info=texts["guidance_scale"],
                 )  # fmt: skip
+            waits_until_filled()
 
     @property
     def live(self) -> list[Any]:
@@ -137,7 +140,7 @@ class PortraitsStep(Step):
         """The chosen run with its prompt and portraits."""
         run = session.chosen_run()
         prompts, negative = self._prompts(session)
-        suits = self.studio.portraits.suiting(self._model(session), run)
+        suits = self.studio.runs.suiting(self._model(session), run)
         return {
             self.filled: run.id if run else None,
             self.prompt: prompts[0],
@@ -192,7 +195,7 @@ class PortraitsStep(Step):
     def watch(self, session: Session, seen: Any, chosen: str | None, prompt: str) -> tuple[Updates, Any]:
         """What is new since `seen`, and the new `seen`. chosen: the portrait that is shown large, which stays;
         prompt: what stands in the form."""
-        job = self.studio.portraits.job(session)
+        job = self.studio.portrait_jobs.newest(session)
         snapshot = job.snapshot() if job else None
         run = session.chosen_run()
         found = best_first(of_run(session, run))
@@ -218,7 +221,7 @@ class PortraitsStep(Step):
 
     def _comparison(self, session: Session) -> str:
         """How a comparison of strengths stands, as HTML."""
-        job = self.studio.choosing.job(session)
+        job = self.studio.comparison_jobs.job(session)
         if job is None:
             return ""
         snapshot = job.snapshot()
@@ -229,7 +232,7 @@ class PortraitsStep(Step):
         run, active = session.chosen_run(), self.studio.jobs.active(session.id)
         busy, choice = active is not None, run.choice if run else None
         return {
-            self.comparing: gr.Accordion(visible=self.studio.choosing.lacking(session) is None),
+            self.comparing: gr.Accordion(visible=self.studio.comparison_jobs.lacking(session) is None),
             self.compare: gr.Button(interactive=not busy),
             self.compare_stop: gr.Button(visible=active is not None and active.kind == COMPARISON),
             self.adopt: gr.Button(visible=choice is not None and not busy),
@@ -237,7 +240,7 @@ class PortraitsStep(Step):
         }
 
     def _gallery(self, session: Session, found: list[StoredPortrait], chosen: str | None) -> Updates:
-        ready = self.studio.portraits.ready(session, session.chosen_run()) is None
+        ready = not_ready(session, session.chosen_run()) is None
         archive = session.archive if found and session.archive_run == session.run else None
         return {
             self.gallery: portrait_cards(found, chosen, LARGE),
@@ -248,7 +251,7 @@ class PortraitsStep(Step):
 
     def _progress(self, session: Session, prompt: str) -> str:
         """How the making stands; once it has ended, its warnings, for as long as the form asks for the same."""
-        job = self.studio.portraits.job(session)
+        job = self.studio.portrait_jobs.newest(session)
         if job is None:
             return ""
         snapshot = job.snapshot()
@@ -274,20 +277,20 @@ class PortraitsStep(Step):
             "prompt": prompt, "negative_prompt": negative, "count": min(count, MOST_PORTRAITS), "seed": _seed(seed),
             "steps": steps, "adapter_scale": adapter, "guidance_scale": guidance,
         })  # fmt: skip
-        self.studio.portraits.start(key, config)
+        self.studio.portrait_jobs.start(key, config)
         time.sleep(0)  # let the job's thread begin, so that the first look already shows it at work
         return self.watch(self.studio.sessions.find(key), None, chosen, prompt)[0]
 
     @told(name)
     def begin_comparison(self, key: str, chosen: str | None, prompt: str) -> Updates:
         """Compare checkpoints and strengths."""
-        self.studio.choosing.start(key)
+        self.studio.comparison_jobs.start(key)
         return self.watch(self.studio.sessions.find(key), None, chosen, prompt)[0]
 
     @told(name)
     def adopt_choice(self, key: str) -> Updates:
         """Use what was recommended from now on."""
-        session = self.studio.choosing.adopt(key)
+        session = self.studio.comparison_jobs.adopt(key)
         run = session.chosen_run()
         assert run is not None
         gr.Info(f"From now on portraits are made at strength {run.adapter_scale:g}.", title=self.name)
@@ -296,7 +299,7 @@ class PortraitsStep(Step):
     @told(name)
     def halt(self, key: str, chosen: str | None, prompt: str) -> Updates:
         """Stop making portraits; the finished ones stay."""
-        self.studio.training.stop(key)
+        self.studio.training_jobs.stop(key)
         return self.watch(self.studio.sessions.find(key), None, chosen, prompt)[0]
 
     @told(name)
@@ -342,7 +345,7 @@ class PortraitsStep(Step):
     @told(name)
     def choose_run(self, key: str, run_id: str) -> Updates:
         """Use another past run."""
-        return self.show(self.studio.portraits.choose_run(key, run_id))
+        return self.show(self.studio.runs.choose(key, run_id))
 
     @told(name)
     def press_past(self, key: str, event: gr.EventData) -> Updates:
@@ -352,7 +355,7 @@ class PortraitsStep(Step):
             return {self.past_runs: past_runs(session, run if event.act == "ask-run" else None)}
         title = next((each.title for each in session.runs if each.id == run), "The training")
         chosen = session.run
-        session = self.studio.training.discard(key, run)
+        session = self.studio.runs.discard(key, run)
         gr.Info(f"{title} and its portraits are deleted.", title=self.name)
         if session.run != chosen:
             return self.show(session)
@@ -362,7 +365,7 @@ class PortraitsStep(Step):
     @told(name)
     def export_files(self, key: str, format: str) -> Updates:
         """Write the adapter for other programs."""
-        paths = self.studio.portraits.export(key, format)
+        paths = self.studio.runs.export(key, format)
         return {self.exported: cards.downloads(paths)}
 
     @told(name)

@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import TrainConfig, from_dict
-from magicapture_core.jobs import Snapshot
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, lent_gpu, settings
-from magicapture_core.ui.model_work import ModelFacts
-from magicapture_core.ui.sessions import Session, StoredRun
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.server_models import ModelFacts
+from magicapture_core.ui.session_runs import not_ready
+from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
+from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of, samples
 
@@ -51,11 +52,12 @@ class TrainStep(Step):
             )  # fmt: skip
             self.schedule = gr.Radio([], label="How thoroughly", min_width=280, elem_id="mc-schedule")
         self.needs = gr.HTML()
-        with gr.Accordion("Every setting", open=False, elem_id="mc-settings"):
+        with gr.Accordion("Every setting", open=False, elem_id="mc-settings", elem_classes="mc-waits"):
             gr.HTML(
                 '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a custom training.</p>'
             )
             self.fields = settings.layout()
+            waits_until_filled()
         with gr.Row(elem_classes="mc-buttons"):
             self.start = gr.Button("Start training", variant="primary", elem_id="mc-start")
             self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
@@ -96,7 +98,7 @@ class TrainStep(Step):
 
     def _last(self, session: Session, facts: ModelFacts) -> tuple[str, TrainConfig] | None:
         """What the training below was started with, where it is of the same model and style."""
-        run = self.studio.training.shown(session)
+        run = self.studio.training_jobs.shown(session)
         if run is None or (run.model, run.preset) != (facts.name, session.preset):
             return None
         schedule = run.schedule if run.schedule in facts.schedule_names() else "custom"
@@ -124,7 +126,7 @@ class TrainStep(Step):
         }
 
     def _needs(self, facts: ModelFacts, config: TrainConfig) -> str:
-        seconds = self.studio.training.pace(facts.name, config)
+        seconds = self.studio.training_jobs.pace.seconds(facts.name, config)
         steps = config.ti_steps + config.lora_steps
         time = f"About {cards.duration(seconds)}, as measured on this machine." if seconds else (
             "The first steps measure how long they take on this machine."
@@ -134,13 +136,12 @@ class TrainStep(Step):
 
     def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
         """What is new since `seen`, and the new `seen`."""
-        work = self.studio.training
-        job, run = work.job(session), work.shown(session)
+        job, run = self.studio.training_jobs.job(session), self.studio.training_jobs.shown(session)
         snapshot = job.snapshot() if job else None
         now = self._moment(job.id if job else run.id if run else "", snapshot)
         if seen == now:
             return {}, seen
-        saved = work.saved_step(session, run) if run else 0
+        saved = self.studio.runs.saved_step(session, run) if run else 0
         updates: Updates = {
             self.progress: progress(snapshot, run, saved),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
@@ -175,7 +176,7 @@ class TrainStep(Step):
         rows = rows_of(snapshot.reports) if snapshot else []
         first = rows[0]["step"] if rows else until + 1
         if first > 1:  # those before are on disk
-            rows = [row for row in self.studio.training.losses(session, run) if row["step"] < first] + rows
+            rows = [row for row in self.studio.runs.losses(session, run) if row["step"] < first] + rows
         return loss_charts(rows, run.total)
 
     def _buttons(self, session: Session, snapshot: Snapshot | None) -> Updates:
@@ -184,8 +185,8 @@ class TrainStep(Step):
         queued = snapshot is not None and state == "waiting" and snapshot.ahead > 0
         working = state in ("preparing", "running") or (state == "waiting" and not queued)
         busy = snapshot is not None and not snapshot.ended
-        step = self.studio.training.saved_step(session, run) if run and not busy else 0
-        smaller = bool(self.studio.training.smaller(session)) and not busy
+        step = self.studio.runs.saved_step(session, run) if run and not busy else 0
+        smaller = bool(self.studio.training_jobs.smaller(session)) and not busy
         unfinished = run is not None and not busy and (0 < step < run.total or smaller)
         unfinished = unfinished and not self.studio.stale(session)
         return {
@@ -229,24 +230,23 @@ class TrainStep(Step):
         own = settings.from_form(dict(zip(self.fields, values, strict=True)))
         if not schedule:
             raise Problem("Choose how thoroughly to learn: one of the schedules.")
-        self.studio.training.start(key, model, schedule, own)
+        self.studio.training_jobs.start(key, model, schedule, own)
         return {**self.watch(self.studio.sessions.find(key), None)[0], self.said: ""}
 
     @told(name)
     def go_on(self, key: str) -> Updates:
         """Resume."""
-        self.studio.training.resume(key)
+        self.studio.training_jobs.resume(key)
         return {**self.watch(self.studio.sessions.find(key), None)[0], self.said: ""}
 
     @told(name)
     def halt(self, key: str) -> Updates:
         """Pause, stop or leave the queue."""
-        self.studio.training.stop(key)
+        self.studio.training_jobs.stop(key)
         return self.watch(self.studio.sessions.find(key), None)[0]
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
-        ready = self.studio.portraits.ready
-        if any(ready(session, run) is None for run in session.runs):
+        if any(not_ready(session, run) is None for run in session.runs):
             return None
-        return ready(session, session.chosen_run())
+        return not_ready(session, session.chosen_run())

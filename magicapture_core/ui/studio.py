@@ -6,16 +6,22 @@ import logging
 import threading
 from pathlib import Path
 
-from magicapture_core.jobs import Jobs
-from magicapture_core.ui.choose_work import ChoosingWork
-from magicapture_core.ui.draft_work import DraftWork
-from magicapture_core.ui.finish_work import FinishWork
+from magicapture_core.ui.comparison_jobs import ComparisonJobs
+from magicapture_core.ui.drafting import Drafter
+from magicapture_core.ui.finishing_jobs import FinishingJobs
+from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.limits import Limits
-from magicapture_core.ui.model_work import ModelFacts, ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.portrait_work import PortraitWork
-from magicapture_core.ui.sessions import Session, Sessions
-from magicapture_core.ui.training_work import TrainingWork
+from magicapture_core.ui.portrait_jobs import PortraitJobs
+from magicapture_core.ui.portrait_sheets import PortraitSheets
+from magicapture_core.ui.server_models import ModelFacts, ServerModels
+from magicapture_core.ui.session_jobs import Parts
+from magicapture_core.ui.session_masks import SessionMasks
+from magicapture_core.ui.session_photos import SessionPhotos
+from magicapture_core.ui.session_portraits import SessionPortraits
+from magicapture_core.ui.session_runs import SessionRuns
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Session
+from magicapture_core.ui.training_jobs import TrainingJobs
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +46,18 @@ class Studio:
         self.sessions = Sessions(runs, keep_days, limits)
         self.jobs = Jobs(longest=60 * limits.minutes, most=limits.waiting)
         self._closing = threading.Event()
-        self.models = ModelWork(model, any_model=any_model)
-        self.photos = PhotoWork(self.sessions, self.facts)
-        self.drafts = DraftWork(self.sessions, self.jobs, self.models, self.photos)
-        self.training = TrainingWork(self.sessions, self.jobs, self.models, self.photos)
-        self.portraits = PortraitWork(self.sessions, self.jobs, self.models, self.photos)
-        self.choosing = ChoosingWork(self.sessions, self.jobs, self.models, self.photos)
-        self.finishing = FinishWork(self.sessions, self.jobs, self.models, self.photos)
+        self.models = ServerModels(model, any_model=any_model)
+        self.photos = SessionPhotos(self.sessions, self.facts)
+        self.masks = SessionMasks(self.sessions, self.photos)
+        self.portraits = SessionPortraits(self.sessions)
+        self.sheets = PortraitSheets(self.sessions, self.portraits)
+        self.runs = SessionRuns(self.sessions, self.jobs, self.models)
+        parts = Parts(self.sessions, self.jobs, self.models, self.photos, self.masks, self.portraits)
+        self.drafts = Drafter(parts)
+        self.training_jobs = TrainingJobs(parts)
+        self.portrait_jobs = PortraitJobs(parts)
+        self.comparison_jobs = ComparisonJobs(parts)
+        self.finishing_jobs = FinishingJobs(parts)
 
     def sweep_now_and_then(self) -> None:
         """From now on, in the background, remove what is too old."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.checkpoints import Run
-from magicapture_core.jobs import Snapshot
 from magicapture_core.ui import cards
 from magicapture_core.ui.charts import TERM_TITLES, charts, curve, right_end
+from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.run_pictures import pictures, sample_copy, strip_item
-from magicapture_core.ui.sessions import Session, StoredRun
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.training import StepReport

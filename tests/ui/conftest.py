@@ -18,6 +18,8 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+PATIENCE = 180_000
+"""Milliseconds that anything may take, on two cores that others use, too."""
 QUICK = {
     "ti_steps": 6, "lora_steps": 10, "attention_resolution": 8, "gradient_accumulation": 1, "attention_every": 4,
     "sample_every": 8, "sample_steps": 3, "checkpoint_every": 5,
@@ -71,6 +73,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as running:
         found = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield found
@@ -85,7 +88,7 @@ def idle(server: Server) -> Iterator[None]:
     for queue in list(jobs._queues.values()):
         for job in reversed(list(queue)):
             job.stop()
-            assert job.wait(60)
+            assert job.wait(PATIENCE / 1000)
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ class visitor:
 
     def __enter__(self) -> tuple[Any, list[str]]:
         self.context = self.browser.new_context(viewport={"width": self.width, "height": 900})
-        self.context.set_default_timeout(90_000)
+        self.context.set_default_timeout(PATIENCE)
         page, faults = self.context.new_page(), []
         home = self.server.url
         page.on(

@@ -12,6 +12,9 @@ from test_wizard_page import expect, to_masks, to_style
 pytestmark = pytest.mark.browser
 
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+FADED = """() => Promise.allSettled(
+  document.getAnimations().filter(each => each instanceof CSSTransition).map(each => each.finished))"""
+"""Colours fade into each other; this waits until they have."""
 GRADIOS = [[".toast-wrap"]]
 """Messages that go by themselves: their button lies in another one, in gradio 6.31."""
 
@@ -25,7 +28,7 @@ def faults(page: Any) -> Any:
         found = []
         for dark in (False, True):
             page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-            page.wait_for_timeout(400)  # colours fade into each other
+            page.evaluate(FADED)
             answer = axe.run(page, {"exclude": GRADIOS}, {"runOnly": LEVELS}).response
             assert "color-contrast" in {rule["id"] for rule in answer["passes"]}  # it did look
             found += [
@@ -131,7 +134,7 @@ CONTRAST = """([selector, property]) => {
 def test_what_shows_a_control_can_be_seen(page: Any, dark: bool) -> None:
     page.get_by_role("button", name="Not a person?").click()
     page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-    page.wait_for_timeout(400)
+    page.evaluate(FADED)
     for selector in (
         "#mc-consent input",
         "#mc-kind input:not(:checked)",

@@ -56,7 +56,7 @@ def test_what_the_person_is_called_is_kept(page: Any, server: Any) -> None:
     page.locator("#mc-age").get_by_label("Old", exact=True).check()
     expect(page.locator("#mc-age").get_by_label("Old", exact=True)).to_be_checked()
     file = session_of(page, server) / "session.json"
-    for _ in range(50):
+    for _ in range(1800):
         if re.search(r'"words": "old woman"', file.read_text()):
             break
         page.wait_for_timeout(100)
@@ -80,7 +80,7 @@ def settled(studio: Any, key: str) -> Any:
     """The session once nothing is drawn any more."""
     import time
 
-    for _ in range(600):
+    for _ in range(1800):
         session = studio.sessions.find(key)
         if not studio.drafts.working(session):
             return session
@@ -92,14 +92,14 @@ def test_a_training_is_not_kept_waiting_by_drafts(server: Any) -> None:
     studio = server.studio
     key, owner = with_photos(studio)
     studio.drafts.renew(key)
-    studio.training.start(key, None, "quick", {})
+    studio.training_jobs.start(key, None, "quick", {})
     settled(studio, key)
     job = studio.jobs.active(owner)
     assert job is None or job.kind == "training"
     studio.drafts.renew(key)  # refused while it learns
     if studio.jobs.active(owner) is not None:
         assert not studio.drafts.working(studio.sessions.find(key))
-    studio.training.stop(key)
+    studio.training_jobs.stop(key)
     studio.delete(key)
 
 
@@ -135,10 +135,10 @@ def test_sample_people_bring_their_words_and_take_them_along(server: Any) -> Non
     key, _ = with_photos(studio)
     session = studio.sessions.find(key)
     assert session.words == "middle-aged woman"
-    run = studio.training.start(key, None, "quick", {})
+    run = studio.training_jobs.start(key, None, "quick", {})
     assert run.settings["subject_words"] == "middle-aged woman"
-    studio.training.stop(key)
-    assert studio.jobs.newest(session.id, "training").wait(60)
+    studio.training_jobs.stop(key)
+    assert studio.jobs.newest(session.id, "training").wait(180)
     for photo in session.photos["subject"]:
         studio.photos.remove(key, "subject", photo.id)
     assert studio.sessions.find(key).words == ""

@@ -15,7 +15,7 @@ from test_hostile import BOMBS, FORMATS, POLYGLOTS, PROMPTS, WRONG, encoded
 
 from magicapture_core.config import TrainConfig
 
-LONGEST = 60.0
+LONGEST = 180.0
 """Seconds until an answer; all of it takes less than one on an idle machine."""
 NOBODY = "0" * 48
 
@@ -206,7 +206,9 @@ def test_settings_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:
         if well:
             job = server.studio.jobs.active(server.studio.sessions.find(key).id)
             assert job is None or job.wait(LONGEST)
-            assert server.studio.training.job(server.studio.sessions.find(key)).snapshot().state == "failed"
+            assert (
+                server.studio.training_jobs.job(server.studio.sessions.find(key)).snapshot().state == "failed"
+            )
 
 
 def test_prompts_and_numbers_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:

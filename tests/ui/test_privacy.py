@@ -17,7 +17,8 @@ import pytest
 from gradio_client import Client, handle_file
 from test_hostile import encoded
 
-from magicapture_core.ui.sessions import Sessions, StoredPhoto
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import StoredPhoto
 from magicapture_core.ui.studio import Studio
 
 
@@ -56,13 +57,13 @@ def test_deletion_leaves_no_trace_on_disk(
     client.predict(
         session=key, schedule="quick", settings={"ti_steps": 2, "lora_steps": 2}, api_name="/train"
     )
-    assert server.studio.jobs.active(session.id).wait(120)
+    assert server.studio.jobs.active(session.id).wait(180)
     prompt = f"a photo of a {{subject}} in the {{style}}, {word}"
     client.predict(session=key, prompt=prompt, count=1, api_name="/generate")
     client.predict(session=key, format="kohya", api_name="/export")
     with server.studio.sessions.changing(key) as changed:  # a step that only the page offers
         portrait = changed.portraits[0]
-    server.studio.finishing.start(key, portrait.id, {"upscale": 2, "restore": "none"}).wait(120)
+    server.studio.finishing_jobs.start(key, portrait.id, {"upscale": 2, "restore": "none"}).wait(180)
 
     marks = [mark.encode(), word.encode(), session.id.encode(), key.encode()]
     folders = (server.runs, own_temporary)
@@ -160,7 +161,7 @@ def test_auth_guards_every_route(guarded: tuple[str, Any, Studio, str]) -> None:
     shown = session.photos["subject"][0].thumb
     picture = Path(shown).read_bytes()
     places = {"path_or_url": shown, "path": shown, "api_name": "status", "url_path": shown}
-    http = httpx.Client(base_url=url, timeout=1.5, trust_env=False, headers={"connection": "close"})
+    http = httpx.Client(base_url=url, timeout=5, trust_env=False, headers={"connection": "close"})
     denied, seen = set(), sorted(set(routes_of(blocks.app)))
     for method, path in seen:
         address = re.sub(r"\{(\w+)[^}]*\}", lambda found: places.get(found[1], "x"), path)
@@ -181,7 +182,7 @@ def test_auth_guards_every_route(guarded: tuple[str, Any, Studio, str]) -> None:
 
     assert http.post("login", data={"username": "ann", "password": "wrong"}).status_code == 400
     assert http.get(f"gradio_api/file={shown}").status_code == 401
-    entered = httpx.Client(base_url=url, timeout=20, trust_env=False)
+    entered = httpx.Client(base_url=url, timeout=60, trust_env=False)
     assert entered.post("login", data={"username": "ann", "password": "right"}).status_code == 200
     assert entered.get(f"gradio_api/file={shown}").content == picture
     assert b"mc-people" in entered.get("config").content

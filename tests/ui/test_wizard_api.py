@@ -12,7 +12,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-PATIENCE = 120.0
+PATIENCE = 180.0
 NOBODY = "0" * 48
 ENDLESS = {"ti_steps": 100_000}
 
@@ -47,7 +47,7 @@ def ended(client: Client, key: str) -> dict[str, Any]:
 
 def status_of(address: str) -> int:
     try:
-        with urllib.request.urlopen(address, timeout=20) as answer:
+        with urllib.request.urlopen(address, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

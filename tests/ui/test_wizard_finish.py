@@ -16,7 +16,7 @@ from test_wizard_page import expect
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import Problem
 from magicapture_core.provenance import read_provenance, save_picture
-from magicapture_core.ui.sessions import StoredPortrait
+from magicapture_core.ui.stored_session import StoredPortrait
 from magicapture_core.weights import ASSETS
 
 
@@ -91,7 +91,7 @@ def test_the_checklist_stands_beside_the_photo_and_the_sheet_comes_down(visit: t
     page, _ = visit
     page.locator("#mc-sheet").click()
     result = page.locator("#mc-sheet-result")
-    expect(result).to_contain_text("All checks for ICAO 35×45 mm passed", timeout=150_000)
+    expect(result).to_contain_text("All checks for ICAO 35×45 mm passed")
     expect(result.locator("tbody tr")).not_to_have_count(0)
     expect(result.locator("img")).to_be_visible()
     expect(page.get_by_text("Many authorities refuse generated").first).to_be_visible()
@@ -101,30 +101,30 @@ def test_the_checklist_stands_beside_the_photo_and_the_sheet_comes_down(visit: t
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-class TestWork:
-    """Without a browser: what the page's handlers call."""
+class TestWithoutABrowser:
+    """What the page's handlers call."""
 
     def test_a_failed_check_needs_force(self, server: Any) -> None:
         key, _ = server.studio.sessions.create()
         portrait = with_portrait(server.studio, key, "dana/1")
-        work = server.studio.finishing
-        made = work.sheet(key, portrait.id, "icao", "a4", replace=True, force=False)
+        sheets = server.studio.sheets
+        made = sheets.make(key, portrait.id, "icao", "a4", replace=True, force=False)
         assert (made["passed"], made["files"]) == (False, [])
-        made = work.sheet(key, portrait.id, "icao", "a4", replace=True, force=True)
+        made = sheets.make(key, portrait.id, "icao", "a4", replace=True, force=True)
         assert [path.suffix for path in made["files"]] == [".pdf", ".png"]
         shown = server.studio.sessions.find(key).shown
         assert all(path.parent == shown for path in [made["photo"], *made["files"]])
 
     def test_nobody_reaches_another_s_portrait(self, server: Any) -> None:
-        sessions, work = server.studio.sessions, server.studio.finishing
+        sessions, finishing_jobs = server.studio.sessions, server.studio.finishing_jobs
         (ann, _), (bob, _) = sessions.create(), sessions.create()
         portrait = with_portrait(server.studio, ann)
         with pytest.raises(Problem, match="one of your portraits"):
-            work.sheet(bob, portrait.id, "icao", "a4", replace=True, force=True)
+            server.studio.sheets.make(bob, portrait.id, "icao", "a4", replace=True, force=True)
         with pytest.raises(Problem, match="one of your portraits"):
-            work.start(bob, portrait.id, {})
+            finishing_jobs.start(bob, portrait.id, {})
         with pytest.raises(Problem, match="one of your portraits"):
-            work.start(bob, "../../etc/passwd", {})
+            finishing_jobs.start(bob, "../../etc/passwd", {})
 
     @pytest.mark.parametrize(
         ("values", "words"),
@@ -139,7 +139,7 @@ class TestWork:
         key, _ = server.studio.sessions.create()
         portrait = with_portrait(server.studio, key)
         with pytest.raises(Problem, match=words):
-            server.studio.finishing.start(key, portrait.id, values)
+            server.studio.finishing_jobs.start(key, portrait.id, values)
 
     def test_on_a_server_for_others_nobody_starts_a_download(
         self, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -149,15 +149,15 @@ class TestWork:
         key, _ = server.studio.sessions.create()
         portrait = with_portrait(server.studio, key)
         with pytest.raises(Problem, match=r"does not have GFPGANv1\.4\.pth"):
-            server.studio.finishing.start(key, portrait.id, {"restore": "gfpgan"})
+            server.studio.finishing_jobs.start(key, portrait.id, {"restore": "gfpgan"})
 
     def test_finishing_again_replaces_what_was_there(self, server: Any) -> None:
-        sessions, work = server.studio.sessions, server.studio.finishing
+        sessions = server.studio.sessions
         key, _ = sessions.create()
         portrait = with_portrait(server.studio, key)
         for upscale in (1, 2):
             values = {"upscale": upscale, "restore": "none", "upscaler": "lanczos"}
-            assert work.start(key, portrait.id, values).wait(120)
+            assert server.studio.finishing_jobs.start(key, portrait.id, values).wait(180)
         session = sessions.find(key)
         finished = session.finished[portrait.id]
         assert finished["size"] == [1024, 1024]

@@ -51,7 +51,6 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()
     expect(page.locator("#mc-start")).to_be_visible()
-    # Typed: the list of options closes again when the step is still being filled.
     page.locator("#mc-model input").fill("mini")
     page.locator("#mc-model input").press("Enter")
     page.locator("#mc-model input").blur()
@@ -169,7 +168,6 @@ def test_a_model_that_cannot_be_had_is_said_and_another_can_be_taken(page: Any) 
     to_masks(page)
     page.locator("#mc-next-2").click()
     expect(page.locator("#mc-start")).to_be_visible()
-    page.wait_for_timeout(1500)  # the step's own values arrive with it, and would undo what is typed at once
     page.locator("#mc-model input").fill("nobody/nothing-such")
     page.locator("#mc-model input").press("Enter")
     page.locator("#mc-model input").blur()
@@ -261,12 +259,12 @@ def test_stopping_while_it_prepares_in_phase_2_and_while_it_draws(page: Any, ser
 
 
 def test_a_photo_of_the_camera_is_judged_like_any_other(server: Any, browser: Any) -> None:
-    from conftest import ARGUMENTS, CHROMIUM
+    from conftest import ARGUMENTS, CHROMIUM, PATIENCE
 
     fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     filming = browser.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *fake])
     page = filming.new_context(permissions=["camera"]).new_page()
-    page.set_default_timeout(45_000)
+    page.set_default_timeout(PATIENCE)
     page.goto(server.url)
     page.wait_for_selector("#mc-people [data-act=person]")
     agree(page)

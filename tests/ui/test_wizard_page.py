@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.browser
+PATIENCE = 180.0
 
 
 def expect(thing: Any) -> Any:
-    """Playwright's assertions, which wait; imported late, so that the module loads without playwright."""
+    """Playwright's assertions, which wait (conftest.PATIENCE); imported late: the module loads without playwright."""
     from playwright.sync_api import expect as waiting
 
-    waiting.set_options(timeout=90_000)
     return waiting(thing)
 
 
@@ -163,13 +162,16 @@ def test_two_visitors_at_once(page: Any, browser: Any, server: Any) -> None:
 def test_a_pause_is_seen_to_end_though_its_button_answers_late(page: Any, monkeypatch: Any) -> None:
     from magicapture_core.ui import cards
 
-    draw, answered = cards.progress, threading.Event()
+    draw, asked, drawn_late = cards.progress, threading.Event(), threading.Event()
+    rests = threading.Event()
 
     def slow(share: float, title: str, *rest: Any) -> str:
         drawn = draw(share, title, *rest)
-        if title.startswith("Stopping") and not answered.is_set():
-            answered.set()
-            time.sleep(4)  # meanwhile the timer shows that it is saved, and rests
+        if title.startswith("Stopping") and not asked.is_set():
+            asked.set()
+            # Meanwhile the timer shows that it is saved, and rests.
+            assert rests.wait(PATIENCE)
+            drawn_late.set()
         return drawn
 
     to_train(page, ti_steps=5000)
@@ -177,8 +179,9 @@ def test_a_pause_is_seen_to_end_though_its_button_answers_late(page: Any, monkey
     monkeypatch.setattr(cards, "progress", slow)
     page.locator("#mc-pause").click()
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
-    assert answered.wait(10)
-    page.wait_for_timeout(6000)
+    rests.set()
+    assert drawn_late.wait(PATIENCE)
+    page.wait_for_function("!document.querySelector('.mc-busy')")  # the answer is here
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
     expect(page.locator("#mc-resume")).to_be_visible()
 

@@ -121,14 +121,14 @@ def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: 
     page.locator("#mc-presets [data-act=preset]").first.click()
     expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
     expect(page.locator("#mc-doing")).to_be_hidden()
-    views, calls, seen = server.studio.photos.views, [], threading.Event()
+    views, calls, seen = server.studio.masks.views, [], threading.Event()
 
     def slow(key: str, role: Any) -> Any:
         calls.append(role)
-        seen.wait(30)
+        seen.wait(180)
         return views(key, role)
 
-    monkeypatch.setattr(server.studio.photos, "views", slow)
+    monkeypatch.setattr(server.studio.masks, "views", slow)
     page.locator("#mc-next-1").click()
     expect(page.locator("#mc-doing")).to_have_text("Marking the faces in the photos")
     expect(page.locator("#mc-next-1")).to_have_attribute("aria-disabled", "true")

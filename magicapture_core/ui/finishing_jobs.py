@@ -1,4 +1,4 @@
-"""What can be done with one portrait of a session: finish it, and make a passport-style sheet of it."""
+"""Finishing of a session's portraits as jobs: larger, sharper, the face restored."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import numpy as np
 from PIL import Image
 
 from magicapture_core.config import PostprocessConfig, from_dict
-from magicapture_core.formats import paper as known_paper
-from magicapture_core.formats import photo_spec
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError, share
-from magicapture_core.ui.model_work import ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.portrait_work import FINISHED_FILES, forget_pictures
-from magicapture_core.ui.sessions import Session, Sessions, StoredPortrait
+from magicapture_core.ui.jobs import Job, Stream
+from magicapture_core.ui.session_jobs import SessionJobs
+from magicapture_core.ui.session_portraits import FINISHED_FILES, forget_pictures
+from magicapture_core.ui.stored_session import Session, StoredPortrait
 
 if TYPE_CHECKING:
     from magicapture_core.faces import FaceAnalyser
@@ -26,36 +23,22 @@ FINISHING = "finishing"
 UPSCALES = (1, 2, 4)
 
 
-class FinishWork:
-    """Super-resolution, face restoration and sheets, of the session's own portraits only."""
+class FinishingJobs(SessionJobs):
+    """Super-resolution and face restoration, of the session's own portraits only."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
-        self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
-
-    def portrait(self, session: Session, portrait_id: str | None) -> StoredPortrait:
-        """The session's portrait of that id. Problem if it has none."""
-        found = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
-        if found is None:
-            raise Problem("Choose one of your portraits first.")
-        return found
-
-    def job(self, session: Session) -> Job | None:
-        """The newest finishing of this server's life."""
-        return self.jobs.newest(session.id, FINISHING)
+    kind = FINISHING
 
     def start(self, key: str, portrait_id: str | None, values: dict[str, Any]) -> Job:
         """Begin to finish a portrait. values: PostprocessConfig's, as a form gives them."""
         session = self.sessions.find(key)
-        busy = self.jobs.active(session.id)
-        if busy is not None:
-            raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
+        self.jobs.refuse_if_busy(session.id)
         self.sessions.check_room(session)
-        portrait = self.portrait(session, portrait_id)
+        portrait = self.portraits.of(session, portrait_id)
         config = from_dict(PostprocessConfig, values)
         if config.upscale not in UPSCALES:
             raise Problem(f"The size must be ×1, ×2 or ×4, got {config.upscale!r}.")
         self._check_weights(config)
-        return self.jobs.start(session.id, FINISHING, lambda job: self._stream(job, key, portrait, config))
+        return self._begin(key, portrait.run, self._stream, portrait, config)
 
     def restorers(self) -> dict[str, str]:
         """What can restore a face, with the size of what must be downloaded first; empty: it is here.
@@ -143,33 +126,3 @@ class FinishWork:
             forget_pictures(before_it[name] for name in FINISHED_FILES if name in before_it)
             session.finished[portrait.id] = stored
         return stored
-
-    def sheet(
-        self, key: str, portrait_id: str | None, spec: str, paper: str, *, replace: bool, force: bool
-    ) -> dict[str, Any]:
-        """A passport-style photo of the portrait as it stands, finished or not, checked and on a sheet.
-
-        Returns {"photo": shown picture, "checks": [Check], "files": [sheet paths], "passed": bool}; no files where
-        checks failed and `force` is not set.
-        """
-        from magicapture_core.formats.passport import make_passport_photo
-        from magicapture_core.formats.sheet import write_sheet
-        from magicapture_core.photos import read_photo
-
-        session = self.sessions.find(key)
-        self.sessions.check_room(session)
-        portrait = self.portrait(session, portrait_id)
-        finished = session.finished.get(portrait.id)
-        source = finished["file"] if finished else portrait.picture
-        photo = make_passport_photo(read_photo(source).pixels, photo_spec(spec), replace=replace)
-        shown = session.new_shown(".webp")
-        Image.fromarray(photo.pixels).save(shown, quality=90)
-        files = []
-        if photo.passed or force:
-            for suffix in (".pdf", ".png"):
-                files.append(session.new_shown(suffix))
-                write_sheet(
-                    photo, known_paper(paper), files[-1], prompt=portrait.prompt, seed=portrait.seed,
-                    settings=portrait.settings,
-                )  # fmt: skip
-        return {"photo": shown, "checks": photo.checks, "files": files, "passed": photo.passed}

@@ -276,6 +276,12 @@ class Jobs:
         with self._lock:
             return next((job for job in self._of(owner) if job.active), None)
 
+    def refuse_if_busy(self, owner: str) -> None:
+        """Raises Problem if the owner has a job that has not ended."""
+        busy = self.active(owner)
+        if busy is not None:
+            raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
+
     def ahead(self, job: Job) -> int:
         """How many jobs the device does before this one; 0 if it runs or has ended."""
         with self._lock:

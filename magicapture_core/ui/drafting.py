@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicapture_core.config import GenerateConfig, from_dict
-from magicapture_core.jobs import Jobs
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError
 from magicapture_core.ui.lent_gpu import lending
-from magicapture_core.ui.model_work import ModelFacts, ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.sessions import Session, Sessions, StoredDraft
+from magicapture_core.ui.server_models import ModelFacts
+from magicapture_core.ui.session_jobs import Parts
+from magicapture_core.ui.stored_session import Session, StoredDraft
 
 if TYPE_CHECKING:
     from magicapture_core.generation import Portrait
@@ -31,11 +30,12 @@ SEED = 0
 BUILT_IN = "mini"
 
 
-class DraftWork:
+class Drafter:
     """Makes drafts with a copy of the model that is its own, so that trainings do not wait for them."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
-        self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
+    def __init__(self, parts: Parts) -> None:
+        self.sessions, self.jobs, self.models = parts.sessions, parts.jobs, parts.models
+        self.photos, self.masks = parts.photos, parts.masks
         self._lock = threading.Lock()
         self._wanted: dict[str, str | None] = {}
         """Session id → what its drafts should be made of; None: nothing."""
@@ -76,7 +76,7 @@ class DraftWork:
             if not due or self.jobs.active(owner) is not None:
                 return
             self._working.add(owner)
-        threading.Thread(target=self._work, args=(key, owner), name="drafts", daemon=True).start()
+        threading.Thread(target=self._make_wanted, args=(key, owner), name="drafts", daemon=True).start()
 
     def working(self, session: Session) -> bool:
         """Whether drafts of the session are on their way."""
@@ -99,7 +99,7 @@ class DraftWork:
             self._closed = True
             self._wanted.clear()
 
-    def _work(self, key: str, owner: str) -> None:
+    def _make_wanted(self, key: str, owner: str) -> None:
         """Make what is wanted until it is there; what is wanted may change meanwhile."""
         made: str | None = None
         while True:
@@ -135,7 +135,7 @@ class DraftWork:
         facts = self.facts(session)
         models = self._model(facts.name)
         subject, style = (
-            self.photos.concept(session, role, models.resolution, models.framing)
+            self.masks.concept(session, role, models.resolution, models.framing)
             for role in ("subject", "style")
         )
         analyser = self.photos.analyser()[0]

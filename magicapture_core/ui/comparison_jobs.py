@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from magicapture_core.checkpoints import Run
-from magicapture_core.jobs import Job, Jobs, Stream
 from magicapture_core.problems import Problem
+from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import lending
-from magicapture_core.ui.model_work import ModelWork
-from magicapture_core.ui.photo_work import PhotoWork
-from magicapture_core.ui.sessions import Session, Sessions, StoredRun
+from magicapture_core.ui.session_jobs import SessionJobs
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.evaluation.choose import Choice
@@ -26,11 +25,10 @@ TILE = 192
 """Pixels of a picture in the evidence."""
 
 
-class ChoosingWork:
+class ComparisonJobs(SessionJobs):
     """Compare a run's checkpoints and strengths, and take the best."""
 
-    def __init__(self, sessions: Sessions, jobs: Jobs, models: ModelWork, photos: PhotoWork) -> None:
-        self.sessions, self.jobs, self.models, self.photos = sessions, jobs, models, photos
+    kind = COMPARISON
 
     def lacking(self, session: Session) -> str | None:
         """Why the chosen run cannot be compared, or None."""
@@ -47,7 +45,7 @@ class ChoosingWork:
 
     def job(self, session: Session) -> Job | None:
         """The newest comparison of this server's life, if it is of the chosen run."""
-        job = self.jobs.newest(session.id, COMPARISON)
+        job = self.newest(session)
         return job if job is not None and job.about == session.run else None
 
     def start(self, key: str) -> Job:
@@ -57,7 +55,7 @@ class ChoosingWork:
         if lacking or run is None:
             raise Problem(lacking or "")
         self.sessions.check_room(session)
-        return self.jobs.start(session.id, COMPARISON, lambda job: self._stream(job, key, run), about=run.id)
+        return self._begin(key, run.id, self._stream, run)
 
     def adopt(self, key: str) -> Session:
         """Use the recommended checkpoint and strength from now on."""

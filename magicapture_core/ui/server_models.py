@@ -66,7 +66,7 @@ class ModelFacts:
         return scheduled_config(start, self.schedules, self.resolution, style, own or {})
 
 
-class ModelWork:
+class ServerModels:
     """The models of this server. At most one is in memory."""
 
     def __init__(self, default: str | None, *, any_model: bool) -> None:

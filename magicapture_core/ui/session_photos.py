@@ -1,4 +1,4 @@
-"""What can be done with a session's photos and masks. No gradio, and no session of anybody else."""
+"""A session's photos: added, judged, removed. No gradio, and no session of anybody else."""
 
 from __future__ import annotations
 
@@ -10,44 +10,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 from magicapture_core.config import check_noun
 from magicapture_core.photos import Photo, read_photo
-from magicapture_core.problems import PhotoProblem, Problem
+from magicapture_core.problems import Problem
 from magicapture_core.ui.looks import Looks, digest_of
-from magicapture_core.ui.mask_view import MaskView, pictures_of
+from magicapture_core.ui.mask_files import drop_mask, put_brush_away
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.sessions import Role, Session, Sessions, StoredPhoto
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
 
 if TYPE_CHECKING:
-    from magicapture_core.concepts import Concept, Look
-    from magicapture_core.config import Framing
+    from magicapture_core.concepts import Look
     from magicapture_core.faces import FaceAnalyser
-    from magicapture_core.ui.model_work import ModelFacts
+    from magicapture_core.ui.server_models import ModelFacts
 
 THUMB_SIDE = 480
-EDITOR_SIDE = 768
-MASK_COLOUR = (255, 64, 96)
 
 
-class PhotoWork:
-    """Photos: add, judge, remove. Masks: show, correct."""
+class SessionPhotos:
+    """Add photos, judge them, remove them."""
 
     def __init__(self, sessions: Sessions, facts: Callable[[Session], ModelFacts]) -> None:
         self.sessions = sessions
         self.facts = facts
         self.looks = Looks()
-        self._faces = threading.Semaphore(2)  # more at once would only be slower for everybody
+        self.face_networks = threading.Semaphore(2)
+        """Held while face networks work: more at once would only be slower for everybody."""
 
     def analyser(self) -> tuple[FaceAnalyser, str]:
         """Whose networks look at faces, and why."""
         from magicapture_core.faces import choose_analyser
 
         return choose_analyser("auto")
-
-    # --- photos -------------------------------------------------------------------------------------
 
     def consent(self, key: str, given: bool) -> Session:
         """Note whether the visitor may use these photos."""
@@ -63,7 +59,7 @@ class PhotoWork:
             session.kind = kind  # type: ignore[assignment]
             for role in ("subject", "style"):
                 for photo in session.photos[role]:
-                    self._drop_mask(session, photo)
+                    drop_mask(session, photo)
                 self.judge(session, role)  # type: ignore[arg-type]
         return session
 
@@ -204,8 +200,8 @@ class PhotoWork:
         session.photos[role].remove(photo)
         self.looks.forget(session.id, photo.digest)
         (session.folder / "photos" / photo.file).unlink(missing_ok=True)
-        self._drop_mask(session, photo)
-        self._put_brush_away(session)
+        drop_mask(session, photo)
+        put_brush_away(session)
         Path(photo.thumb).unlink(missing_ok=True)
 
     def read(self, session: Session, photo: StoredPhoto) -> Photo:
@@ -232,149 +228,8 @@ class PhotoWork:
 
         def look() -> Look:
             pixels = photo or self.read(session, stored)
-            with self._faces:
+            with self.face_networks:
                 return look_at(pixels, role, analyser=analyser, resolution=resolution, kind=kind)
 
         how = f"{role} {kind} {resolution} {analyser.name}"
         return replace(self.looks.of(session.id, stored.digest, how, look), name=stored.name)
-
-    # --- masks --------------------------------------------------------------------------------------
-
-    def concept(self, session: Session, role: Role, resolution: int, framing: Framing) -> Concept:
-        """What is trained on: the usable photos, with the visitor's own masks."""
-        from magicapture_core.concepts import prepare_concept
-
-        stored = session.usable(role)
-        masks = {photo.name: mask for photo in stored if (mask := self._own_mask(session, photo)) is not None}
-        with self._faces:
-            return prepare_concept(
-                [self.read(session, photo) for photo in stored], role, resolution=resolution,
-                analyser=self.analyser()[0], kind=session.kind, masks=masks, framing=framing,
-            )  # fmt: skip
-
-    def views(self, key: str, role: Role) -> list[MaskView]:
-        """Every usable photo as training will see it; made once and kept until something changes."""
-        with self.sessions.changing(key) as session:
-            facts = self.facts(session)
-            return [self._view(session, role, photo, facts) for photo in session.usable(role)]
-
-    def _view(self, session: Session, role: Role, photo: StoredPhoto, facts: ModelFacts) -> MaskView:
-        from magicapture_core.concepts import prepare_concept
-
-        made_from = f"{photo.mask} {session.kind} {facts.resolution} {facts.framing}"
-        if photo.views.get("made from") == made_from:
-            return MaskView(photo, role, photo.views)
-        self._drop_views(photo)
-        mask = self._own_mask(session, photo)
-        try:
-            with self._faces:
-                concept = prepare_concept(
-                    [self.read(session, photo)], role, resolution=facts.resolution, framing=facts.framing,
-                    analyser=self.analyser()[0], kind=session.kind, masks={} if mask is None else {photo.name: mask},
-                )  # fmt: skip
-        except PhotoProblem as problem:
-            return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))
-        photo.views = {"made from": made_from}
-        for name, pixels in pictures_of(concept.examples[0]).items():
-            path = session.new_shown(".webp")
-            picture = Image.fromarray(pixels)
-            if picture.width < THUMB_SIDE // 2:  # a small model's pictures would be blurred by the browser
-                picture = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.LANCZOS)
-            picture.save(path, quality=90)
-            photo.views[name] = str(path)
-        return MaskView(photo, role, photo.views)
-
-    def editor(self, key: str, role: Role, photo_id: str) -> tuple[Session, Path, Path]:
-        """Two shown pictures for the brush: the whole photo, and the mask of its face painted on nothing."""
-        with self.sessions.changing(key) as session:
-            stored = _named(session, role, photo_id)
-            photo = self.read(session, stored)
-            face = self._face(session, role, stored, photo)
-            picture = Image.fromarray(photo.pixels)
-            picture.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
-            painted = Image.fromarray((face * 255).astype(np.uint8)).resize(
-                picture.size, Image.Resampling.BILINEAR
-            )
-            layer = np.zeros((picture.height, picture.width, 4), np.uint8)
-            layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 255)
-            self._put_brush_away(session)
-            shown, mask = session.new_shown(".webp"), session.new_shown(".png")
-            picture.save(shown, quality=88)
-            Image.fromarray(layer).save(mask)
-            session.brush = [str(shown), str(mask)]
-        return session, shown, mask
-
-    def paint(self, key: str, role: Role, photo_id: str, painted: np.ndarray) -> Session:
-        """Take what was painted, (h, w) uint8 of the whole photo at any size, as the mask of the face."""
-        with self.sessions.changing(key) as session:
-            stored = _named(session, role, photo_id)
-            mask = Image.fromarray(((painted >= 128) * 255).astype(np.uint8))
-            mask = mask.resize((stored.width, stored.height), Image.Resampling.BILINEAR).point(
-                lambda value: 255 if value >= 128 else 0
-            )
-            if role == "subject" and not np.asarray(mask).any():
-                raise Problem("Nothing is painted. Paint over the face, or go back to the automatic mask.")
-            self._drop_mask(session, stored)
-            folder = session.folder / "masks"
-            folder.mkdir(exist_ok=True)
-            stored.mask = f"{secrets.token_hex(8)}.png"
-            mask.save(folder / stored.mask)
-        return session
-
-    def automatic(self, key: str, role: Role, photo_id: str) -> Session:
-        """Drop the visitor's own mask of a photo."""
-        with self.sessions.changing(key) as session:
-            self._drop_mask(session, _named(session, role, photo_id))
-        return session
-
-    def _own_mask(self, session: Session, photo: StoredPhoto) -> np.ndarray | None:
-        """(h, w) uint8, 1 in the face that was painted; None where the mask is automatic."""
-        if photo.mask is None:
-            return None
-        with Image.open(session.folder / "masks" / photo.mask) as image:
-            face = np.asarray(image.convert("L")) >= 128
-        return face.astype(np.uint8)
-
-    def _face(self, session: Session, role: Role, stored: StoredPhoto, photo: Photo) -> np.ndarray:
-        """(h, w) float: the face in the whole photo, the visitor's own or the automatic one."""
-        from magicapture_core.masks import face_masks, object_masks
-
-        own = self._own_mask(session, stored)
-        if own is not None:
-            return own.astype(np.float32)
-        analyser = self.analyser()[0]
-        with self._faces:
-            if session.kind == "object":
-                return object_masks(photo.pixels, analyser).face[0].numpy()
-            faces = analyser.detect(photo.pixels)
-            wanted = faces[:1] if role == "subject" else faces
-            face = np.zeros(photo.pixels.shape[:2], np.float32)
-            for found in wanted:
-                face = np.maximum(face, face_masks(photo.pixels, found, analyser).face[0].numpy())
-        return face
-
-    def _drop_mask(self, session: Session, photo: StoredPhoto) -> None:
-        if photo.mask is not None:
-            (session.folder / "masks" / photo.mask).unlink(missing_ok=True)
-        photo.mask = None
-        self._drop_views(photo)
-
-    @staticmethod
-    def _put_brush_away(session: Session) -> None:
-        """Whole photos lie under the brush: none stays when its photo may be gone."""
-        for path in session.brush:
-            Path(path).unlink(missing_ok=True)
-        session.brush = []
-
-    def _drop_views(self, photo: StoredPhoto) -> None:
-        for name in ("overlay", "mask", "photo"):
-            if name in photo.views:
-                Path(photo.views[name]).unlink(missing_ok=True)
-        photo.views = {}
-
-
-def _named(session: Session, role: Role, photo_id: str) -> StoredPhoto:
-    for photo in session.photos[role]:
-        if photo.id == photo_id:
-            return photo
-    raise Problem("This photo is no longer here. Choose another one.")

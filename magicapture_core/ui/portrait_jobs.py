@@ -1,0 +1,104 @@
+"""Portraits of a session as jobs, made with a trained run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import secrets
+from contextlib import closing, suppress
+from typing import Any
+
+from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.problems import Problem
+from magicapture_core.progress import StoppedError, share
+from magicapture_core.ui.jobs import Job, Stream
+from magicapture_core.ui.lent_gpu import PORTRAITS_AT_ONCE, Loan, Told
+from magicapture_core.ui.session_jobs import SlicedJobs
+from magicapture_core.ui.session_runs import not_ready
+from magicapture_core.ui.stored_session import StoredRun
+
+PORTRAITS = "portrait making"
+MOST_PORTRAITS = 32
+DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
+
+
+class PortraitJobs(SlicedJobs):
+    """Make portraits with a session's chosen run; what is asked of a slice is how many, and how."""
+
+    kind = PORTRAITS
+
+    def start(self, key: str, config: GenerateConfig) -> Job:
+        """Begin making portraits with the chosen run."""
+        session = self.sessions.find(key)
+        self.jobs.refuse_if_busy(session.id)
+        run = session.chosen_run()
+        lacking = not_ready(session, run)
+        if lacking or run is None:
+            raise Problem(lacking or "")
+        self.sessions.check_room(session)
+        if config.count > MOST_PORTRAITS:
+            raise Problem(f"At most {MOST_PORTRAITS} portraits at a time, got {config.count}.")
+        from magicapture_core.prompts import expand
+
+        expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
+        expand(config.negative_prompt, negative=True)
+        config = with_words(config)
+        return self._begin(key, run.id, self._stream, run, config)
+
+    def _stream(self, job: Job, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
+        try:
+            with closing(self._reports(job, key, run, config)) as portraits:
+                for portrait in portraits:
+                    yield self.portraits.keep(key, run, portrait)
+        finally:
+            with suppress(Problem):  # the session was deleted meanwhile
+                self.portraits.pack(key, run)
+
+    def _in_one_go(self, job: Told, key: str, run: StoredRun, asked: GenerateConfig) -> Stream:
+        from magicapture_core.generation import generate
+
+        models = self.models.load(run.model, job)
+        if job.stopping:
+            return
+        analyser = self.photos.analyser()[0] if run.settings.get("subject_kind") == "person" else None
+
+        def progress(_what: str, done: float, total: float | None) -> None:
+            job.say("Drawing", share(done, total))
+            if job.stopping:
+                raise StoppedError
+
+        folder = self.sessions.find(key).run_folder(run)
+        yield from generate(models, folder, asked, analyser=analyser, progress=progress)
+
+    def _in_slices(self, job: Told, key: str, run: StoredRun, asked: GenerateConfig) -> Stream:
+        """A few portraits for each loan."""
+        self.models.fetch(run.model, job)
+        first = secrets.randbelow(2**32) if asked.seed is None else asked.seed
+        for done in range(0, asked.count, PORTRAITS_AT_ONCE):
+            job.say("Drawing on the Space's GPU", done / asked.count)
+            few = min(PORTRAITS_AT_ONCE, asked.count - done)
+            yield from self._one_loan(key, run, dataclasses.replace(asked, seed=first + done, count=few))
+
+    def _slice(self, flag: str, key: str, run_id: str, asked: GenerateConfig) -> Stream:
+        """Draw all that is asked of this loan."""
+        yield from self._in_one_go(Loan(flag), key, self._run(key, run_id), asked)
+
+
+def with_words(config: GenerateConfig) -> GenerateConfig:
+    """The config, listening to every word of its prompt that means something."""
+    from magicapture_core.prompts import weighed
+
+    found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", weighed(config.prompt)[0])
+    words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS and len(word) <= 60]
+    return dataclasses.replace(config, attention_words=tuple(words[:16]))
+
+
+def generate_config(values: dict[str, Any]) -> GenerateConfig:
+    """From plain values of a form, where numbers may have come as floats."""
+    whole = {"count", "seed", "steps", "width", "height"}
+    tidy = {
+        name: int(value) if name in whole and isinstance(value, float) and math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return from_dict(GenerateConfig, tidy)

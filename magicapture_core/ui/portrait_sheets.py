@@ -1,0 +1,49 @@
+"""Passport-style photos of a session's portraits, on a sheet to print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from magicapture_core.formats import paper as known_paper
+from magicapture_core.formats import photo_spec
+from magicapture_core.ui.session_portraits import SessionPortraits
+from magicapture_core.ui.sessions import Sessions
+
+
+class PortraitSheets:
+    """Sheets of the session's own portraits only."""
+
+    def __init__(self, sessions: Sessions, portraits: SessionPortraits) -> None:
+        self.sessions, self.portraits = sessions, portraits
+
+    def make(
+        self, key: str, portrait_id: str | None, spec: str, paper: str, *, replace: bool, force: bool
+    ) -> dict[str, Any]:
+        """A passport-style photo of the portrait as it stands, finished or not, checked and on a sheet.
+
+        Returns {"photo": shown picture, "checks": [Check], "files": [sheet paths], "passed": bool}; no files where
+        checks failed and `force` is not set.
+        """
+        from magicapture_core.formats.passport import make_passport_photo
+        from magicapture_core.formats.sheet import write_sheet
+        from magicapture_core.photos import read_photo
+
+        session = self.sessions.find(key)
+        self.sessions.check_room(session)
+        portrait = self.portraits.of(session, portrait_id)
+        finished = session.finished.get(portrait.id)
+        source = finished["file"] if finished else portrait.picture
+        photo = make_passport_photo(read_photo(source).pixels, photo_spec(spec), replace=replace)
+        shown = session.new_shown(".webp")
+        Image.fromarray(photo.pixels).save(shown, quality=90)
+        files = []
+        if photo.passed or force:
+            for suffix in (".pdf", ".png"):
+                files.append(session.new_shown(suffix))
+                write_sheet(
+                    photo, known_paper(paper), files[-1], prompt=portrait.prompt, seed=portrait.seed,
+                    settings=portrait.settings,
+                )  # fmt: skip
+        return {"photo": shown, "checks": photo.checks, "files": files, "passed": photo.passed}

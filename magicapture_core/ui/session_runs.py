@@ -1,0 +1,107 @@
+"""A session's trained runs: choose one, what it saved, export it, delete it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from magicapture_core.adapters.files import FOLDER, has_embeddings
+from magicapture_core.checkpoints import Run
+from magicapture_core.config import GenerateConfig
+from magicapture_core.problems import Problem
+from magicapture_core.ui.jobs import Jobs
+from magicapture_core.ui.run_pictures import shown_pictures
+from magicapture_core.ui.server_models import ServerModels
+from magicapture_core.ui.session_portraits import drop_portrait, forget_archive, forget_pictures
+from magicapture_core.ui.sessions import Sessions
+from magicapture_core.ui.stored_session import Session, StoredRun
+
+SUITING = ("steps", "guidance_scale", "adapter_scale")
+"""Settings whose best value depends on the model and the run."""
+
+
+class SessionRuns:
+    """What can be done with a run after, or between, its trainings."""
+
+    def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels) -> None:
+        self.sessions, self.jobs, self.models = sessions, jobs, models
+
+    def choose(self, key: str, run_id: str) -> Session:
+        """Use another past run."""
+        with self.sessions.changing(key) as session:
+            if not any(run.id == run_id for run in session.runs):
+                raise Problem("This training is no longer here. Choose another one.")
+            session.run = run_id
+        return session
+
+    def take_ready(self, key: str) -> Session:
+        """Where the chosen run has saved nothing, choose the newest one that has."""
+        with self.sessions.changing(key) as session:
+            ready = [run for run in session.runs if not_ready(session, run) is None]
+            if ready and session.chosen_run() not in ready:
+                session.run = ready[-1].id
+        return session
+
+    def suiting(self, model: str, run: StoredRun | None) -> dict[str, Any]:
+        """steps, guidance_scale and adapter_scale as they suit a model and what was chosen for a run."""
+        default = GenerateConfig()
+        suits: dict[str, Any] = {name: getattr(default, name) for name in SUITING}
+        suits |= {name: value for name, value in self.models.facts(model).generate.items() if name in SUITING}
+        if run is not None and run.adapter_scale is not None:
+            suits["adapter_scale"] = run.adapter_scale
+        return suits
+
+    def discard(self, key: str, run_id: str) -> Session:
+        """Delete a past training and its portraits."""
+        with self.sessions.changing(key) as session:
+            self.jobs.refuse_if_busy(session.id)
+            for run in [run for run in session.runs if run.id == run_id]:
+                forget_pictures(shown_pictures(session, session.run_folder(run)))
+                shutil.rmtree(session.run_folder(run), ignore_errors=True)
+                session.runs.remove(run)
+                forget_pictures([row["picture"] for row in (run.choice or {}).get("rows", ())])
+            for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
+                drop_portrait(session, portrait)
+            if session.archive_run == run_id:
+                forget_archive(session)
+            if session.run == run_id:
+                session.run = session.runs[-1].id if session.runs else None
+        return session
+
+    def losses(self, session: Session, run: StoredRun) -> list[dict[str, Any]]:
+        """What a run has logged so far, a row per step."""
+        return Run(session.run_folder(run)).losses()
+
+    def saved_step(self, session: Session, run: StoredRun) -> int:
+        """The step of a run's newest checkpoint; 0 if it has none. True even if the server was killed."""
+        found = [path.name.rpartition("-")[2] for path in session.run_folder(run).glob("checkpoint-*")]
+        return max((int(step) for step in found if step.isdigit()), default=0)
+
+    def export(self, key: str, format: str) -> list[Path]:
+        """The chosen run's adapter for other programs, as files that can be downloaded."""
+        from magicapture_core.export import export_run
+
+        if format not in ("diffusers", "kohya"):
+            raise Problem(f'The format must be "diffusers" or "kohya", got {format!r}.')
+        session = self.sessions.find(key)
+        run = session.chosen_run()
+        lacking = not_ready(session, run)
+        if lacking or run is None:
+            raise Problem(lacking or "")
+        self.sessions.check_room(session)
+        session.shown.mkdir(parents=True, exist_ok=True)
+        folder = session.shown / secrets.token_hex(12) / f"magicapture-{format}"
+        return export_run(
+            session.run_folder(run), format, folder, adapter_scale=run.adapter_scale  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def not_ready(session: Session, run: StoredRun | None) -> str | None:
+    """What is missing before portraits can be made with a run, or None."""
+    if run is None:
+        return "There is no trained run yet. Go back to the step “Train”."
+    if not has_embeddings(session.run_folder(run) / FOLDER):
+        return "This training has saved nothing yet. Go back to the step “Train” and let it run for a while."
+    return None

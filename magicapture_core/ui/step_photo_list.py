@@ -1,0 +1,74 @@
+"""What the steps with a list of photos share: uploads, the buttons of each photo, and why none can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import gradio as gr
+from PIL import Image
+
+from magicapture_core.problems import Problem
+from magicapture_core.ui import cards
+from magicapture_core.ui.step import Step, Updates
+from magicapture_core.ui.stored_session import Role, Session
+from magicapture_core.ui.studio import Studio
+
+
+class PhotoListStep(Step):
+    """A step with an upload box, a list of photos and a line that says how many are used."""
+
+    role: ClassVar[Role]
+    files: gr.File
+    summary: gr.HTML
+    refused: gr.HTML
+    """Which files could not be added, and why."""
+
+    def _take(self, key: str, sent: list[str]) -> Iterator[Updates]:
+        """Add uploads, and show each photo as soon as it is judged."""
+        # The box is emptied first: emptied at the end, it would lose what was dropped meanwhile.
+        yield {self.files: gr.File(value=None)}
+        count = len(sent)
+        for number, (session, refused) in enumerate(self.studio.photos.taking(key, self.role, sent), 1):
+            updates = {**self.show(session), self.refused: cards.note("\n".join(refused), "bad")}
+            if number < count:
+                updates[self.summary] = cards.note(f"Looked at {number} of {count} photos.")
+            yield updates
+        self.studio.drafts.renew(key)
+        yield {self.summary: self.show(self.studio.sessions.find(key))[self.summary]}
+
+    def _pressed(self, key: str, act: str, photo_id: str) -> Session:
+        """Do what a photo's button says: remove the photo, use it anyway, or leave it out."""
+        if act == "remove":
+            return self.studio.photos.remove(key, self.role, photo_id)
+        if act not in ("use", "leave"):
+            raise Problem("This button is not known. Reload the page.")
+        return self.studio.photos.use_anyway(key, self.role, photo_id, wanted=act == "use")
+
+    def _changed(self, key: str, session: Session) -> Updates:
+        """Show the session after a change; drafts of other photos are made anew."""
+        self.studio.drafts.renew(key)
+        return self.show(session)
+
+
+def small_picture(studio: Studio, source: Path) -> str:
+    """A small copy of one of the project's own pictures, among the shown files; made once."""
+    folder = studio.sessions.shown / "samples"
+    path = folder / f"{source.parent.name}-{source.stem}.webp"
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        with Image.open(source) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((200, 200))
+        picture.save(path, quality=82)
+    return str(path)
+
+
+def unusable(session: Session, role: Role, what: str) -> str | None:
+    """Why nothing can be learned from the photos that are there, or None."""
+    if session.usable(role):
+        return None
+    if any(photo.left_out for photo in session.photos[role]):
+        return f"All of the {what} are left out. Press “Use anyway” on those that are right, or add others."
+    return f"None of the {what} can be used. Add at least one that can."
