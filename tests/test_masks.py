@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.faces import FaceAnalyser
 from magicapture_core.masks import (
     Masks,
     face_masks,
@@ -18,11 +18,6 @@ from magicapture_core.masks import (
     overlay,
     resize_mask,
 )
-
-
-@pytest.fixture(scope="module")
-def analyser() -> FaceAnalyser:
-    return choose_analyser("bundled")[0]
 
 
 def test_half_of_a_cell_is_enough() -> None:

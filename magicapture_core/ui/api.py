@@ -1,4 +1,4 @@
-"""Named endpoints for programs: the same flow as the page, with the session's key in hand.
+"""Named endpoints for programs: the same flow as the page. The caller keeps the session's key.
 
 Every endpoint but the first wants the `session` that /check_photos returned. It is all that protects the photos
 and results, so treat it like a password.
@@ -37,7 +37,7 @@ DESCRIPTIONS = {
 
 
 def plain_errors(endpoint: Callable[P, R]) -> Callable[P, R]:
-    """Problems reach the caller as they are, anything else in general words."""
+    """Tell the caller of a Problem in its own words, and of any other error in general words."""
 
     @functools.wraps(endpoint)
     def safe(*values: P.args, **named: P.kwargs) -> R:
@@ -214,7 +214,7 @@ def mount(studio: Studio) -> None:
 
 
 def _given(value: Any) -> Any:
-    """What came as a number, for the settings to judge; None where it says that none was chosen."""
+    """The value; None where it is a number below 0, which means that none was chosen."""
     return None if value is None or (isinstance(value, int | float) and value < 0) else value
 
 

@@ -65,7 +65,7 @@ def heading(title: str, sentence: str) -> str:
 
 
 def way(steps: Sequence[str], current: int, reached: int) -> str:
-    """The row of steps: a button for each, those after `reached` shut."""
+    """The row of steps: a button for each. Those after `reached` cannot be pressed."""
     items = "".join(_way_item(number, name, current, reached) for number, name in enumerate(steps))
     return f'<nav class="mc-way" aria-label="Steps"><ol>{items}</ol></nav>'
 
@@ -87,7 +87,7 @@ def count(number: int, name: str) -> str:
 
 
 def note(text: str, kind: str = "info") -> str:
-    """A line that tells something; nothing for an empty text. kind: info, warn, good or bad."""
+    """A message in a box; nothing for an empty text. kind: info, warn, good or bad."""
     if not text:
         return ""
     role = "alert" if kind in ("warn", "bad") else "status"
@@ -130,7 +130,7 @@ def _photo_card(photo: StoredPhoto) -> str:
 
 
 def button(act: str, target: str, text: str, label: str = "", *, kind: str = "") -> str:
-    """A button that tells `act` and `target`; label: its name, where the text does not say enough."""
+    """A button that sends `act` and `target` to the server. label: its name, where the text does not say enough."""
     named = f' aria-label="{escape(label, quote=True)}"' if label else ""
     return (
         f'<button type="button" class="{f"mc-button {kind}".strip()}" data-act="{act}" '
@@ -184,12 +184,12 @@ most."""
 
 
 def likeness_in_words(identity: float | None) -> str:
-    """How alike, where it is worth saying; else nothing."""
+    """How alike, in words; empty where the likeness is low or unknown."""
     return next((words for least, words in LIKENESS if identity is not None and identity >= least), "")
 
 
 def drafts(pictures: Sequence[tuple[str, float | None]], coming: int, note_below: str = "") -> str:
-    """Pictures made before any training, (shown picture, likeness), and places for those that are on their way."""
+    """Pictures made before any training, (shown picture, likeness), and empty places for those still being made."""
     if not pictures and not coming:
         return ""
     figures = "".join(
@@ -237,7 +237,7 @@ def downloads(paths: Sequence[Path]) -> str:
 
 
 def evidence(choice: Mapping[str, Any]) -> str:
-    """What a comparison of strengths found: its recommendation over the pictures it comes from."""
+    """What a comparison of strengths found: its recommendation, and below it all the pictures that were compared."""
 
     def row(each: Mapping[str, Any]) -> str:
         best = each["picture"] == choice["picture"]
@@ -272,7 +272,7 @@ def progress(share: float, title: str, details: Sequence[str], kind: str = "info
 
 
 def duration(seconds: float) -> str:
-    """Roughly, as people say it."""
+    """A length of time, rounded, in words."""
     if seconds < 50:
         return f"{max(5, round(seconds / 5) * 5)} seconds"
     if seconds < 90:

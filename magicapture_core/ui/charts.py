@@ -1,4 +1,4 @@
-"""Loss curves and attention, drawn as plain SVG: sharp at every size, light and dark, nothing to load."""
+"""Loss curves and attention, drawn as SVG: sharp at every size, in both themes, and with nothing to load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoint and strength of a session's run suits its photos best: a small sweep, scored and shown."""
+"""Comparisons of strengths as jobs: which checkpoint and strength of a run gives the best likeness and style."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ComparisonJobs(SessionJobs):
         return None
 
     def job(self, session: Session) -> Job | None:
-        """The newest comparison of this server's life, if it is of the chosen run."""
+        """The newest comparison since the server was started, if it is of the chosen run."""
         job = self.newest(session)
         return job if job is not None and job.about == session.run else None
 
@@ -104,7 +104,7 @@ class ComparisonJobs(SessionJobs):
 
 
 def _judges_in_words(judges: Judges) -> str:
-    """Who measured, for people who know none of them; paths and terms stay in the command line's notes."""
+    """What measured likeness and style, in words for everybody: no paths and no technical terms."""
     face, _, own = judges.faces.name.partition(" (")
     if own:  # the only one at hand
         face += ", which the training tried to please"

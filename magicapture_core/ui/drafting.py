@@ -31,7 +31,11 @@ BUILT_IN = "mini"
 
 
 class Drafter:
-    """Makes drafts with a copy of the model that is its own, so that trainings do not wait for them."""
+    """Makes drafts. It loads a second copy of the model, so that trainings do not wait for drafts.
+
+    Drafts are not jobs: they are made in a thread of their own, need no place in the queue, and end as soon as the
+    session has a job.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self.sessions, self.jobs, self.models = parts.sessions, parts.jobs, parts.models
@@ -46,7 +50,7 @@ class Drafter:
         self._closed = False
 
     def facts(self, session: Session) -> ModelFacts:
-        """Of the model that makes the drafts: the session's own, or the built-in one."""
+        """Facts of the model that makes the drafts: the session's own model, or the built-in one."""
         chosen = self.models.facts(session.model or self.models.default)
         return chosen if chosen.drafts else self.models.facts(BUILT_IN)
 
@@ -63,7 +67,7 @@ class Drafter:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def renew(self, key: str) -> None:
-        """Photos, style or model may have changed: drop what no longer holds, and make drafts where they are due."""
+        """Call it when photos, style or model may have changed: old drafts are removed, new ones begun."""
         with self.sessions.changing(key) as session:
             source = self.source(session)
             if session.drafts_of != source:
@@ -79,28 +83,28 @@ class Drafter:
         threading.Thread(target=self._make_wanted, args=(key, owner), name="drafts", daemon=True).start()
 
     def working(self, session: Session) -> bool:
-        """Whether drafts of the session are on their way."""
+        """Whether drafts of the session are being made."""
         with self._lock:
             return session.id in self._working
 
     def problem(self, session: Session) -> str | None:
-        """Why there are none, in words."""
+        """Why there are no drafts, in words; None if nothing went wrong."""
         return self._problems.get(session.id)
 
     def forget(self, owner: str) -> None:
-        """The session is gone."""
+        """Forget a session that was deleted."""
         with self._lock:
             self._wanted.pop(owner, None)
             self._problems.pop(owner, None)
 
     def close(self) -> None:
-        """Make no more."""
+        """Begin no more drafts."""
         with self._lock:
             self._closed = True
             self._wanted.clear()
 
     def _make_wanted(self, key: str, owner: str) -> None:
-        """Make what is wanted until it is there; what is wanted may change meanwhile."""
+        """Make drafts until those that are wanted exist. What is wanted may change meanwhile."""
         made: str | None = None
         while True:
             with self._lock:
@@ -177,7 +181,7 @@ def _config(session: Session, facts: ModelFacts) -> GenerateConfig:
 
 
 def drop_drafts(session: Session) -> None:
-    """Remove them from the disk; the caller holds the session."""
+    """Remove the drafts from the disk. The caller has the session locked."""
     for draft in session.drafts:
         Path(draft.picture).unlink(missing_ok=True)
     session.drafts, session.drafts_of = [], None

@@ -20,9 +20,9 @@ _NUMBERS = itertools.count()
 
 
 def _when(listener: Any, handler: Any, inputs: Any, outputs: Any, doing: str = "", **options: Any) -> Any:
-    """Do this then, and say meanwhile what is done, if `doing` has words for it. Returns the event.
+    """Connect a handler to a listener. doing: what the page says meanwhile; empty: nothing. Returns the event.
 
-    What was pressed rests until the answer is there (ui/page.js).
+    The pressed button cannot be pressed again before the answer arrives (ui/page.js).
     """
     if not doing:
         return listener(handler, inputs, outputs, **options, **QUIET)
@@ -34,7 +34,7 @@ def _when(listener: Any, handler: Any, inputs: Any, outputs: Any, doing: str = "
 
 
 def _any(fields: list[Any]) -> Callable[..., Any]:
-    """Listens to changes by hand of several fields, as one event: answers of several could overtake each other."""
+    """One listener for changes of several fields by the visitor. With one each, an older answer could arrive last."""
     return functools.partial(gr.on, [field.input for field in fields])
 
 
@@ -51,7 +51,7 @@ def wire(wizard: Wizard, blocks: Any) -> None:
 
 
 def _wire_session(wizard: Wizard, blocks: Any) -> None:
-    """The session: found again, followed, deleted."""
+    """The session: open it, follow its jobs, delete it."""
     key, portraits = wizard.key, wizard.steps[4]
     blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
         wizard.fill, [key], wizard.outputs, **QUIET
@@ -64,7 +64,7 @@ def _wire_session(wizard: Wizard, blocks: Any) -> None:
 
 
 def _wire_ways(wizard: Wizard) -> None:
-    """From step to step."""
+    """Going from step to step."""
     for number, (back, onward, _) in enumerate(wizard.feet):
         for button, way, target in ((back, wizard.go_back, number - 1), (onward, wizard.go_on, number + 1)):
             if button is not None:
@@ -99,7 +99,7 @@ def _wire_photos(wizard: Wizard) -> None:
             trigger_mode="multiple",
         ),
     ):
-        event.then(wizard.awake, None, wizard.pulse, **QUIET)  # drafts come by themselves
+        event.then(wizard.start_following, None, wizard.following, **QUIET)  # drafts come by themselves
 
 
 def _wire_masks(wizard: Wizard) -> None:
@@ -129,7 +129,7 @@ def _wire_training(wizard: Wizard) -> None:
             wizard.wait_and_go_to_portraits, [key], wizard.outputs, **QUIET
         ),
     ):
-        event.then(wizard.awake, None, wizard.pulse, **QUIET)
+        event.then(wizard.start_following, None, wizard.following, **QUIET)
 
 
 def _wire_portraits(wizard: Wizard) -> None:
@@ -146,7 +146,7 @@ def _wire_portraits(wizard: Wizard) -> None:
         _when(portraits.stop.click, portraits.halt, place, portraits.live, "Stopping"),
         _when(portraits.compare_stop.click, portraits.halt, place, portraits.live, "Stopping"),
     ):
-        event.then(wizard.awake, None, wizard.pulse, **QUIET)
+        event.then(wizard.start_following, None, wizard.following, **QUIET)
     written = [portraits.prompt, portraits.chips, portraits.progress]
     _when(portraits.chips.click, portraits.press_chip, [key, portraits.prompt], written)
     # Not "input", which gradio 6.31 leaves out where a text is pasted.
@@ -160,7 +160,7 @@ def _wire_portraits(wizard: Wizard) -> None:
 
 
 def _wire_files(wizard: Wizard) -> None:
-    """Step 5: past trainings, and what can be taken along."""
+    """Step 5: past trainings, and files to download."""
     key, portraits = wizard.key, wizard.steps[4]
     _when(portraits.run.input, portraits.choose_run, [key, portraits.run], portraits.outputs, "Opening it")
     _when(portraits.past_runs.click, portraits.press_past, [key], portraits.outputs, "One moment")

@@ -92,7 +92,7 @@ class FinishingJobs(SessionJobs):
     def _identity(
         self, session: Session, portrait: StoredPortrait, analyser: FaceAnalyser
     ) -> np.ndarray | None:
-        """The person the portrait shows, where the run knows them as `analyser` does."""
+        """The person's embedding, if the portrait's run stored one by the same face recognition; else None."""
         from magicapture_core.checkpoints import Run
 
         run = next((run for run in session.runs if run.id == portrait.run), None)

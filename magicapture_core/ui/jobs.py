@@ -1,7 +1,7 @@
-"""Long work behind a page: a stream of reports run in a thread, one job per device, each with an owner.
+"""Jobs: long work in a thread, one at a time on each device. Each has an owner and gives a stream of reports.
 
-A browser event must not own hours of work: a reload would end it. So the stream runs here, and whoever knows
-the owner's key can look at it, follow it or stop it at any time, from any page.
+A browser event must not run for hours: a reload of the page would end it. So the work runs here. Whoever has the
+owner's key can look at the job, follow it or stop it at any time, from any page.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or works."""
+        """Whether it has not ended yet."""
         return self._state not in ENDED
 
     @property
@@ -104,7 +104,7 @@ class Job:
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def say(self, text: str, share: float = 0.0) -> None:
-        """Tell, in words for people, what is being done and how much of it is; the stream calls it."""
+        """Say what is being done, in words for people, and how much of it is done (0 to 1). The stream calls it."""
         with self._changed:
             self._stage, self._share = text, share
             self._announce()
@@ -169,7 +169,7 @@ class Job:
                 self._end_early()
 
     def _fail(self, error: Exception) -> None:
-        """Keep what the user is told, and none of the memory that the failed work held."""
+        """Store what to tell the user. Nothing is kept that would hold the failed work's memory."""
         self.failure = as_problem(error)
         level = logging.ERROR if self.failure is None else logging.INFO
         # As text: a handler may keep an exception as long as it likes.
@@ -180,7 +180,7 @@ class Job:
         self._set(state="failed", problem=str(self.failure or UNEXPECTED.format(reference=self.id)))
 
     def _end_early(self) -> None:
-        """Stopped by somebody, or cut off by the limit; what the stream saves at its closing is saved by now."""
+        """End as stopped by somebody, or as cut off by the limit. The stream is closed, so everything is saved."""
         if self._stop.is_set():
             self._set(state="stopped")
         else:
@@ -213,13 +213,13 @@ class Job:
             self._announce()
 
     def _announce(self) -> None:
-        """Wake whoever waits; the caller holds the condition."""
+        """Notify all who wait for a change. The caller holds the condition."""
         self._version += 1
         self._changed.notify_all()
 
 
 class Jobs:
-    """The queue of every device, and who owns what is in it.
+    """The queues of all devices, and the owner of each job.
 
     longest: seconds that a job may work; None: as long as it takes. most: jobs that run or wait at once.
     """
@@ -298,7 +298,7 @@ class Jobs:
             return True
 
     def forget(self, owner: str, timeout: float | None = None) -> bool:
-        """Stop what the owner has and drop all memory of it. Returns whether everything ended in time."""
+        """Stop the owner's jobs and forget them. Returns whether everything ended in time."""
         with self._lock:
             mine = self._of(owner)
             for job in mine:
@@ -322,7 +322,7 @@ class Jobs:
         return [job for (whose, _), job in self._newest.items() if whose == owner]
 
     def _work(self, device: str) -> None:
-        """Do the device's jobs until none is left. The one at the head of the queue is being done."""
+        """Do the device's jobs until none is left. The first in the queue is the one being done."""
         while True:
             with self._lock:
                 job = self._queues[device][0]

@@ -33,7 +33,7 @@ Task = Callable[..., Iterator[Any]]
 
 
 class Told(Protocol):
-    """What work needs of its job."""
+    """What the work must know of its job: a Job, or a Loan in the lent process."""
 
     @property
     def stopping(self) -> bool:
@@ -74,7 +74,7 @@ class Failed:
 
 
 class Loan:
-    """The job as the lent process sees it: to be stopped when its flag lies on the disk."""
+    """The job as the lent process sees it. It is to stop when the flag, a file, exists."""
 
     def __init__(self, flag: str) -> None:
         self._flag, self._until = Path(flag), time.monotonic() + WORKING * SECONDS
@@ -90,7 +90,7 @@ class Loan:
         return time.monotonic() > self._until
 
     def say(self, text: str, share: float = 0.0) -> None:
-        """Words do not cross."""
+        """Does nothing: the lent process cannot tell anything but reports."""
 
 
 def one_slice(task: Task, flag: Path, *values: Any) -> Iterator[Any]:

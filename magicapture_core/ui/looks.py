@@ -1,4 +1,5 @@
-"""What was seen in the photos, kept in memory: each is looked at once, and a change redoes comparisons only."""
+"""What the face networks found in each photo, kept in memory. So each photo is looked at once; after a change only
+the comparison of photos is done again."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def digest_of(path: Path) -> str:
 
 
 class Looks:
-    """Looks at photos by owner, content and way of looking. Every method may be called from any thread."""
+    """What was found, by owner, content of the photo and way of looking. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str, str], Look] = OrderedDict()
@@ -44,7 +45,7 @@ class Looks:
         return found
 
     def forget(self, owner: str, digest: str | None = None) -> None:
-        """Of one of the owner's photos, or of all: faces in numbers are not kept longer than the photos."""
+        """Forget one of the owner's photos, or all: embeddings of faces are not kept longer than the photos."""
         with self._lock:
             for key in [key for key in self._kept if key[0] == owner and digest in (None, key[1])]:
                 del self._kept[key]

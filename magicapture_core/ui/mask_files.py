@@ -1,4 +1,4 @@
-"""What lies on the disk of a photo's mask: the visitor's own, pictures of it, what is under the brush."""
+"""Files of a photo's mask: the visitor's own mask, the pictures that show it, the pictures for the brush."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def drop_mask(session: Session, photo: StoredPhoto) -> None:
     drop_views(photo)
 
 
-def put_brush_away(session: Session) -> None:
-    """Whole photos lie under the brush: none stays when its photo may be gone."""
+def drop_brush_pictures(session: Session) -> None:
+    """Remove the pictures made for the brush. They show a whole photo, so they must not stay when it is removed."""
     for path in session.brush:
         Path(path).unlink(missing_ok=True)
     session.brush = []

@@ -12,7 +12,7 @@ from magicapture_core.files import atomic_file
 
 
 class MeasuredPace:
-    """Seconds that a step took, by model and resolution, in a file that outlives the server."""
+    """Seconds that a step took, by model and resolution, in a file, so that the next start knows them."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._lock = file, threading.Lock()

@@ -1,4 +1,4 @@
-"""The page around the steps: session, stepper, timer, deletion."""
+"""The page around the steps: the session, the row of steps, the timer, the deletion."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Wizard:
 
     @property
     def outputs(self) -> list[Any]:
-        """Everything that can change."""
+        """Every component that a handler may change."""
         each = [component for step in self.steps for component in step.outputs]
         return [
             *each,
@@ -97,7 +97,7 @@ class Wizard:
 
     @property
     def live(self) -> list[Any]:
-        """What changes by itself."""
+        """Components that change while a job works."""
         return [
             self.seen,
             self.timer,
@@ -107,8 +107,8 @@ class Wizard:
         ]
 
     @property
-    def pulse(self) -> list[Any]:
-        """What decides whether the page follows what is under way."""
+    def following(self) -> list[Any]:
+        """Components that decide whether the page follows a job."""
         return [self.timer, self.seen]
 
     @property
@@ -120,7 +120,7 @@ class Wizard:
 
     @told("Start")
     def open(self, key: object) -> Updates:
-        """Find the browser's session again and land where something is going on."""
+        """Find the browser's session again, and show the step at which the visitor was."""
         key, session = self.studio.sessions.open(key)
         landing = self._landing(session)
         updates = {**self.steps[PHOTOS].show(session), **self.steps[landing].show(session)}
@@ -128,10 +128,10 @@ class Wizard:
 
     @told("Start")
     def fill(self, key: str) -> Updates:
-        """The rest of the page, which needs slower imports; what is seen already is left alone."""
+        """Fill the steps that are not seen yet. They need slower imports."""
         session = self.studio.sessions.find(key)
         landing = self._landing(session)
-        updates = self._awake_at(session, landing)
+        updates = self._start_following_at(session, landing)
         for number, step in enumerate(self.steps):
             if number not in (PHOTOS, landing):
                 updates |= step.show(session)
@@ -139,7 +139,7 @@ class Wizard:
 
     @told("Start")
     def fill_masks(self, key: str) -> Updates:
-        """The masks of a session that has come further: they may have to be made."""
+        """Fill the step of masks, if the visitor was past it. Making them may take a moment."""
         past = self._landing(self.studio.sessions.find(key)) > MASKS
         return self.steps[MASKS].pictures(key, self.steps[MASKS].view.value) if past else {}
 
@@ -160,7 +160,7 @@ class Wizard:
         return TRAIN if session.runs else PHOTOS
 
     def _reached(self, session: Session) -> int:
-        """The furthest step that is open: whatever there is already stays within reach."""
+        """The last step that can be chosen, by what the session has: photos, style, trainings, portraits."""
         if session.portraits:
             return FINISH
         if any(not_ready(session, run) is None for run in session.runs):
@@ -199,16 +199,16 @@ class Wizard:
         return updates
 
     @told("Start")
-    def awake(self) -> Updates:
-        """Let the timer tick, once at least, and draw everything anew then.
+    def start_following(self) -> Updates:
+        """Start the timer, which then draws everything once at least.
 
-        What was just begun may have failed already; and what a button answered may have come after a tick that
-        knew more, with which the timer had stopped.
+        A job may have failed already. And a button's answer may arrive after a newer answer of the timer, with
+        which the timer had stopped.
         """
         return {self.timer: gr.Timer(active=True), self.seen: None}
 
-    def _awake_at(self, session: Session, number: int) -> Updates:
-        """The same where a step changes by itself: its job may have ended while it was drawn."""
+    def _start_following_at(self, session: Session, number: int) -> Updates:
+        """Start the timer where a step shows a job: the job may have ended while the step was drawn."""
         if number in (STYLE, TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
             return {self.timer: gr.Timer(active=True), self.seen: None}
         return {}
@@ -263,7 +263,7 @@ class Wizard:
         updates = self.steps[number].enter(session, filled)
         if number == MASKS:
             updates |= self.steps[MASKS].pictures(key, view)
-        return {**updates, **self._awake_at(session, number), **self._at(session, number)}
+        return {**updates, **self._start_following_at(session, number), **self._at(session, number)}
 
     def _lacking(self, session: Session, number: int) -> str | None:
         step = self.steps[number]
@@ -295,7 +295,7 @@ class Wizard:
         return {
             **self.steps[TRAIN].watch(session, None)[0],
             **self.steps[PORTRAITS].show(session),
-            **self._awake_at(session, PORTRAITS),
+            **self._start_following_at(session, PORTRAITS),
             **self._at(session, PORTRAITS),
         }
 
@@ -341,7 +341,7 @@ def _way(current: int, reached: int) -> str:
 
 
 def _counted(counts: dict[str, int]) -> str:
-    """How much of what."""
+    """The numbers in words: “6 photos, 1 training and 4 portraits”."""
     each = [cards.count(number, name.removesuffix("s")) for name, number in counts.items()]
     return f"{', '.join(each[:-1])} and {each[-1]}"
 

@@ -1,4 +1,4 @@
-"""A session's masks: what of each photo is learned, shown and corrected with the brush. No gradio."""
+"""A session's masks: what of each photo is learned, shown and corrected with the brush. Does not know gradio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from magicapture_core.photos import Photo
 from magicapture_core.problems import PhotoProblem, Problem
-from magicapture_core.ui.mask_files import drop_mask, drop_views, own_mask, put_brush_away
+from magicapture_core.ui.mask_files import drop_brush_pictures, drop_mask, drop_views, own_mask
 from magicapture_core.ui.session_photos import THUMB_SIDE, SessionPhotos
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
@@ -101,7 +101,7 @@ class SessionMasks:
             )
             layer = np.zeros((picture.height, picture.width, 4), np.uint8)
             layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 255)
-            put_brush_away(session)
+            drop_brush_pictures(session)
             shown, mask = session.new_shown(".webp"), session.new_shown(".png")
             picture.save(shown, quality=88)
             Image.fromarray(layer).save(mask)

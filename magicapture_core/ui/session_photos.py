@@ -1,4 +1,4 @@
-"""A session's photos: added, judged, removed. No gradio, and no session of anybody else."""
+"""A session's photos: add, judge, remove. Does not know gradio, and touches no other session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magicapture_core.config import check_noun
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import Problem
 from magicapture_core.ui.looks import Looks, digest_of
-from magicapture_core.ui.mask_files import drop_mask, put_brush_away
+from magicapture_core.ui.mask_files import drop_brush_pictures, drop_mask
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
@@ -201,7 +201,7 @@ class SessionPhotos:
         self.looks.forget(session.id, photo.digest)
         (session.folder / "photos" / photo.file).unlink(missing_ok=True)
         drop_mask(session, photo)
-        put_brush_away(session)
+        drop_brush_pictures(session)
         Path(photo.thumb).unlink(missing_ok=True)
 
     def read(self, session: Session, photo: StoredPhoto) -> Photo:
@@ -209,7 +209,7 @@ class SessionPhotos:
         return read_photo(session.folder / "photos" / photo.file, photo.name)
 
     def judge(self, session: Session, role: Role) -> None:
-        """Give every photo of a role its verdict; the caller holds the session."""
+        """Give every photo of a role its verdict. The caller has the session locked."""
         from magicapture_core.concepts import compare
 
         stored = session.photos[role]

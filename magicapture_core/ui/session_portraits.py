@@ -33,13 +33,13 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 class SessionPortraits:
-    """Keep portraits, show where their words look, pack them."""
+    """Store portraits, make their heat maps visible, pack them into a zip."""
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
 
     def of(self, session: Session, portrait_id: str | None) -> StoredPortrait:
-        """The session's portrait of that id. Problem if it has none."""
+        """The session's portrait of that id. Raises Problem if it has none."""
         found = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
         if found is None:
             raise Problem("Choose one of your portraits first.")
@@ -69,7 +69,7 @@ class SessionPortraits:
         return stored
 
     def pack(self, key: str, run: StoredRun) -> None:
-        """A zip of the run's portraits, best first, each with how it was made."""
+        """Make a zip of the run's portraits, best first, with the settings of each."""
         with self.sessions.changing(key) as session:
             forget_archive(session)
             # In a folder that nobody can guess, for the file's own name is what it is called once it is downloaded.
@@ -95,7 +95,7 @@ class SessionPortraits:
         return list(_maps(session, portrait_id))
 
     def heat(self, key: str, portrait_id: str, word: str) -> Path:
-        """A shown picture: a portrait, coloured by where `word` looked."""
+        """A shown picture: the portrait, coloured by the heat map of `word`."""
         from magicapture_core.heat import heat_overlay
         from magicapture_core.provenance import save_picture
 
@@ -122,7 +122,7 @@ def _maps_path(session: Session, portrait_id: str) -> Path:
 
 
 def _keep_maps(session: Session, portrait_id: str, maps: dict[str, np.ndarray]) -> None:
-    """Numbers keep the words' order; numpy's own archive takes neither long words nor the word "file"."""
+    """Store heat maps by word, numbered to keep their order. numpy's archive takes no long word and no "file"."""
     path = _maps_path(session, portrait_id)
     path.parent.mkdir(exist_ok=True)
     numbered = enumerate(maps.items())
@@ -151,7 +151,7 @@ def forget_pictures(paths: Iterable[str | Path]) -> None:
 
 
 def forget_archive(session: Session) -> None:
-    """Remove the zip of the newest portraits; the caller holds the session."""
+    """Remove the zip of the newest portraits. The caller has the session locked."""
     if session.archive:
         path = Path(session.archive)
         path.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def _file_name(title: str) -> str:
 
 
 def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
-    """Remove a portrait with everything that was made of it; the caller holds the session."""
+    """Remove a portrait and everything that was made of it. The caller has the session locked."""
     forget_pictures(_heat_path(session, portrait, word) for word in _maps(session, portrait.id))
     finished = session.finished.pop(portrait.id, {})
     forget_pictures(finished[name] for name in FINISHED_FILES if name in finished)
@@ -179,5 +179,5 @@ def of_run(session: Session, run: StoredRun | None) -> list[StoredPortrait]:
 
 
 def best_first(portraits: Sequence[StoredPortrait]) -> list[StoredPortrait]:
-    """By likeness; without a score later, blacked out ones last."""
+    """Sorted: highest likeness first, then those without a score, then those hidden by the safety checker."""
     return sorted(portraits, key=lambda p: (p.nsfw, p.identity is None, -(p.identity or 0.0)))

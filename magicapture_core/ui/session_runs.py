@@ -23,7 +23,7 @@ SUITING = ("steps", "guidance_scale", "adapter_scale")
 
 
 class SessionRuns:
-    """What can be done with a run after, or between, its trainings."""
+    """What can be done with trained runs."""
 
     def __init__(self, sessions: Sessions, jobs: Jobs, models: ServerModels) -> None:
         self.sessions, self.jobs, self.models = sessions, jobs, models
@@ -75,7 +75,7 @@ class SessionRuns:
         return Run(session.run_folder(run)).losses()
 
     def saved_step(self, session: Session, run: StoredRun) -> int:
-        """The step of a run's newest checkpoint; 0 if it has none. True even if the server was killed."""
+        """The step of a run's newest checkpoint; 0 if it has none. It is right even if the server was killed."""
         found = [path.name.rpartition("-")[2] for path in session.run_folder(run).glob("checkpoint-*")]
         return max((int(step) for step in found if step.isdigit()), default=0)
 

@@ -53,7 +53,7 @@ class Sessions:
         return self.root / "shown"
 
     def secret(self) -> str:
-        """What the browser's copy of the key is scrambled with: the same at every start."""
+        """What the browser's copy of the key is encrypted with: the same at every start."""
         path = self.root / "browser-secret"
         if not path.exists():
             with atomic_file(path) as fresh:
@@ -127,7 +127,7 @@ class Sessions:
         return _id(key)
 
     def lock(self, owner: str) -> threading.RLock:
-        """One at a time changes a session."""
+        """The lock of a session: only one thread at a time changes it."""
         with self._lock:
             return self._locks.setdefault(owner, threading.RLock())
 
@@ -168,7 +168,7 @@ class Sessions:
 
 
 class Changing:
-    """A session, locked while it is changed."""
+    """A context manager: the session is locked while it is changed, and written at the end."""
 
     def __init__(self, sessions: Sessions, key: str) -> None:
         self._sessions, self._key = sessions, key

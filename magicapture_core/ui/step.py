@@ -26,7 +26,7 @@ Updates = dict[Any, Any]
 
 
 class Step:
-    """One step: its components (made where it is constructed), how they show a session, its handlers."""
+    """One step: its components, how they show a session, and its handlers. Make it where its components should be."""
 
     name: str
     said: Any
@@ -55,7 +55,7 @@ def waits_until_filled() -> None:
 
 
 def in_words(error: Exception, where: str) -> str:
-    """What to tell whoever met an error; a fault of the program goes into the log, with a reference."""
+    """What to tell the visitor about an error. A fault of the program is logged, with a reference."""
     problem = as_problem(error)
     if problem is not None:
         return str(problem)
@@ -65,7 +65,7 @@ def in_words(error: Exception, where: str) -> str:
 
 
 def told(step: str) -> Callable[[Callable[P, Updates]], Callable[P, Any]]:
-    """A handler whose failures become a message that names the step; never a traceback."""
+    """Makes a handler whose errors become a message that names the step, and never a traceback."""
 
     def decorate(handler: Callable[P, Updates]) -> Callable[P, Any]:
         @functools.wraps(handler)

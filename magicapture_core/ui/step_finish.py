@@ -235,7 +235,7 @@ class FinishStep(Step):
 
     @told(name)
     def forget_sheet(self) -> Updates:
-        """A sheet of other choices is no longer what was asked for."""
+        """Hide the sheet: something else was chosen."""
         return {self.sheet: ""}
 
 

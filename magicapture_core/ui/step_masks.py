@@ -56,7 +56,7 @@ class MasksStep(Step):
         self.how = gr.HTML()
 
     def show(self, session: Session) -> Updates:  # noqa: ARG002 - as every step
-        """The brush put away; the pictures follow with `pictures`, for they take a moment."""
+        """Hide the brush. The pictures come later, from `pictures`, because they take a moment."""
         return {self.brush: gr.HTML(value=None, visible=False), self.editing: None}
 
     def pictures(self, key: str, view: str) -> Updates:

@@ -30,7 +30,7 @@ KINDS = [("A person", "person"), ("An object or a pet", "object")]
 
 
 def _said_of(words: str) -> tuple[str, str]:
-    """Age and noun as the form has them."""
+    """Age and noun, as the form's values."""
     age, _, noun = words.rpartition(" ")
     return age, "" if noun == "person" else noun
 
@@ -108,7 +108,7 @@ class PhotosStep(PhotoListStep):
         }
 
     def _people(self, session: Session) -> str:
-        """The sample people; folded up where one is taken, and none where the photos are the visitor's own."""
+        """The sample people: closed up once one is chosen, and none where the photos are the visitor's own."""
         taken = bool(session.photos["subject"])
         if taken and session.person is None:
             return ""

@@ -1,4 +1,4 @@
-"""Step 5: make portraits, look at them, take them along."""
+"""Step 5: make portraits, look at them, download them."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class PortraitsStep(Step):
         return chips(ideas_for(self._prompts(session)[0][1:], known), known or EDITS, prompt)
 
     def enter(self, session: Session, filled: Any) -> Updates:
-        """The form keeps what was typed, unless it was for another run. filled: for which one, and the prompt."""
+        """The form keeps what was typed, unless it was for another run. filled: that run's id, and the prompt."""
         run, prompt = filled
         if run is None or run != session.run:
             return self.show(session)
@@ -250,7 +250,7 @@ class PortraitsStep(Step):
         }
 
     def _progress(self, session: Session, prompt: str) -> str:
-        """How the making stands; once it has ended, its warnings, for as long as the form asks for the same."""
+        """How far the portraits are. Once made, the warnings about them, as long as the prompt is the same."""
         job = self.studio.portrait_jobs.newest(session)
         if job is None:
             return ""
@@ -370,7 +370,7 @@ class PortraitsStep(Step):
 
     @told(name)
     def forget_files(self) -> Updates:
-        """Files of another program are no longer what was asked for."""
+        """Hide the files: another program was chosen."""
         return {self.exported: ""}
 
 

@@ -77,7 +77,7 @@ class StyleStep(PhotoListStep):
         }
 
     def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
-        """The drafts where they are not as they were `seen`, and what they are now."""
+        """The drafts if they have changed since `seen`, and the new `seen`."""
         now = [session.drafts_of, len(session.drafts), self.studio.drafts.working(session)]
         return ({} if now == seen else {self.drafts: self._drafts(session)}), now
 

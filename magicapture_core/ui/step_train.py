@@ -97,7 +97,7 @@ class TrainStep(Step):
         }
 
     def _last(self, session: Session, facts: ModelFacts) -> tuple[str, TrainConfig] | None:
-        """What the training below was started with, where it is of the same model and style."""
+        """The schedule and settings of the training that is shown, if it is of the same model and style."""
         run = self.studio.training_jobs.shown(session)
         if run is None or (run.model, run.preset) != (facts.name, session.preset):
             return None

@@ -126,7 +126,7 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Names it without giving its key away."""
+        """Its name; the key cannot be found from it."""
         return self.folder.name
 
     def usable(self, role: Role) -> list[StoredPhoto]:
@@ -142,7 +142,7 @@ class Session:
         return self.folder / "runs" / run.id
 
     def fingerprint(self) -> str:
-        """Changes with whatever a training would learn from."""
+        """A hash of everything that a training would learn from."""
         parts = [self.kind, self.preset or ""]
         for role in ("subject", "style"):
             if role == "style" and self.preset:

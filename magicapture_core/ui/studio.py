@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60.0
 DELETE_PATIENCE = 10.0
-"""Seconds that a visitor waits for their training to stop before its files are removed behind their back."""
+"""Seconds that a visitor waits for a training to stop. If it takes longer, its files are removed later."""
 
 
 class Studio:
@@ -60,7 +60,7 @@ class Studio:
         self.finishing_jobs = FinishingJobs(parts)
 
     def sweep_now_and_then(self) -> None:
-        """From now on, in the background, remove what is too old."""
+        """From now on, remove what is too old, in the background, once a minute."""
 
         def sweep() -> None:
             while not self._closing.wait(SWEEP_SECONDS):
@@ -75,7 +75,7 @@ class Studio:
         threading.Thread(target=sweep, name="sweep", daemon=True).start()
 
     def facts(self, session: Session) -> ModelFacts:
-        """Of the model that the session uses."""
+        """Facts of the model that the session uses."""
         return self.models.facts(session.model or self.models.default)
 
     def choose_model(self, key: str, name: str | None) -> Session:

@@ -125,12 +125,12 @@ class TrainingJobs(SlicedJobs):
             job.stop()
 
     def shown(self, session: Session) -> StoredRun | None:
-        """The run that the page is about: the one that is learned now, else the chosen one."""
+        """The run that the step shows: the one being trained, else the chosen one."""
         job = self.job(session)
         return next((run for run in session.runs if job and run.id == job.about), session.chosen_run())
 
     def job(self, session: Session) -> Job | None:
-        """The newest training job of this server's life, if it still works or made the chosen run."""
+        """The newest training since the server was started, if it has not ended or made the chosen run."""
         job = self.newest(session)
         return job if job is not None and (job.active or job.about == session.run) else None
 
@@ -197,7 +197,7 @@ class TrainingJobs(SlicedJobs):
             resume = True
 
     def _slice(self, flag: str, key: str, run_id: str, asked: bool) -> Stream:
-        """Learn until the loan ends."""
+        """Train until the loan ends."""
         loan = Loan(flag)
         with closing(self._in_one_go(loan, key, self._run(key, run_id), asked)) as reports:
             for report in reports:
@@ -219,7 +219,7 @@ class TrainingJobs(SlicedJobs):
 
 
 def _check_shared(config: TrainConfig) -> None:
-    """On a server for others: nothing that would hold the one queue for hours within a single step."""
+    """Raises Problem for settings with which one step would take hours: on a server for others all would wait."""
     for name, most in SHARED_MOST.items():
         if getattr(config, name) > most:
             raise Problem(f"On this server {name} may be {most} at most, got {getattr(config, name)}.")
