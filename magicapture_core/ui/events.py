@@ -116,8 +116,9 @@ def _wire_training(wizard: Wizard) -> None:
     """Step 4."""
     key, train = wizard.key, wizard.steps[3]
     fields = list(train.fields.values())
-    _when(train.model.input, train.choose_model, [key, train.model], train.outputs, "Looking at the model")
-    _when(train.schedule.input, train.choose_schedule, [key, train.schedule], train.outputs)
+    chosen = [key, train.model]
+    _when(train.model.input, train.choose_model, chosen, train.outputs, "Looking at the model", **LAST)
+    _when(train.schedule.input, train.choose_schedule, [key, train.schedule], train.outputs, **LAST)
     _when(_any(fields), train.edit, [key, train.model, *fields], [train.schedule, train.needs], **LAST)
     form = [key, train.model, train.schedule, *fields]
     for event in (

@@ -89,7 +89,9 @@ TO_TOP = """() => {
   window.scrollTo({top: 0});
   const touched = magicapture.touched;
   setTimeout(() => {
-    if (magicapture.touched !== touched) return; // somebody is at work there already
+    const active = document.activeElement;
+    const typing = active !== magicapture.placed && active?.matches('input, textarea, select');
+    if (typing || magicapture.touched !== touched) return; // somebody is at work there already
     const title = [...document.querySelectorAll('.mc-heading h2')].find(title => title.offsetParent);
     if (title) { title.tabIndex = -1; title.focus({preventScroll: true}); }
   }, 150);

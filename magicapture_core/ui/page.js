@@ -37,7 +37,7 @@ function end(number) {
   if (each.button) { each.button.removeAttribute('aria-disabled'); each.button.classList.remove('mc-busy'); }
   tell();
 }
-window.magicapture = {begin, end, touched: 0};
+window.magicapture = {begin, end, touched: 0, placed: null}; // placed: what settle() gave the keyboard to
 for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { window.magicapture.touched += 1; }, true);
 
 document.addEventListener('click', event => {
@@ -87,7 +87,7 @@ function settle() {
   if (!kept || document.activeElement !== document.body || shown(kept.element)) return;
   const opener = back && kept.above.includes(back.box) ? alike(back) : null;
   const found = opener || alike(kept) || next(kept);
-  if (found) found.focus({preventScroll: true});
+  if (found) { window.magicapture.placed = found; found.focus({preventScroll: true}); }
 }
 
 // --- What gradio's own parts leave unsaid.

@@ -159,29 +159,35 @@ def test_two_visitors_at_once(page: Any, browser: Any, server: Any) -> None:
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
 
 
-def test_a_pause_is_seen_to_end_though_its_button_answers_late(page: Any, monkeypatch: Any) -> None:
+def test_a_pause_is_seen_to_end_though_its_button_answers_late(
+    page: Any, server: Any, monkeypatch: Any
+) -> None:
     from magicapture_core.ui import cards
 
-    draw, asked, drawn_late = cards.progress, threading.Event(), threading.Event()
-    rests = threading.Event()
+    draw, stop = cards.progress, server.studio.training_jobs.stop
+    button: list[int] = []
+    timer_rests, answered = threading.Event(), threading.Event()
 
-    def slow(share: float, title: str, *rest: Any) -> str:
-        drawn = draw(share, title, *rest)
-        if title.startswith("Stopping") and not asked.is_set():
-            asked.set()
-            # Meanwhile the timer shows that it is saved, and rests.
-            assert rests.wait(PATIENCE)
-            drawn_late.set()
+    def stop_from_here(key: str) -> None:
+        button.append(threading.get_ident())
+        stop(key)
+
+    def late(*values: Any) -> str:
+        drawn = draw(*values)
+        if button == [threading.get_ident()] and not answered.is_set():
+            timer_rests.wait(PATIENCE)  # meanwhile the timer shows that it is saved
+            answered.set()
         return drawn
 
     to_train(page, ti_steps=5000)
     wait_for_step(page)
-    monkeypatch.setattr(cards, "progress", slow)
+    monkeypatch.setattr(server.studio.training_jobs, "stop", stop_from_here)
+    monkeypatch.setattr(cards, "progress", late)
     page.locator("#mc-pause").click()
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
-    rests.set()
-    assert drawn_late.wait(PATIENCE)
-    page.wait_for_function("!document.querySelector('.mc-busy')")  # the answer is here
+    timer_rests.set()
+    assert answered.wait(PATIENCE)
+    page.wait_for_function("!document.querySelector('.mc-busy')")  # the button's answer is here
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
     expect(page.locator("#mc-resume")).to_be_visible()
 
