@@ -51,7 +51,8 @@ def add_run(studio: Studio, key: str, name: str, *, saved: bool) -> StoredRun:
         adapter = session.run_folder(run) / "adapter"
         adapter.mkdir(parents=True)
         if saved:
-            (adapter / "subject.safetensors").write_bytes(b"x")
+            for name in ("subject", "style"):
+                (adapter / f"{name}.safetensors").write_bytes(b"x")
     return run
 
 
