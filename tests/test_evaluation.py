@@ -323,6 +323,7 @@ class Killed(BaseException):
     """As if the process died here."""
 
 
+@pytest.mark.long
 def test_a_cell_goes_on_wherever_it_was_killed(
     toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +369,7 @@ def test_a_cell_goes_on_wherever_it_was_killed(
     assert not (task.folder(out) / "run" / "adapter" / "unet.safetensors").exists()
 
 
+@pytest.mark.long
 def test_a_training_that_is_done_again_and_killed_is_not_taken_for_whole(
     toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +439,7 @@ def test_more_pictures_are_added_to_a_finished_cell(
     assert {"attention_subject", "mean_subject", "mean_style", "diversity", "seconds"} <= set(cell)
 
 
+@pytest.mark.long
 def test_the_command_makes_table_sheets_and_page(
     toy_world: Path, toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -612,6 +615,7 @@ def test_the_recommendation() -> None:
 # --- Ray ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_dead_worker_s_task_is_run_again(
     toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,7 @@ def test_what_claims_to_be_huge_or_impossible(make: Callable[[], bytes]) -> None
     assert photo is None or photo.pixels.size <= 3 * 80 * 64 * 4
 
 
+@pytest.mark.long
 def test_no_bomb_takes_memory() -> None:
     """In a process of its own: the peak of this one may lie far above what a bomb would need."""
     code = (

@@ -34,6 +34,7 @@ def quick(subject: Path, style: Path, toy_folder: Path, run: Path, *more: str) -
     return command_line.main(["train", *given, *once, *more])
 
 
+@pytest.mark.long
 def test_another_person_and_a_duplicate_are_left_out_unless_asked(
     tmp_path: Path, toy_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,6 +247,7 @@ def test_closing_stops_everything_and_takes_nothing_more() -> None:
         jobs.start("cleo", "training", numbers(1))
 
 
+@pytest.mark.long
 def test_many_owners_at_once_never_overlap(jobs: Jobs) -> None:
     inside, most = [0], [0]
     lock = threading.Lock()
@@ -274,6 +275,7 @@ def test_many_owners_at_once_never_overlap(jobs: Jobs) -> None:
     assert most == [1]
 
 
+@pytest.mark.long
 def test_a_real_training_is_paused_and_resumed_to_the_same_weights(
     toy: Any, tmp_path: Path, jobs: Jobs
 ) -> None:

@@ -90,6 +90,7 @@ def test_elsewhere_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lent_gpu.lent(lambda: iter(())) is None
 
 
+@pytest.mark.long
 def test_training_and_portraits_go_from_loan_to_loan(studio: tuple[Studio, str], spaces: Any) -> None:
     server, key = studio
     snapshot = trained(server, key).snapshot()
@@ -112,6 +113,7 @@ def test_training_and_portraits_go_from_loan_to_loan(studio: tuple[Studio, str],
     assert len(spaces.DURATIONS) == 2
 
 
+@pytest.mark.long
 def test_a_used_up_quota_is_said_and_what_was_learned_stays(studio: tuple[Studio, str], spaces: Any) -> None:
     server, key = studio
     spaces.MOST = 2

@@ -134,6 +134,7 @@ def test_a_training_that_fills_its_share_stops_and_is_kept(
     assert studio.runs.saved_step(session, run) == snapshot.reports[-1].step > 0
 
 
+@pytest.mark.long
 def test_a_job_that_takes_too_long_is_cut_off() -> None:
     jobs, closed = Jobs(longest=0.2), threading.Event()
 
@@ -277,6 +278,7 @@ os._exit(0)  # the face networks' own threads sometimes abort a leaving interpre
 """
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     """On a real one of 4 MB: a file system in memory, where the system lets a user make one."""
     disk, model = tmp_path / "disk", save_toy(tmp_path / "toy")

@@ -261,6 +261,7 @@ def test_masks_on_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "coffee.jpg: refuse" in printed
 
 
+@pytest.mark.long
 def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: Path, tmp_path: Path) -> None:
     """A real process and a real SIGINT: it ends the step, saves exactly there, and says how to go on."""
     run = tmp_path / "run"
@@ -287,6 +288,7 @@ def test_interrupting_saves_and_exits_130(photos: dict[str, Path], toy_folder: P
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.long
 def test_any_file_name_can_be_shown_on_any_terminal(tmp_path: Path, encoding: str) -> None:
     """A name that is no UTF-8, and a sign that few encodings have, both inside of a message."""
     name = os.fsdecode(b"caf\xe9") + "→"

@@ -201,12 +201,14 @@ def unet_after(work: Path, tokenizer: CLIPTokenizer, killed_at: int | None = Non
     return go(None)
 
 
+@pytest.mark.long
 def test_a_killed_unet_training_goes_on_to_the_same_weights(tmp_path: Path, tokenizer: CLIPTokenizer) -> None:
     straight = unet_after(tmp_path / "a", tokenizer)
     resumed = unet_after(tmp_path / "b", tokenizer, killed_at=2)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+@pytest.mark.long
 def test_a_killed_decoder_training_goes_on_to_the_same_weights(
     tmp_path: Path, mobilenet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def test_the_guard_refuses_and_writes_down(tmp_path: Path) -> None:
     assert log.read_text(encoding="utf-8") == "socket.getaddrinfo example.com\n"
 
 
+@pytest.mark.long
 def test_the_command_line_stays_at_home(tmp_path: Path) -> None:
     log, run = tmp_path / "log", str(tmp_path / "run")
     steps = [part for name, value in FEW.items() for part in (f"--{name}", str(value))]
@@ -80,6 +81,7 @@ def wizard(log: Path, folder: Path) -> Iterator[str]:
             process.wait(60)
 
 
+@pytest.mark.long
 def test_the_wizard_stays_at_home(tmp_path: Path) -> None:
     from gradio_client import Client
 

@@ -209,6 +209,7 @@ def test_whole_weights_are_not_exported_for_other_programs(toy: Any, tmp_path: P
     assert "weights of the UNet" in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_whole_weights_are_trained_in_fp32_in_a_half_precision_model(
     toy_folder: Path, tmp_path: Path
 ) -> None:

@@ -411,6 +411,7 @@ class TestPublishedLayouts:
         monkeypatch.chdir(tmp_path)
 
     @pytest.mark.parametrize("kind", ["gfpgan", "codeformer"])
+    @pytest.mark.long
     def test_end_to_end_and_the_guard_saves_the_face(self, kind: Any) -> None:
         """Random weights give a random face; what comes out is the person all the same."""
         pixels = portrait(side=256)
@@ -426,6 +427,7 @@ class TestPublishedLayouts:
             "CodeFormer" if kind == "codeformer" else "GFPGAN v1.4"
         )
 
+    @pytest.mark.long
     def test_gfpgan_equals_its_own_package(self, published: Path) -> None:
         from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
 
@@ -442,6 +444,7 @@ class TestPublishedLayouts:
         assert torch.allclose(ours, ((expected + 1) / 2).clamp(0, 1), atol=2e-4)
         assert ours.std() > 0.01
 
+    @pytest.mark.long
     def test_fidelity_reaches_codeformer(self) -> None:
         network = networks.restorer("codeformer", CPU)
         face = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255
@@ -486,6 +489,7 @@ class TestPublishedLayouts:
 
 
 @pytest.mark.usefixtures("facexlib_here")
+@pytest.mark.long
 def test_with_retinaface_bisenet_and_arcface(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's own chain, all of it of the published layout: RetinaFace's row, BiSeNet's mask, ArcFace's score."""
     analyser: Any = choose_analyser("facexlib")[0]
@@ -522,6 +526,7 @@ class TestRealWeights:
             assert abs(np.log(ours / original)) < abs(np.log(bicubic / original)), (original, ours, bicubic)
             assert _psnr(truth, sharp) > 26
 
+    @pytest.mark.long
     def test_seamless_to_one_level(self) -> None:
         network = upscaler("realesrgan", 4, CPU)
         pixels = portrait("alma", 1)[220:252, 130:370]

@@ -16,6 +16,7 @@ from magicapture_core.checkpoints import Run
 from magicapture_core.losses import TERMS
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_with_twice_the_batch(toy: Any, toy_folder: Path, tmp_path: Path) -> None:
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent)])

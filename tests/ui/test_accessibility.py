@@ -48,6 +48,7 @@ def open_all(page: Any) -> None:
         shut.first.click()
 
 
+@pytest.mark.long
 def test_no_fault_before_training(page: Any, faults: Any) -> None:
     page.locator("#mc-next-0").click()
     expect(page.locator("#mc-said-0")).to_contain_text("Add some photos first")
@@ -67,6 +68,7 @@ def test_no_fault_before_training(page: Any, faults: Any) -> None:
     assert faults() == []
 
 
+@pytest.mark.long
 def test_no_fault_from_training_on(page: Any, faults: Any) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()

@@ -15,6 +15,7 @@ def draft_count(page: Any, count: int) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_drafts_come_by_themselves_and_go_with_what_they_show(page: Any, server: Any) -> None:
     to_style(page)
     expect(page.locator("#mc-drafts img")).to_have_count(0)

@@ -176,6 +176,7 @@ def test_keys_that_open_nothing(visitor: Visitor, server: Any, wrong: Any) -> No
     assert {path.name for path in (server.runs / "sessions").iterdir()} == before
 
 
+@pytest.mark.long
 def test_settings_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:
     """Every setting with a wrong value each: refused by name, or so harmless that training starts, and is stopped."""
     names = [field.name for field in fields(TrainConfig)]
@@ -211,6 +212,7 @@ def test_settings_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:
             )
 
 
+@pytest.mark.long
 def test_prompts_and_numbers_of_all_kinds(visitor: Visitor, server: Any, key: str) -> None:
     small = {"ti_steps": 1, "lora_steps": 1, "attention_every": 0, "sample_every": 0}
     assert visitor.call("train", key, "", "quick", small, False)[0]

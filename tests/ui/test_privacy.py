@@ -33,6 +33,7 @@ def files_with(marks: list[bytes], *folders: Path) -> list[tuple[Path, bytes]]:
     return found
 
 
+@pytest.mark.long
 def test_deletion_leaves_no_trace_on_disk(
     server: Any, people: list[list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def picture(path: Path, width: int, height: int) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     if not (ASSETS / "mini" / "model_index.json").is_file():
         pytest.skip("the mini model is not here (assets/mini)")
@@ -75,6 +76,7 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     expect(page.locator("#mc-detail [data-act=word][aria-pressed=true]")).to_have_text("the person")
 
 
+@pytest.mark.long
 def test_portraits_wait_for_the_training_of_another_and_come(page: Any, browser: Any, server: Any) -> None:
     from conftest import visitor
 
@@ -92,6 +94,7 @@ def test_portraits_wait_for_the_training_of_another_and_come(page: Any, browser:
         assert faults == []
 
 
+@pytest.mark.long
 def test_an_object_is_learned_without_a_face(page: Any, tmp_path: Path) -> None:
     agree(page)
     page.get_by_role("button", name="Not a person?").click()
@@ -124,6 +127,7 @@ def test_an_object_is_learned_without_a_face(page: Any, tmp_path: Path) -> None:
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")
 
 
+@pytest.mark.long
 def test_too_many_too_large_and_unsuitable_photos(
     page: Any, people: list[list[Path]], tmp_path: Path
 ) -> None:
@@ -154,6 +158,7 @@ def test_photos_dropped_while_others_are_looked_at_are_not_lost(page: Any, peopl
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(4)
 
 
+@pytest.mark.long
 def test_style_photos_without_a_face_are_all_style(page: Any, tmp_path: Path) -> None:
     to_style(page)
     page.get_by_role("button", name="Use my own style photos").click()
@@ -164,6 +169,7 @@ def test_style_photos_without_a_face_are_all_style(page: Any, tmp_path: Path) ->
     expect(page.locator("#mc-style-masks .mc-mask")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_had_is_said_and_another_can_be_taken(page: Any) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()
@@ -178,6 +184,7 @@ def test_a_model_that_cannot_be_had_is_said_and_another_can_be_taken(page: Any) 
     expect(page.locator("#mc-start")).to_be_visible()
 
 
+@pytest.mark.long
 def test_out_of_memory_offers_to_go_on_with_less(page: Any, server: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")
@@ -203,6 +210,7 @@ def test_out_of_memory_offers_to_go_on_with_less(page: Any, server: Any) -> None
     assert [run["settings"]["gradient_checkpointing"] for run in runs] == [False, True]
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_before_anything_is_lost(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()
@@ -214,6 +222,7 @@ def test_a_full_disk_is_said_before_anything_is_lost(page: Any, monkeypatch: pyt
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")
 
 
+@pytest.mark.long
 def test_a_prompt_without_placeholders_warns_and_a_misspelt_one_is_refused(page: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")
@@ -228,6 +237,7 @@ def test_a_prompt_without_placeholders_warns_and_a_misspelt_one_is_refused(page:
     expect(page.locator("#mc-make-progress")).to_contain_text("does not mention {subject}")
 
 
+@pytest.mark.long
 def test_stopping_while_it_prepares_in_phase_2_and_while_it_draws(page: Any, server: Any) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()
@@ -258,6 +268,7 @@ def test_stopping_while_it_prepares_in_phase_2_and_while_it_draws(page: Any, ser
     expect(page.locator("#mc-make")).to_be_enabled()
 
 
+@pytest.mark.long
 def test_a_photo_of_the_camera_is_judged_like_any_other(server: Any, browser: Any) -> None:
     from conftest import ARGUMENTS, CHROMIUM, PATIENCE
 
@@ -278,6 +289,7 @@ def test_a_photo_of_the_camera_is_judged_like_any_other(server: Any, browser: An
     filming.close()
 
 
+@pytest.mark.long
 def test_strengths_are_compared_and_the_recommended_one_is_used(page: Any, server: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")

@@ -124,6 +124,7 @@ def test_photos_need_consent_and_get_verdicts(
     assert len(list((session_of(page, server) / "photos").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_a_reload_during_training_finds_it_again(page: Any) -> None:
     to_train(page, ti_steps=5000)
     wait_for_step(page)
@@ -143,6 +144,7 @@ def test_a_reload_during_training_finds_it_again(page: Any) -> None:
     expect(page.locator("#mc-make")).to_be_visible()
 
 
+@pytest.mark.long
 def test_two_visitors_at_once(page: Any, browser: Any, server: Any) -> None:
     from conftest import visitor
 
@@ -159,6 +161,7 @@ def test_two_visitors_at_once(page: Any, browser: Any, server: Any) -> None:
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
 
 
+@pytest.mark.long
 def test_a_pause_is_seen_to_end_though_its_button_answers_late(
     page: Any, server: Any, monkeypatch: Any
 ) -> None:
@@ -192,6 +195,7 @@ def test_a_pause_is_seen_to_end_though_its_button_answers_late(
     expect(page.locator("#mc-resume")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) -> None:
     to_masks(page)
     page.locator("#mc-subject-masks .mc-mask").first.click()
@@ -223,6 +227,7 @@ def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) 
     assert list(masks.iterdir()) == []
 
 
+@pytest.mark.long
 def test_changes_upstream_are_said(page: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Training finished")

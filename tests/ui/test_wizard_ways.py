@@ -39,6 +39,7 @@ def focused(page: Any) -> dict[str, str]:
     )
 
 
+@pytest.mark.long
 def test_a_training_is_deleted_only_after_a_question(page: Any, server: Any) -> None:
     with_portraits(page)
     page.get_by_role("button", name="Past trainings").click()
@@ -58,6 +59,7 @@ def test_a_training_is_deleted_only_after_a_question(page: Any, server: Any) -> 
     assert runs_of(page, server) == []
 
 
+@pytest.mark.long
 def test_steps_that_were_reached_stay_open_and_their_files_have_names(page: Any) -> None:
     for name in ("Style", "Masks", "Train", "Portraits", "Finish"):
         expect(way(page, name)).to_be_disabled()
@@ -101,6 +103,7 @@ def test_a_warning_goes_with_its_cause(page: Any) -> None:
     expect(page.locator("#mc-said-1")).not_to_contain_text("Choose a style")
 
 
+@pytest.mark.long
 def test_a_prompts_warning_goes_when_the_prompt_is_mended(page: Any) -> None:
     with_portraits(page)
     prompt = page.locator("#mc-prompt textarea")
@@ -140,6 +143,7 @@ def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: 
     assert page.locator("#mc-next-1").get_attribute("aria-disabled") is None
 
 
+@pytest.mark.long
 def test_a_resumed_training_goes_on_where_it_stood(page: Any, server: Any) -> None:
     to_train(page, ti_steps=5000)
     wait_for_step(page, 8)  # past the first sample and the first look at attention
