@@ -149,8 +149,8 @@ def walk(page: Any, options: Options) -> None:
     take(page, options, "1-photos")
     page.locator("#mc-next-0").click()
     page.locator(f"#mc-presets [data-id={options.preset}]").click()
+    _time_drafts(page)
     page.wait_for_selector("#mc-style-photos .mc-photo:nth-child(4)")
-    page.wait_for_function("document.querySelectorAll('#mc-drafts img').length === 4", timeout=TRAINING)
     take(page, options, "2-style")
     page.locator("#mc-next-1").click()
     page.wait_for_selector("#mc-style-masks .mc-mask:nth-child(4)")
@@ -177,6 +177,15 @@ def walk(page: Any, options: Options) -> None:
     page.locator("#mc-sheet").click()
     page.wait_for_selector("#mc-sheet-result tbody tr")
     take(page, options, "6-finish")
+
+
+def _time_drafts(page: Any) -> None:
+    """Wait for the four drafts; print what a visitor waits for after the choice of a style."""
+    began = time.monotonic()
+    for count in (1, 4):
+        wanted = f"document.querySelectorAll('#mc-drafts img').length >= {count}"
+        page.wait_for_function(wanted, timeout=TRAINING)
+        print(f"drafts: {count} after {time.monotonic() - began:.1f} s", flush=True)
 
 
 def train(page: Any, options: Options) -> None:
