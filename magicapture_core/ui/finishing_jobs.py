@@ -77,16 +77,13 @@ class FinishingJobs(SessionJobs):
                 raise StoppedError
 
         job.say("Preparing")
-        try:
-            done = finish(
-                pixels,
-                config,
-                analyser=analyser,
-                identity=self._identity(self.sessions.find(key), portrait, analyser),
-                progress=progress,
-            )
-        except StoppedError:
-            return
+        done = finish(
+            pixels,
+            config,
+            analyser=analyser,
+            identity=self._identity(self.sessions.find(key), portrait, analyser),
+            progress=progress,
+        )
         yield self._keep(key, portrait, pixels, done)
 
     def _identity(

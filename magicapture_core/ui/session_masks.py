@@ -151,7 +151,7 @@ class SessionMasks:
 
 
 def pictures_of(example: Example) -> dict[str, np.ndarray]:
-    """The example as people see it: what training eats, nothing else. A style learns all but the face."""
+    """The example as people see it: what a training learns from, nothing else. A style learns all but the face."""
     from magicapture_core.masks import overlay
 
     photo = ((example.image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
