@@ -80,10 +80,10 @@ class PlainLoop:
         output = o.models.predict(noisy, timesteps, hidden)
         o.store.take()
         picture = o._decode(losses.pred_original_sample(noisy, output, abar, o.models.prediction_type))
-        generated = o.likeness(picture, o.landmarks[task.items])
+        generated = o.likeness(picture, o.likeness.warps(o.landmarks[task.items], *picture.shape[-2:]))
         with torch.no_grad():
             image, landmarks = self.photos["subject"][2 * int(item.compared_with)]
-            subject = o.likeness(image[None].to(device), landmarks[None])
+            subject = o.likeness(image[None].to(device), o.likeness.warps(landmarks[None], *image.shape[-2:]))
         loss = losses.identity(generated, subject).mean()
         values, weighted = {"identity": loss.item()}, o.config.lambda_id * loss
         if o.config.lambda_colour > 0 and o.face_colour is not None:

@@ -21,6 +21,7 @@ from magicapture_core.config import Framing
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, first_line, from_hub
+from magicapture_core.models.kernels import kernels_for
 from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
@@ -81,6 +82,7 @@ def load(
     bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
     bundle.framing = settings.get("framing", "photo")
     bundle.words = words
+    kernels_for(device).apply(bundle)
     return bundle
 
 

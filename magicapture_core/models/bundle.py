@@ -18,6 +18,7 @@ from torch import Tensor
 from magicapture_core.attention import nearest_side
 from magicapture_core.config import Framing, TrainConfig
 from magicapture_core.models.conditioning import Conditioning
+from magicapture_core.models.kernels import Kernels
 from magicapture_core.models.placeholders import initial_embeddings
 from magicapture_core.models.words import Words
 from magicapture_core.problems import Problem
@@ -59,6 +60,8 @@ class ModelBundle(ABC):
     """How its training pictures were framed: as `prepare_concept` takes it."""
     words: Words | None = None
     """What makes words of photos, where the model brings it."""
+    kernels: Kernels = field(default_factory=Kernels)
+    """How it computes. Change it by `Kernels.apply`."""
 
     # --- what a family says -----------------------------------------------------------------------
 
