@@ -104,8 +104,7 @@ class PlainLoop:
         models = self.o.models
         role = "subject" if task.task == "source" else "style"
         pictures = torch.stack([self.photos[role][i][0] for i in task.items.tolist()])
-        posterior = models.vae.encode(pictures.to(models.device, models.dtype)).latent_dist
-        return posterior.mean.float() * models.vae.config.scaling_factor
+        return models.encode_pictures(pictures)
 
 
 def _views(concept: Concept) -> list[tuple[Tensor, Tensor]]:

@@ -48,18 +48,19 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _counting(found: Counter[str], name: str, method: Any) -> Any:
+    def counting(tensor: Tensor, *values: Any) -> Any:
+        found[name] += 1
+        return method(tensor, *values)
+
+    return counting
+
+
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     with Reads() as mode, monkeypatch.context() as patch:
         for name in READING:
-
-            def counting(
-                tensor: Tensor, *values: Any, name: str = name, own: Any = getattr(Tensor, name)
-            ) -> Any:
-                mode.found[name] += 1
-                return own(tensor, *values)
-
-            patch.setattr(Tensor, name, counting)
+            patch.setattr(Tensor, name, _counting(mode.found, name, getattr(Tensor, name)))
         yield mode.found
 
 

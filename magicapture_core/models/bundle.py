@@ -31,6 +31,8 @@ class ModelBundle(ABC):
     # --- of the family, known without loading a model ---------------------------------------------
     family: ClassVar[str]
     """Name in run folders."""
+    half_decodes: ClassVar[bool] = True
+    """Whether the decoder keeps its quality in half precision, so that Eq. 7 may use it so."""
     pipeline_class: ClassVar[str]
     """diffusers' class for text to image."""
     kohya_prefixes: ClassVar[Mapping[str, str]]
@@ -44,7 +46,7 @@ class ModelBundle(ABC):
     tokenizer: Any
     unet: Any
     vae: Any
-    """In the precision that the family's needs."""
+    """In the precision that the family's needs; on a CUDA GPU in float32, whatever the UNet computes in."""
     noise_scheduler: Any
     """A DDPMScheduler with the model's own noise schedule and prediction type."""
     device: torch.device

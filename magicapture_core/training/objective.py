@@ -16,6 +16,7 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.placeholders import token_positions, with_placeholders
+from magicapture_core.models.precision import HalfDecoder
 from magicapture_core.models.tiny import tiny_decoder
 from magicapture_core.prompts import Task, templates
 from magicapture_core.training.data import Encoded, Windows, face_windows
@@ -97,6 +98,10 @@ class Objective:
         decodes = self.config.decodes and self.config.lora_steps > 0
         tiny = decodes and self.config.identity_decode == "tiny"
         self.tiny = tiny_decoder(self.models, self.style.latents) if tiny else None
+        half = (
+            decodes and not tiny and self.models.half_decodes and self.models.vae.dtype != self.models.dtype
+        )
+        self.decoder = HalfDecoder(self.models.vae, self.models.dtype) if half else None
 
     def step(self, draw: StepDraw, phase: Phase, style_weight: float, per_call: int) -> dict[str, Tensor]:
         """Back-propagate one optimizer step. Returns the mean of each unweighted term, 0-d, on the device.
@@ -251,4 +256,6 @@ class Objective:
         """D: scaled latents → pictures (b, 3, h, w) in [-1,1]; the gradient goes through."""
         if self.tiny is not None:
             return self.tiny.decode(latents.to(self.models.dtype)).sample
+        if self.decoder is not None:
+            return self.decoder(latents)
         return self.models.decode(latents)
