@@ -117,7 +117,7 @@ def test_photos_need_consent_and_get_verdicts(
     chosen = [*people[0][:2], fake]
     page.locator("#mc-files input[type=file]").set_input_files([str(path) for path in chosen])
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(2)
-    expect(page.get_by_text("fake.jpg is no photo")).to_be_visible()
+    expect(page.get_by_text("fake.jpg is not a photo")).to_be_visible()
     expect(page.get_by_text("2 usable photos of the person")).to_be_visible()
     page.locator("#mc-photos [data-act=remove]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(1)
