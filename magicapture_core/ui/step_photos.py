@@ -143,12 +143,12 @@ class PhotosStep(PhotoListStep):
             self.studio.drafts.renew(key)
 
     @told_as_it_goes(name)
-    def upload(self, key: str, files: list[str] | str | None) -> Iterator[Updates]:
-        """Files were dropped, chosen or taken by the camera."""
+    def upload(self, key: str, files: list[str] | str | None, given: bool) -> Iterator[Updates]:
+        """Files were dropped, chosen or taken by the camera. given: the consent, as the page has it."""
         if not files:
             raise Problem("There is no photo yet. Take or choose one first.")
         sent = [files] if isinstance(files, str) else files
-        if not self.studio.sessions.find(key).consent:
+        if not self.studio.photos.consent(key, given).consent:
             yield {self.held: self._held(sent), self.said: ""}
             return
         yield from self._take(key, sent)
