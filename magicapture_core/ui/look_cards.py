@@ -38,6 +38,8 @@ def _look_card(look: LookCard, ticked: bool) -> str:
         f'<img src="{address(look.picture)}" alt="">' if look.picture else '<span class="mc-plus">+</span>'
     )
     said = f'<span class="mc-draft">{DRAFT}</span>' if look.draft else ""
+    if look.picture and not look.draft:
+        said = '<span class="mc-example">Example</span>'
     others = (
         "".join(f'<img src="{address(path)}" alt="">' for path in look.examples[:3]) if look.draft else ""
     )
