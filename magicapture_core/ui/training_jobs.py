@@ -68,21 +68,20 @@ class TrainingJobs(SlicedJobs):
             raise Problem(lacking)
         name = self.models.checked(model)
         looks = session.looks or [OWN]
-        new = [
-            look
-            for look in looks
-            if not self._learned(session, look, self._config(session, look, name, schedule, own))
-        ]
+        configs = {look: self._config(session, look, name, schedule, own) for look in looks}
+        new = [look for look in looks if not self.learned(session, look, (name, configs[look]))]
         first, *then = new or looks
         return self._start_one(key, first, then, name, schedule, own)
 
-    def learned(self, session: Session, look: str) -> bool:
-        """Whether a training of a look from these photos is finished."""
+    def learned(self, session: Session, look: str, like: tuple[str, TrainConfig] | None = None) -> bool:
+        """Whether a look was learned from these photos, to the end. like: with this model and these settings."""
         fingerprint = session.fingerprint(look)
+        wanted = None if like is None else (like[0], to_dict(like[1]))
         return any(
-            run.look == look and run.fingerprint == fingerprint and 0 < run.total <= run.step
+            run.look == look and run.fingerprint == fingerprint and _complete(run)
+            and (wanted is None or wanted == (run.model, run.settings))
             for run in session.runs
-        )
+        )  # fmt: skip
 
     def coming(self, session: Session) -> list[str]:
         """The looks that are learned by themselves after the training that is under way."""
@@ -91,13 +90,6 @@ class TrainingJobs(SlicedJobs):
         if job is None or run is None or not (job.active or job.snapshot().state == "done"):
             return []
         return [look for look in run.then if look in session.looks]
-
-    def _learned(self, session: Session, look: str, config: TrainConfig) -> bool:
-        settings = to_dict(config)
-        return self.learned(session, look) and any(
-            run.look == look and run.settings == settings and run.fingerprint == session.fingerprint(look)
-            for run in session.runs
-        )
 
     def _config(
         self, session: Session, look: str, model: str, schedule: str, own: Mapping[str, Any]
@@ -290,6 +282,10 @@ class TrainingJobs(SlicedJobs):
                             session.run = run.id
         except Problem:
             log.info("session %s was deleted during its training", self.sessions.owner(key))
+
+
+def _complete(run: StoredRun) -> bool:
+    return 0 < run.total <= run.step
 
 
 def _title(session: Session, look: str) -> str:
