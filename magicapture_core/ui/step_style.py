@@ -32,7 +32,8 @@ def _style_guidance(studio: Studio) -> str:
 
     one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
     mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
-    return cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
+    found = cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
+    return f'<details class="mc-more"><summary>Which photos make a style</summary>{found}</details>'
 
 
 class StyleStep(PhotoListStep):
