@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,13 @@ from magicapture_core.attention import listen
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import Warps, choose_analyser
 from magicapture_core.faces.sface import SFace
-from magicapture_core.models.files import CONFIGS
 from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.training.data import Encoded
 from magicapture_core.training.draws import Phase, Sizes, draw_step
 from magicapture_core.training.objective import Objective, TaskPrompts
 from magicapture_core.training.recompute import Recomputed, decoder_parts, recompute, unet_parts
 from magicapture_core.training.sending import sent
+from tools.make_random_sd15 import NO_CHANGES, random_pipeline
 
 CPU = torch.device("cpu")
 PARTS = {"UNet": "UNet2DConditionModel", "decoder": "Decoder", "text encoder": "CLIPTextModel",
@@ -116,26 +116,25 @@ def faked(module: nn.Module, mode: FakeTensorMode) -> None:
                     each._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def shapes_of_sd15(dtype: torch.dtype) -> StableDiffusion:
-    """The published configuration on the meta device."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+def shapes_of_sd15(
+    dtype: torch.dtype, changes: Mapping[str, Mapping[str, Any]] = NO_CHANGES
+) -> StableDiffusion:
+    """The published configuration on the meta device, with `changes` as `random_pipeline` takes them."""
+    from diffusers import DDPMScheduler
 
-    config = CONFIGS / "v1"
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config / "unet"))
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(config / "vae"))
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config / "text_encoder"))
+        pipeline = random_pipeline(dtype, changes=changes)
+    unet, vae, text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
     for module in (unet, vae, text_encoder):
-        module.to(dtype).requires_grad_(False).eval()
+        module.requires_grad_(False).eval()
     return StableDiffusion(
         name="Stable Diffusion 1.5",
         source="",
-        tokenizer=CLIPTokenizer.from_pretrained(CONFIGS / "tokenizer"),
+        tokenizer=pipeline.tokenizer,
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
-        noise_scheduler=DDPMScheduler.from_pretrained(config / "scheduler", clip_sample=False),
+        noise_scheduler=DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False),
         device=CPU,
         dtype=dtype,
     )
@@ -217,7 +216,7 @@ class Counter:
     def _objective(self, config: TrainConfig) -> Iterator[Objective]:
         models, side = self.models, self.resolution // self.models.vae_scale_factor
         encoded = Encoded(
-            torch.zeros(PHOTOS, 4, side, side), torch.zeros(PHOTOS, 1, side, side),
+            torch.zeros(PHOTOS, models.unet.config.in_channels, side, side), torch.zeros(PHOTOS, 1, side, side),
             self.landmarks.repeat(PHOTOS, 1, 1)[:PHOTOS], (),
         )  # fmt: skip
         prompts = TaskPrompts(models, nn.Parameter(torch.zeros(2, models.embedding_width)), config.noun)
@@ -256,9 +255,10 @@ class Arguments:
 
 
 CASES = {
+    # Four items of each task at once; what computes parts of the UNet again does so with the decoder.
     "phase 1": Case("textual_inversion"),
     "phase 2": Case(),
-    "phase 2, largest recomputed": Case(recomputed="largest"),
+    "phase 2, largest recomputed": Case(recomputed="largest", decoder_recomputed=True),
     "phase 2, all recomputed": Case(recomputed="all", decoder_recomputed=True),
 }
 
@@ -277,7 +277,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
     tell("window, cells", counter.window)
     tell("GB of the networks", round(counter.network_bytes() / 1e9, 2))
     if arguments.memory:
-        tell("GB, phase 1", round(counter.gb(CASES["phase 1"]), 2))
+        for name, case in CASES.items():
+            tell(f"GB, {name}", round(counter.gb(case), 2))
         for name, value in by_item(counter, tell).items():
             tell(f"GB of an item, {name}", round(value, 3))
         tell("GB of an item, tiny decoder", round(tiny_decoder_gb(counter.mode), 3))
