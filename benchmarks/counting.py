@@ -37,6 +37,7 @@ from magicapture_core.faces.sface import SFace
 from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.training.data import Encoded
 from magicapture_core.training.draws import Phase, Sizes, draw_step
+from magicapture_core.training.memory import RESERVE, costs, plan
 from magicapture_core.training.objective import Objective, TaskPrompts
 from magicapture_core.training.recompute import Recomputed, decoder_parts, recompute, unet_parts
 from magicapture_core.training.sending import sent
@@ -254,6 +255,7 @@ class Arguments:
     """Print JSON instead of a line each."""
 
 
+CARDS = (6, 8, 12, 16, 24)
 CASES = {
     # Four items of each task at once; what computes parts of the UNet again does so with the decoder.
     "phase 1": Case("textual_inversion"),
@@ -276,6 +278,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
         tell(f"TFLOP, {name}", {part: round(value, 2) for part, value in counter.tflop(case).items()})
     tell("window, cells", counter.window)
     tell("GB of the networks", round(counter.network_bytes() / 1e9, 2))
+    for card in CARDS:
+        tell(f"a card of {card} GB", planned(counter, card))
     if arguments.memory:
         for name, case in CASES.items():
             tell(f"GB, {name}", round(counter.gb(case), 2))
@@ -303,6 +307,18 @@ def by_item(counter: Counter, tell: Callable[[str, Any], None]) -> dict[str, flo
         each = taken / case.items - found["UNet, all recomputed"]
         found[f"decoder, {what} recomputed"] = each / (counter.window / 64) ** 2
     return found
+
+
+def planned(counter: Counter, card: int) -> str:
+    """How a card of so many GB, which holds nothing else, would split a step, and what that takes in all."""
+    found = costs(counter.models, TrainConfig(), counter.window)
+    networks = counter.network_bytes()
+    chosen = plan(card * 1e9 - networks - RESERVE, found, least=1, most=4, wanted=4)
+    again = "and the decoder" if chosen.decoder_recomputed else "and nothing of the decoder"
+    return (
+        f"{chosen.items_per_call} items a call; {chosen.recomputed} of the UNet {again} computed again; "
+        f"{(networks + found.of(chosen)) / 1e9:.1f} GB"
+    )
 
 
 def tiny_decoder_gb(mode: FakeTensorMode) -> float:
