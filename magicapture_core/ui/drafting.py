@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,8 @@ COUNT = 4
 SEED = 0
 """The same photos give the same drafts."""
 BUILT_IN = "mini"
+PATIENCE = 300.0
+"""Seconds that a program waits for drafts."""
 
 
 class Drafter:
@@ -81,6 +84,19 @@ class Drafter:
                 return
             self._working.add(owner)
         threading.Thread(target=self._make_wanted, args=(key, owner), name="drafts", daemon=True).start()
+
+    def wait(self, key: str, patience: float = PATIENCE) -> list[StoredDraft]:
+        """The session's drafts, made first if necessary. Raises Problem where there can be none."""
+        self.renew(key)
+        deadline = time.monotonic() + patience
+        while self.working(self.sessions.find(key)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        session = self.sessions.find(key)
+        if not session.drafts:
+            if self.source(session) is None:
+                raise Problem("Drafts need photos of a person and a style. Add both first.")
+            raise Problem(self.problem(session) or "The drafts are not ready yet. Ask again in a minute.")
+        return list(session.drafts)
 
     def working(self, session: Session) -> bool:
         """Whether drafts of the session are being made."""
