@@ -98,7 +98,7 @@ def read_photo(
 
     Upright by its EXIF; colours brought to sRGB by its profile; transparency over white; grey, CMYK and 16 bit
     become 8-bit RGB; of an animation the first frame. Photos beyond max_side are scaled down; None: none is.
-    PhotoProblem, naming the photo, for everything that is no photo, is damaged, or is larger than max_megapixels
+    PhotoProblem, naming the photo, for everything that is not a photo, is damaged, or is larger than max_megapixels
     (at most MAX_MEGAPIXELS).
     """
     data, name = _bytes_of(source, name)
@@ -225,7 +225,9 @@ def _not_a_photo(data: bytes, name: str) -> str:
 
 
 def _no_photo(name: str, kind: str) -> str:
-    return f"{name} is no photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
+    return (
+        f"{name} is not a photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
+    )
 
 
 def _is_text(start: bytes) -> bool:

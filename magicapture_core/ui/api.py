@@ -93,10 +93,12 @@ class Api:
             photos.use_preset(key, preset)
         if files:
             refused = photos.take(key, _role(role), files)[1]
+            if role == "style":
+                photos.own_style(key)
         if use_all:
-            for photo in self.studio.sessions.find(key).photos[role]:
+            for photo in self.studio.sessions.find(key).photos_of(_role(role)):
                 photos.use_anyway(key, _role(role), photo.id)
-        judged = self.studio.sessions.find(key).photos[role]
+        judged = self.studio.sessions.find(key).photos_of(_role(role))
         return {"session": key, "photos": [_verdict(photo) for photo in judged], "refused": refused}
 
     @plain_errors
@@ -115,14 +117,14 @@ class Api:
 
     @plain_errors
     def draft(self, session: str) -> tuple[list[str], list[dict[str, Any]]]:
-        """Returns the drafts, and seed and likeness of each.
+        """Returns the drafts, and look ("own" or a ready-made style), seed and likeness of each.
 
         Args:
-            session: The session, from check_photos. It needs photos of a person and a style.
+            session: The session, from check_photos. It needs photos of a person; without a style all looks are drawn.
         """
         drafts = self.studio.drafts.wait(session)
-        return [draft.picture for draft in drafts], [
-            {"seed": draft.seed, "likeness": draft.identity} for draft in drafts
+        return [draft.picture for draft in drafts.values()], [
+            {"look": look, "seed": draft.seed, "likeness": draft.identity} for look, draft in drafts.items()
         ]
 
     @plain_errors
