@@ -3,20 +3,16 @@ portraits of an uploaded adapter are those of its run."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
+import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from hub_stand_in import TOKEN, Hub, serving
 from PIL import Image
 from toy import toy_run
 
@@ -25,102 +21,15 @@ from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.provenance import save_picture
 from magicapture_core.sharing import PORTRAITS, fetch_run, upload_run, write_shared
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TOKEN = "hf_may_write"
-
-
-class Hub(ThreadingHTTPServer):
-    """As much of the hub's API as uploading and downloading a small repository takes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.files: dict[str, dict[str, bytes]] = {}
-        self.private: dict[str, bool] = {}
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answers(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        """Silent."""
-
-    def answer(self, status: int, body: Any = None, **headers: str) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body if body is not None else {}).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self.answer(401, {"error": "Invalid credentials"})
-        elif self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            known = name in self.server.private
-            self.server.private.setdefault(
-                name, bool(asked.get("private", asked.get("visibility") == "private"))
-            )
-            self.server.files.setdefault(name, {})
-            self.answer(409 if known else 200, {"url": f"{self.server.url}/{name}", "name": name})
-        elif "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
-            self.answer(200, {"files": modes})
-        elif "/commit/" in self.path:
-            name = "/".join(self.path.split("/")[3:5])
-            for line in body.decode().splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    value = entry["value"]
-                    self.server.files[name][value["path"]] = base64.b64decode(value["content"])
-            url = f"{self.server.url}/{name}/commit/{COMMIT}"
-            self.answer(200, {"commitUrl": url, "commitOid": COMMIT, "success": True})
-        else:
-            self.answer(200)
-
-    def do_GET(self) -> None:
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        files = self.server.files.get(name)
-        may = self.headers.get("Authorization") == f"Bearer {TOKEN}" or not self.server.private.get(name)
-        if files is None or not may:
-            self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-        elif parts[0] == "api" and "tree" in parts:
-            entries = [
-                {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for path, data in files.items()
-            ]
-            self.answer(200, entries, Content_Type="application/json")
-        elif parts[0] == "api":
-            siblings = [{"rfilename": path} for path in files]
-            facts = {"id": name, "sha": COMMIT, "private": self.server.private[name], "siblings": siblings}
-            self.answer(200, facts, Content_Type="application/json")
-        else:
-            data = files["/".join(parts[4:])]
-            tag = f'"{hashlib.sha1(data).hexdigest()}"'
-            self.answer(200, data, ETag=tag, X_Repo_Commit=COMMIT)
-
-    do_HEAD = do_GET
+from magicapture_core.ui.stored_session import StoredPortrait, StoredRun
+from magicapture_core.ui.studio import Studio
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """The stand-in; commands in processes of their own find it."""
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -219,3 +128,40 @@ def test_portraits_of_an_uploaded_adapter_are_those_of_its_run(
         assert done.returncode == 0, done.stdout + done.stderr
     there, here = (np.asarray(Image.open(tmp_path / out / "portrait-seed3.png")) for out in ("there", "here"))
     assert np.array_equal(there, here)
+
+
+@pytest.fixture
+def studio(
+    hub: Hub, toy: ModelBundle, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Studio, str]]:
+    """A server's inside that finds the stand-in, and the key of a session with a trained run and a portrait."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    made = Studio(tmp_path / "runs", model=toy.name)
+    key, _ = made.sessions.create()
+    with made.sessions.changing(key) as session:
+        stored = StoredRun("a" * 16, "Training 1", toy.name, "", "quick", {}, 0.0)
+        shutil.copytree(run, session.run_folder(stored))
+        session.runs, session.run = [stored], stored.id
+        picture = portrait(tmp_path / "one.png")
+        session.portraits = [StoredPortrait("p", stored.id, str(picture), "a {subject}", 1, 0.5, {}, [])]
+    yield made, key
+    made.close()
+
+
+def test_a_visitor_keeps_a_training(hub: Hub, studio: tuple[Studio, str]) -> None:
+    server, key = studio
+    for token, consent, words in (
+        ("", True, "access token"),
+        (TOKEN, False, "agreed"),
+        ("hf_no", True, "did not take"),
+    ):
+        with pytest.raises(Problem, match=words):
+            server.runs.keep(key, "ada/mine", token, consent=consent)
+    assert not hub.files.get("ada/mine")
+    assert server.runs.keep(key, "ada/mine", TOKEN, consent=True) == f"{hub.url}/ada/mine"
+    assert hub.private["ada/mine"]
+    assert f"{PORTRAITS}/1.png" in hub.files["ada/mine"]
+    assert not any("identity" in name for name in hub.files["ada/mine"])
