@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections import OrderedDict
 from contextlib import closing
 from dataclasses import replace
@@ -101,6 +102,28 @@ class Drafter:
                 self._thread = threading.Thread(target=self._work, name="drafts", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def wait(self, key: str, patience: float = 300.0) -> dict[str, StoredDraft]:
+        """The session's drafts by look, made first if necessary: of the chosen looks, or of all where none is chosen.
+
+        patience: seconds after which those are returned that are there. Raises Problem where there can be none.
+        """
+        self.renew(key)
+        deadline = time.monotonic() + patience
+        while True:
+            session = self.sessions.find(key)
+            found = self.holding(session)
+            chosen = bool(session.looks) and set(session.looks) <= found.keys()
+            if chosen or not self.working(session) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        if not found:
+            said = (
+                self.problem(session)
+                or "Drafts need photos of the person, which may be used. Add them first."
+            )
+            raise Problem(said)
+        return found
 
     def working(self, session: Session) -> bool:
         """Whether drafts of the session are being made, or wait for a free device."""

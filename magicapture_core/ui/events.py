@@ -173,6 +173,9 @@ def _wire_files(wizard: Wizard) -> None:
         portraits.export.click, portraits.export_files, [key, portraits.format], files, "Preparing the files"
     )
     _when(portraits.format.input, portraits.forget_files, None, files)
+    hub = portraits.keeping
+    asked = [key, hub.repository, hub.token, hub.agreed]
+    _when(hub.upload.click, hub.keep, asked, [hub.uploaded, hub.token], "Uploading")
 
 
 def _wire_finishing(wizard: Wizard) -> None:
