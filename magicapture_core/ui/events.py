@@ -84,8 +84,9 @@ def _wire_photos(wizard: Wizard) -> None:
     sent = [key, photos.files, photos.consent]
     _when(photos.files.upload, photos.upload, sent, seen, judging, trigger_mode="multiple")
     _when(photos.camera_add.click, photos.upload, [key, photos.camera, photos.consent], seen, judging)
-    _when(photos.photos.click, photos.press, [key], seen, judging)
-    _when(photos.people.click, photos.press, [key], seen, taking)
+    # Nobody has to wait until all are looked at before a photo, or the person, can be exchanged.
+    _when(photos.photos.click, photos.press, [key], seen, judging, trigger_mode="multiple")
+    _when(photos.people.click, photos.press, [key], seen, taking, trigger_mode="multiple")
     _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging)
     _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST)
 

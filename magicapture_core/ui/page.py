@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -131,8 +130,7 @@ class Wizard:
     @told("Start")
     def fill(self, key: str) -> Updates:
         """Fill the steps that are not seen yet. They need slower imports."""
-        for role in ("subject", "style"):  # where the page was closed before all were looked at
-            deque(self.studio.photos.looking(key, role), maxlen=0)  # type: ignore[arg-type]
+        self.studio.photos.look_at_all(key)  # where the page was closed before all were looked at
         session = self.studio.sessions.find(key)
         landing = self._landing(session)
         updates = self._start_following_at(session, landing)
@@ -240,6 +238,8 @@ class Wizard:
 
         @told(STEPS[number].name)
         def onward(key: str, *page: Any) -> Updates:
+            if number in (PHOTOS, STYLE):
+                self.studio.photos.look_at_all(key)  # rather than say that it is not done yet
             lacking = self._lacking(self.studio.sessions.find(key), number)
             if lacking:
                 return {self.feet[number][2]: cards.note(lacking, "warn")}

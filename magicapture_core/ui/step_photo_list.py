@@ -12,7 +12,7 @@ from PIL import Image
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.step import Step, Updates
-from magicapture_core.ui.stored_session import OWN, UNSEEN, Role, Session
+from magicapture_core.ui.stored_session import OWN, Role, Session
 from magicapture_core.ui.studio import Studio
 
 
@@ -65,8 +65,6 @@ def unusable(session: Session, role: Role, what: str) -> str | None:
     photos = session.photos_of(role, OWN)
     if any(photo.used for photo in photos):
         return None
-    if any(photo.level == UNSEEN for photo in photos):
-        return f"The {what} are being looked at. One moment."
     if any(photo.level != "refuse" for photo in photos):
         return f"None of the {what} is ticked. Tick those that are right, or add others."
     return f"None of the {what} can be used. Add at least one that can."
