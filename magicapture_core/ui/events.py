@@ -91,8 +91,16 @@ def _wire_photos(wizard: Wizard) -> None:
     _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST)
 
     for event in (
-        _when(style.presets.click, style.press, [key], style.outputs),
-        _when(style.photos.click, style.press, [key], style.outputs, judging),
+        # Several looks are ticked quickly: each counts, and they are answered in their order.
+        _when(
+            style.presets.click,
+            style.press,
+            [key],
+            style.outputs,
+            trigger_mode="multiple",
+            concurrency_limit=1,
+        ),
+        _when(style.photos.click, style.press, [key], style.outputs, judging, trigger_mode="multiple"),
         _when(
             style.files.upload,
             style.upload,
