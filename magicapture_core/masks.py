@@ -1,4 +1,4 @@
-"""Where a face is and is not, at every size: the one place where a mask is made from pixels and resized."""
+"""Masks of faces and objects: made from pixels, and resized, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from magicapture_core.faces import Face, FaceAnalyser
 
 # Share of a pixel, latent or attention cell that a region must cover to own it.
 THRESHOLD = 0.5
-# A segmenter's foreground that covers less of the photo than this is taken for "it saw nothing".
+# A segmenter's foreground that covers less of the photo than this is treated as no foreground.
 MIN_FOREGROUND = 0.02
 # GrabCut's colour models need no more pixels than this, and its time grows with them.
 _GRABCUT_SIDE = 320

@@ -1,4 +1,4 @@
-"""From photos to training examples, and what to tell people about their photos."""
+"""Training examples from photos, and verdicts on photos."""
 
 from magicapture_core.concepts.comparing import Verdict, compare, judge_photos
 from magicapture_core.concepts.doubts import doubt

@@ -1,4 +1,4 @@
-"""Photos as people have them: any camera, any app, any orientation, and now and then not a photo at all."""
+"""Reading photo files: all usual formats, orientations and colour spaces, with a clear error for everything else."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Photo:
     """One photo, ready to be looked at."""
 
     name: str
-    """Its file name: what the user knows it by."""
+    """Its file name, as the user knows it."""
     pixels: np.ndarray
     """(h, w, 3) uint8 RGB, upright, the longest side at most MAX_SIDE unless asked otherwise."""
 
@@ -129,7 +129,7 @@ def read_photo(
 
 
 def list_photos(folder: Path | str) -> list[Path]:
-    """The photo files directly in `folder`, in the order people count ("2.jpg" before "10.jpg").
+    """The photo files directly in `folder`, in natural order ("2.jpg" before "10.jpg").
 
     PhotoProblem if there is no such folder or no photo in it.
     """
@@ -146,7 +146,7 @@ def list_photos(folder: Path | str) -> list[Path]:
 
 
 def other_files(folder: Path) -> list[Path]:
-    """The files directly in `folder` that `list_photos` does not take; hidden ones are nobody's photos."""
+    """The files directly in `folder` that `list_photos` does not take, without hidden files."""
     others = [
         path
         for path in folder.iterdir()

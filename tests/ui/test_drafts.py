@@ -161,9 +161,11 @@ def test_the_same_photos_give_the_same_drafts_and_are_not_drawn_twice(server: An
 def test_two_visitors_get_their_drafts_in_turn(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     studio = server.studio
     order: list[str] = []
+    both = threading.Event()
     keep = studio.drafts._keep
 
     def kept(key: str, *values: Any) -> None:
+        assert both.wait(60)
         order.append(key)
         keep(key, *values)
 
@@ -171,6 +173,7 @@ def test_two_visitors_get_their_drafts_in_turn(server: Any, monkeypatch: pytest.
     first, second = (with_photos(studio)[0] for _ in range(2))
     for key in (first, second):
         studio.drafts.renew(key)
+    both.set()
     for key in (first, second):
         assert len(settled(studio, key).drafts) == ALL
     joined = order.index(second)
