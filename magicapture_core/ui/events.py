@@ -79,16 +79,21 @@ def _wire_photos(wizard: Wizard) -> None:
     key, seen = wizard.key, photos.outputs
     judging, taking = "Looking at the photos", "Taking these photos and looking at them"
     agreed = [key, photos.consent, photos.files]
-    _when(photos.consent.input, photos.agree, agreed, seen, judging, trigger_mode="multiple")
-    # More may be dropped while the first are looked at: they wait, where "once" would pass over them.
     sent = [key, photos.files, photos.consent]
-    _when(photos.files.upload, photos.upload, sent, seen, judging, trigger_mode="multiple")
-    _when(photos.camera_add.click, photos.upload, [key, photos.camera, photos.consent], seen, judging)
-    # Nobody has to wait until all are looked at before a photo, or the person, can be exchanged.
-    _when(photos.photos.click, photos.press, [key], seen, judging, trigger_mode="multiple")
-    _when(photos.people.click, photos.press, [key], seen, taking, trigger_mode="multiple")
-    _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging)
-    _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST)
+    filmed = [key, photos.camera, photos.consent]
+    # More may be dropped while the first are looked at: they wait, where "once" would pass over them. And nobody has to
+    # wait until all are looked at before a photo, or the person, can be exchanged.
+    many: dict[str, Any] = {"trigger_mode": "multiple"}
+    for event in (
+        _when(photos.consent.input, photos.agree, agreed, seen, judging, **many),
+        _when(photos.files.upload, photos.upload, sent, seen, judging, **many),
+        _when(photos.camera_add.click, photos.upload, filmed, seen, judging),
+        _when(photos.photos.click, photos.press, [key], seen, judging, **many),
+        _when(photos.people.click, photos.press, [key], seen, taking, **many),
+        _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging),
+        _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST),
+    ):
+        event.then(wizard.start_following, None, wizard.following, **QUIET)  # the first draft comes by itself
 
     for event in (
         # Several looks are ticked quickly: each counts, and they are answered in their order.

@@ -101,6 +101,7 @@ class Wizard:
         return [
             self.seen,
             self.timer,
+            self.steps[PHOTOS].first,
             self.steps[STYLE].drafts,
             self.steps[STYLE].presets,
             *self.steps[TRAIN].live,
@@ -181,7 +182,7 @@ class Wizard:
     @told("Train")
     def follow(self, key: str, seen: list[Any] | None, chosen: str | None, prompt: str) -> Updates:
         """What is new, every second while a job is under way."""
-        before = seen or [None, None, None]
+        before = seen or [None, None, None, None]
         try:
             found = self.studio.sessions.find(key)
             busy = self.studio.jobs.active(found.id) is not None or self.studio.drafts.working(found)
@@ -193,8 +194,9 @@ class Wizard:
         train, seen_train = self.steps[TRAIN].watch(session, before[0])
         portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen, prompt)
         drafts, seen_drafts = self.steps[STYLE].watch(session, before[2])
-        updates: Updates = {**train, **portraits, **drafts}
-        now = [seen_train, seen_portraits, seen_drafts]
+        first, seen_first = self.steps[PHOTOS].watch(session, before[3])
+        updates: Updates = {**train, **portraits, **drafts, **first}
+        now = [seen_train, seen_portraits, seen_drafts, seen_first]
         if before != now:
             updates[self.seen] = now
         if not busy:
@@ -212,7 +214,7 @@ class Wizard:
 
     def _start_following_at(self, session: Session, number: int) -> Updates:
         """Start the timer where a step shows a job: the job may have ended while the step was drawn."""
-        if number in (STYLE, TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
+        if number in (PHOTOS, STYLE, TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
             return {self.timer: gr.Timer(active=True), self.seen: None}
         return {}
 

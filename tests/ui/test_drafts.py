@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_wizard_page import expect, session_of, to_style
+from test_wizard_page import expect, session_of
 
 from magicapture_core.presets import preset_names
 from magicapture_core.provenance import read_provenance
@@ -26,7 +26,11 @@ def draft_count(page: Any, count: int) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_drafts_come_by_themselves_and_go_with_what_they_show(page: Any, server: Any) -> None:
-    to_style(page)
+    page.locator("#mc-people [data-act=person]").first.click()
+    expect(page.locator("#mc-first")).to_contain_text(
+        "Draft: the look, not yet your face"
+    )  # beside the photos
+    page.locator("#mc-next-0").click()
     draft_count(page, ALL)  # nothing had to be chosen
     expect(page.locator("#mc-presets .mc-draft").first).to_have_text("Draft: the look, not yet your face")
     expect(page.locator("#mc-drafts [aria-busy=false]")).to_be_visible()
