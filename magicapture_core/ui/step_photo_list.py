@@ -29,6 +29,7 @@ class PhotoListStep(Step):
         """Add uploads, and show each photo as soon as it is judged."""
         # The box is emptied first: emptied at the end, it would lose what was dropped meanwhile.
         yield {self.files: gr.File(value=None)}
+        self.studio.drafts.prepare(key)
         for session, refused in self.studio.photos.taking(key, self.role, sent):
             yield {**self.show(session), self.refused: cards.note("\n".join(refused), "bad")}
         self.studio.drafts.renew(key)

@@ -182,6 +182,7 @@ class PhotosStep(PhotoListStep):
         act, target = str(event.act), str(event.id)
         if act == "person":
             yield self.show(self.studio.photos.place_person(key, target))
+            self.studio.drafts.prepare(key)
             for session in self.studio.photos.looking(key, "subject"):
                 yield self.show(session)
             self.studio.drafts.renew(key)
