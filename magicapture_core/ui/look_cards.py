@@ -54,8 +54,8 @@ def _look_card(look: LookCard, ticked: bool) -> str:
 def first_draft(picture: str, title: str) -> str:
     """The first draft, beside the photos it is made of."""
     return (
-        f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status"><strong>You, in the look '
-        f"“{escape(title)}”</strong><br>{DRAFT}. Press “Next” for all looks.</p></div>"
+        f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status"><strong>The first draft: '
+        f"{escape(title)}</strong><br>{DRAFT}. Press “Next” for all looks.</p></div>"
     )
 
 
