@@ -116,6 +116,7 @@ def test_a_training_is_not_kept_waiting_by_drafts(server: Any) -> None:
     studio.delete(key)
 
 
+@pytest.mark.long
 def test_only_what_is_ticked_is_drawn_while_another_visitor_has_the_device(server: Any) -> None:
     studio = server.studio
     end = threading.Event()
