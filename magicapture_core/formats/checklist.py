@@ -187,7 +187,8 @@ def _pose(face: Face, head: Head) -> list[Check]:
             advice="Choose a picture that looks straight at the camera.",
         ),
         Check(
-            "pitch", "Not looking up or down", abs(pitch) <= MOST_PITCH, f"{_signed(pitch)}°", f"within ±{MOST_PITCH:.0f}°",
+            "pitch", "Not looking up or down", abs(pitch) <= MOST_PITCH, f"{_signed(pitch)}°",
+            f"within ±{MOST_PITCH:.0f}°",
             advice="Choose a picture taken from the height of the eyes.",
         ),
         roll,
