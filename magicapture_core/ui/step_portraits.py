@@ -85,7 +85,7 @@ class PortraitsStep(Step):
                 self.compare_stop = gr.Button("Stop comparing", visible=False, elem_id="mc-compare-stop")
                 self.adopt = gr.Button("Use the recommended one", visible=False, elem_id="mc-adopt")
             self.compared = gr.HTML(elem_id="mc-compared")
-        with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
+        with gr.Accordion("Use it elsewhere, or keep it", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
             gr.HTML('<p class="mc-quiet">What was learned, as small files. They need the same model.</p>')
             self.format = gr.Radio(
                 [("diffusers (Python)", "diffusers"), ("AUTOMATIC1111, Forge, ComfyUI", "kohya")], value="diffusers",

@@ -67,7 +67,7 @@ def test_steps_that_were_reached_stay_open_and_their_files_have_names(page: Any)
     with page.expect_download() as download:
         page.locator("#mc-archive").click()
     assert download.value.suggested_filename == "bright-black-and-white-portraits.zip"
-    page.get_by_role("button", name="Use it in other programs").click()
+    page.get_by_role("button", name="Use it elsewhere, or keep it").click()
     page.locator("#mc-export").click()
     expect(page.locator("#mc-exported a")).not_to_have_count(0)
     page.get_by_role("radio", name=re.compile("ComfyUI")).check()
