@@ -14,6 +14,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.comparison_jobs import COMPARISON
 from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.keeping import Keeping
 from magicapture_core.ui.portrait_cards import (
     chips,
     has_edit,
@@ -92,6 +93,7 @@ class PortraitsStep(Step):
             )  # fmt: skip
             self.export = gr.Button("Prepare the files", elem_id="mc-export")
             self.exported = gr.HTML(elem_id="mc-exported")
+            self.keeping = Keeping(studio)
         with gr.Accordion("Past trainings", open=False, visible=False) as self.past:  # type: ignore[assignment]
             self.past_runs = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-past")
 
