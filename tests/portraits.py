@@ -33,7 +33,7 @@ class Snapshot:
 
     def look(self) -> dict[str, Any]:
         seen: dict[str, Any] = {"tokens": self.models.tokenizer.get_vocab()}
-        for name in ("unet", "text_encoder", "vae"):
+        for name in ("unet", "vae", *self.models.text_encoders):
             network = getattr(self.models, name)
             seen[name] = {key: value.clone() for key, value in network.state_dict().items()}
             seen[name + " modules"] = [(key, type(module)) for key, module in network.named_modules()]
@@ -42,7 +42,7 @@ class Snapshot:
             seen[name + " attributes"] = sorted(set(vars(network)) - {"_hf_peft_config_loaded"})
             seen[name + " peft"] = bool(getattr(network, "_hf_peft_config_loaded", False))
             seen[name + " config"] = dict(
-                network.config.to_dict() if name == "text_encoder" else network.config
+                network.config.to_dict() if name.startswith("text") else network.config
             )
         seen["processors"] = {key: type(value) for key, value in self.models.unet.attn_processors.items()}
         seen["forward"] = "forward" in vars(self.models.text_encoder.get_input_embeddings())

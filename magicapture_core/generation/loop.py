@@ -124,10 +124,10 @@ def _denoise(
         step_done()
         return tensors
 
-    output = pipeline(
-        **job.models.prompt_arguments(
-            prompts[:1].expand(count), prompts[1:].expand(count) if guided else None
-        ),
+    drawn = job.models.draw(
+        pipeline,
+        prompts[:1].expand(count),
+        prompts[1:].expand(count) if guided else None,
         num_inference_steps=job.config.steps,
         guidance_scale=job.config.guidance_scale,
         width=job.size[0],
@@ -136,8 +136,7 @@ def _denoise(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         callback_on_step_end=after_step,
     )
-    flags = getattr(output, "nsfw_content_detected", None) or [False] * count
-    for number, (image, seed, nsfw) in enumerate(zip(output.images, seeds, flags, strict=True)):
+    for number, (image, seed, nsfw) in enumerate(zip(drawn.images, seeds, drawn.unsafe, strict=True)):
         picture = _enlarged(job, image.convert("RGB"))
         warnings = job.warnings
         if nsfw:

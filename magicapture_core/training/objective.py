@@ -157,7 +157,8 @@ class Objective:
         positions = self.prompts.positions(unique[index])
         self.store.positions = positions if listening else None
         noisy_latents = losses.add_noise(latents, noise, self.alphas_cumprod[timesteps])
-        model_pred = self.models.predict(noisy_latents, timesteps, leaf[index])
+        cuts = torch.cat([self._data(task).cuts[task.items.to(device)] for task in draw.tasks])
+        model_pred = self.models.predict(noisy_latents, timesteps, self.models.framed(leaf[index], cuts))
         heard = self.store.take()
         target = losses.target_of(latents, noise, self.alphas_cumprod[timesteps], self.models.prediction_type)
 
@@ -221,6 +222,7 @@ class Objective:
         abar = self.alphas_cumprod[timesteps]
         noisy_latents = losses.add_noise(self.style.latents[task.items.to(device)], noise, abar)
         self.store.positions = None
+        conditioning = self.models.framed(conditioning, self.style.cuts[task.items.to(device)])
         model_pred = self.models.predict(noisy_latents, timesteps, conditioning)
         return losses.pred_original_sample(noisy_latents, model_pred, abar, self.models.prediction_type)
 
