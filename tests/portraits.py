@@ -39,7 +39,9 @@ class Snapshot:
             seen[name + " modules"] = [(key, type(module)) for key, module in network.named_modules()]
             seen[name + " grads"] = [(key, p.requires_grad) for key, p in network.named_parameters()]
             seen[name + " training"] = network.training
-            seen[name + " attributes"] = sorted(set(vars(network)) - {"_hf_peft_config_loaded"})
+            # The second: transformers hooks a text encoder once, when its hidden states are first asked for.
+            passing = {"_hf_peft_config_loaded", "_output_capturing_hooks_installed"}
+            seen[name + " attributes"] = sorted(set(vars(network)) - passing)
             seen[name + " peft"] = bool(getattr(network, "_hf_peft_config_loaded", False))
             seen[name + " config"] = dict(
                 network.config.to_dict() if name.startswith("text") else network.config

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from magicapture_core.adapters.attach import attached
+from magicapture_core.adapters.attach import ExtraLora, attached
 from magicapture_core.attention import AttentionStore, listen, mean_map
 from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
@@ -37,18 +37,22 @@ def generate(
     config: GenerateConfig,
     *,
     analyser: FaceAnalyser | None = None,
+    extra: ExtraLora | None = None,
     progress: Progress | None = None,
 ) -> Generator[Portrait, None, None]:
     """Make `config.count` portraits with a run's adapter. Yields each when it is ready, in order of their seeds.
 
     run: a run folder; None uses the model without an adapter. analyser: its face recognition network scores the
     portraits; None chooses one. The same seed gives the same picture for any number of pictures in a batch.
+    extra: another LoRA file that is used beside the run's.
     progress: called after each denoising step; if it raises StoppedError, the generator ends without an error.
     When the generator has ended, was closed or has failed, the models are as they were before.
     Raises Problem for a prompt or a run that cannot be used, immediately and not at the first portrait.
     """
+    if extra is not None:
+        extra.check()
     learned = None if run is None else Learned.from_run(Run.open(run), models, analyser)
-    return _portraits(Job.prepared(models, learned, config), progress)
+    return _portraits(Job.prepared(models, learned, config, extra), progress)
 
 
 def draft(
@@ -85,7 +89,7 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
         folder = job.learned.adapter if job.learned else None
-        stack.enter_context(attached(pipeline, folder, job.config.adapter_scale))
+        stack.enter_context(attached(pipeline, folder, job.config.adapter_scale, job.extra))
         store = stack.enter_context(_listening(job))
         prompts = _encode(job)
         while batches:

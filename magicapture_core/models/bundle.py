@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+FULL_SIZE = 1024
+
+
 class Drawn(NamedTuple):
     """Generated pictures."""
 
@@ -46,7 +49,7 @@ class ModelBundle(ABC):
     pipeline_class: ClassVar[str]
     """diffusers' class for text to image."""
     sizes: ClassVar[tuple[tuple[int, int], ...]] = ()
-    """(width, height) in pixels of the pictures that suit the family; empty: any size near the training's."""
+    """(width, height) of pictures that suit the family's models of FULL_SIZE pixels; empty: any size will do."""
 
     # --- of this model ----------------------------------------------------------------------------
     name: str
@@ -105,7 +108,7 @@ class ModelBundle(ABC):
     def pipeline(self, scheduler: str = "euler_ancestral") -> Any:
         """diffusers' pipeline for text to image, which shares these modules.
 
-        scheduler: "euler_ancestral", "dpm++", "unipc" or "ddim"; Problem on any other.
+        scheduler: one of `config.Scheduler`; Problem on any other.
         """
 
     @abstractmethod
@@ -218,6 +221,14 @@ class ModelBundle(ABC):
         """Side of the square pictures the model was made for, in pixels."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
 
+    def suiting_sizes(self) -> list[tuple[int, int]]:
+        """`sizes` for this model's own resolution."""
+        scale, multiple = self.resolution / FULL_SIZE, self.resolution_multiple
+        return [
+            (round(width * scale / multiple) * multiple, round(height * scale / multiple) * multiple)
+            for width, height in self.sizes
+        ]
+
     @property
     def resolution_multiple(self) -> int:
         """Pixels by which a side must be divisible: a halving that is not even breaks the UNet's skip connections."""
@@ -239,6 +250,8 @@ def sampler(name: str, noise_config: Mapping[str, Any]) -> Any:
         "dpm++": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
         "unipc": (diffusers.UniPCMultistepScheduler, {}),
         "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": False}),
+        "euler_trailing": (diffusers.EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        "lcm": (diffusers.LCMScheduler, {}),
     }
     if name not in samplers:
         raise Problem(f"scheduler must be one of {', '.join(samplers)}, got {name!r}.")
