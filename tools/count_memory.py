@@ -28,12 +28,13 @@ MODELS = {"sd15": "v1", "sdxl": "xl"}
 
 
 class Alive(TorchDispatchMode):
-    """Bytes of all tensors that were made within, now and at most."""
+    """Bytes of all tensors that were made within, now and at most; views of a network's weights are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.now = self.most = 0
-        self.known: dict[int, Any] = {}
+        weights = [*network.parameters(), *network.buffers()]
+        self.known: dict[int, Any] = {each.untyped_storage()._cdata: each for each in weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` and take in what it made."""
@@ -111,7 +112,7 @@ def unet_bytes(
     side, width = resolution // 8, unet.config.cross_attention_dim
     meta: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16}
     with (
-        Alive() as alive,
+        Alive(unet) as alive,
         fused_attention(),
         listen(unet, nearest_side(unet, side, resolution / 32), side) as store,
     ):
@@ -138,7 +139,7 @@ def unet_bytes(
 def decoder_bytes(model: str, pixels: int) -> int:
     """The most that decoding a square of `pixels` a side, with its backward, keeps, beside weights."""
     _, vae = networks(model, checkpointing=False)
-    with Alive() as alive, fused_attention():
+    with Alive(vae) as alive, fused_attention():
         latents = torch.empty(1, 4, pixels // 8, pixels // 8, device="meta", dtype=vae.dtype).requires_grad_()
         vae.decode(latents).sample.float().mean().backward()
     return alive.most
