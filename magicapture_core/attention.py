@@ -67,8 +67,11 @@ class ListeningProcessor:
                 attn.to_v(encoder_hidden_states),
             )
         )
-        scores = query @ key.transpose(-1, -2) * attn.scale  # b heads hw tokens
-        probabilities = scores.float().softmax(dim=-1)
+        # In fp32, which is more than `upcast_attention` asks for: what half precision rounds off a score is gone from
+        # the map, and Eq. 8 scales maps by their extremes. These layers are small.
+        with torch.autocast(query.device.type, enabled=False):
+            scores = query.float() @ key.float().transpose(-1, -2) * attn.scale  # b heads hw tokens
+        probabilities = scores.softmax(dim=-1)
         self.store.maps.append(self._columns(probabilities))
         out = (probabilities.to(value.dtype) @ value).transpose(1, 2).flatten(2)  # b hw channels
         return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor

@@ -183,6 +183,8 @@ class TestSheet:
         [
             (("--spec", "mars"), "no photo specification 'mars'"),
             (("--out", "sheet.docx"), "must end in .pdf"),
+            (("--background", "sky-ish"), "got 'sky-ish'"),
+            (("--background", "white", "--keep-background"), "one of the two"),
             (("--c2pa-key", "key.pem"), "both --c2pa-key and --c2pa-certificates"),
         ],
     )

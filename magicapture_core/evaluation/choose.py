@@ -17,8 +17,8 @@ from magicapture_core.adapters.files import FOLDER, copy_adapter, has_embeddings
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
-from magicapture_core.evaluation.cells import People, score_picture, see_photos
 from magicapture_core.evaluation.judges import Judges
+from magicapture_core.evaluation.scoring import People, score_picture, see_photos
 from magicapture_core.evaluation.sheets import labelled_rows
 from magicapture_core.files import atomic_file
 from magicapture_core.generation import generate

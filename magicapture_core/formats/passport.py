@@ -48,12 +48,14 @@ def make_passport_photo(
     spec: PhotoSpec,
     *,
     replace: bool = True,
+    background: tuple[int, int, int] | None = None,
     analyser: FaceAnalyser | None = None,
 ) -> PassportPhoto:
     """Crop and scale `pixels` ((h, w, 3) uint8 RGB) to `spec`, and check the result.
 
-    replace: put the person on the specification's background. analyser: None takes the bundled one, which measures
-    outline, pose and expression. PhotoProblem where no face is found.
+    replace: put the person on another background. background: its colour, RGB 0..255; None for the specification's.
+    A colour that the specification does not permit fails its check. analyser: None takes the bundled one, which
+    measures outline, pose and expression. PhotoProblem where no face is found.
     """
     check_pixels(pixels)
     analyser = analyser or choose_analyser("bundled")[0]
@@ -72,7 +74,7 @@ def make_passport_photo(
     photo_alpha[_above(to_photo, spec.pixels)] = 0
     inside = _warp(np.ones_like(alpha), to_photo, spec.pixels, beyond=0.0)
     if replace:
-        photo = replace_background(photo, photo_alpha, spec.background)
+        photo = replace_background(photo, photo_alpha, background or spec.background)
     checks = check_photo(
         photo,
         photo_alpha,

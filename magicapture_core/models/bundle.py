@@ -18,6 +18,7 @@ from torch import Tensor
 from magicapture_core.attention import nearest_side
 from magicapture_core.config import Framing, TrainConfig
 from magicapture_core.models.conditioning import Conditioning
+from magicapture_core.models.kernels import Kernels
 from magicapture_core.models.placeholders import initial_embeddings
 from magicapture_core.models.words import Words
 from magicapture_core.problems import Problem
@@ -59,7 +60,7 @@ class ModelBundle(ABC):
     tokenizer: Any
     unet: Any
     vae: Any
-    """In the precision that the family's needs."""
+    """In the precision that the family's needs; on a CUDA GPU in float32, whatever the UNet computes in."""
     noise_scheduler: Any
     """A DDPMScheduler with the model's own noise schedule and prediction type."""
     device: torch.device
@@ -75,8 +76,15 @@ class ModelBundle(ABC):
     """How its training pictures were framed: as `prepare_concept` takes it."""
     words: Words | None = None
     """What makes words of photos, where the model brings it."""
+    kernels: Kernels = field(default_factory=Kernels)
+    """How it computes. Change it by `Kernels.apply`."""
 
     # --- what a family says -----------------------------------------------------------------------
+
+    @property
+    def half_decodes(self) -> bool:
+        """Whether the decoder can be used in `dtype`, where that is half precision, for Eq. 7."""
+        return True
 
     @property
     @abstractmethod

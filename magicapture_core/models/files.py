@@ -61,18 +61,20 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 EXPECTED = "a Stable Diffusion 1.x or 2.x text-to-image model, or one of Stable Diffusion XL"
 
 
-def open_folder(folder: Path, dtype: torch.dtype) -> Any:
+def open_folder(folder: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """A pipeline from a diffusers folder."""
     import diffusers
 
     variant = weight_variant(folder)
     options: dict[str, Any] = {"variant": variant, "use_safetensors": True, "local_files_only": True}
     if KINDS[_index(folder)["_class_name"]] is PARTS:
-        return diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **options)
+        return diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, dtype={"default": dtype, "vae": vae_dtype}, **options
+        )
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(
         folder, dtype={"default": dtype, "vae": torch.float32}, **options
     )
-    return with_fitting_vae(pipeline, dtype)
+    return with_fitting_vae(pipeline, dtype, vae_dtype)
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -129,17 +131,22 @@ def _has_weights(folder: Path, stem: str, variant: str | None) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def open_file(file: Path, dtype: torch.dtype) -> Any:
+def open_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """A pipeline from one .safetensors file with the original (not diffusers') key names."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
     version = _file_version(file)
     if version == "xl":
-        return _open_xl_file(file, dtype)
+        return _open_xl_file(file, dtype, vae_dtype)
+    configs = str(CONFIGS / version)
+    vae = AutoencoderKL.from_single_file(
+        str(file), config=configs, subfolder="vae", dtype=vae_dtype, local_files_only=True
+    )
     old_text = _old_text_encoder(file, CONFIGS / version, dtype)
     pipeline = StableDiffusionPipeline.from_single_file(
         str(file),
-        config=str(CONFIGS / version),
+        config=configs,
+        vae=vae,
         tokenizer=_tokenizer(FILLING[version]),
         safety_checker=None,
         feature_extractor=None,
@@ -159,7 +166,7 @@ def _tokenizer(filling: str) -> Any:
     return CLIPTokenizer.from_pretrained(CONFIGS / "tokenizer", pad_token=filling)
 
 
-def _open_xl_file(file: Path, dtype: torch.dtype) -> Any:
+def _open_xl_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """As `open_file`, for Stable Diffusion XL."""
     from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
@@ -181,7 +188,7 @@ def _open_xl_file(file: Path, dtype: torch.dtype) -> Any:
         pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     if "ztsnr" in keys:  # its noise schedule ends in noise alone
         pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    return with_fitting_vae(pipeline, dtype)
+    return with_fitting_vae(pipeline, dtype, vae_dtype)
 
 
 def _old_text_encoder(file: Path, configs: Path, dtype: torch.dtype) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor
 from magicapture_core.models.bundle import Drawn, ModelBundle, sampler
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.placeholders import learned_embeddings
+from magicapture_core.models.precision import draw_in_float32
 from magicapture_core.models.safety import black_out
 from magicapture_core.problems import Problem
 
@@ -72,6 +73,11 @@ class StableDiffusionXL(ModelBundle):
             "tokenizer_2": pipeline.tokenizer_2,
             "zeros_for_empty": bool(pipeline.config.force_zeros_for_empty_prompt),
         }
+
+    @property
+    def half_decodes(self) -> bool:
+        """See `ModelBundle.half_decodes`: bf16 holds the published decoder's numbers, fp16 does not."""
+        return self.dtype != torch.float16 or not self.vae.config.force_upcast
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -144,7 +150,7 @@ class StableDiffusionXL(ModelBundle):
             add_watermarker=False,  # provenance.py marks every picture
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return pipeline if self.vae.dtype == self.dtype else draw_in_float32(pipeline)
 
     def prompt_arguments(self, prompt: Conditioning, negative: Conditioning | None) -> dict[str, Tensor]:
         """See `ModelBundle.prompt_arguments`."""

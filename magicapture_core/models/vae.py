@@ -1,7 +1,8 @@
 """The autoencoder of Stable Diffusion XL: in which precision it computes, and the variant that half precision suits.
 
 The published one makes numbers inside that fp16 cannot hold and bf16 holds roughly; its configuration says so
-(`force_upcast`). Then it computes in fp32, unless the variant that was made for half precision is at hand.
+(`force_upcast`). Then it computes in fp32 wherever a picture is kept, unless the variant that was made for half
+precision is at hand.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ FIXED = "madebyollin/sdxl-vae-fp16-fix"
 """On the hub; MIT licence."""
 
 
-def with_fitting_vae(pipeline: Any, dtype: torch.dtype) -> Any:
-    """The pipeline, its fp32 autoencoder replaced or cast where `dtype` is half and that costs no quality."""
+def with_fitting_vae(pipeline: Any, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
+    """The pipeline, its fp32 autoencoder replaced or cast where `dtype` is half and that costs no quality.
+
+    vae_dtype: what an autoencoder that half precision suits computes in.
+    """
     if dtype == torch.float32:
         return pipeline
     if not pipeline.vae.config.force_upcast:
-        pipeline.vae.to(dtype)
+        pipeline.vae.to(vae_dtype)
     elif folder := _fixed_folder():
-        pipeline.vae = _read(folder, dtype)
+        pipeline.vae = _read(folder, vae_dtype)
     return pipeline
 
 

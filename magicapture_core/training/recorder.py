@@ -15,7 +15,7 @@ from magicapture_core.model_card import write_model_card
 from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
-from magicapture_core.training.optimisation import Optimisation
+from magicapture_core.training.optimisation import Launched, Optimisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +51,29 @@ class Recorder:
         if self.writes and self.analyser is not None and len(objective.subject_features):
             self.run.save_identity(objective.subject_features, objective.likeness.name)
 
-    def record(self, losses: dict[str, float], rates: dict[str, float], seconds: float) -> Recorded:
+    def record(self, step: Launched, losses: dict[str, float]) -> Recorded:
         """Keep one step's numbers, and make what is due after it."""
         if not self.writes:
             return Recorded([], None, None)
         row: dict[str, Any] = {
-            "step": self.optimisation.step,
-            "phase": self.optimisation.phase,
+            "step": step.step,
+            "phase": step.phase,
             **losses,
-            **{f"lr_{name}": rate for name, rate in rates.items()},
-            "seconds": round(seconds, 4),
+            **{f"lr_{name}": rate for name, rate in step.rates.items()},
+            "seconds": round(step.seconds, 4),
         }
         self.run.append_losses(row)
         return Recorded(
-            attention=self.attention() if self._due(self.config.attention_every) else [],
-            sample=self.sample() if self._due(self.config.sample_every) else None,
-            checkpoint=self.save() if self._due(self.config.checkpoint_every) else None,
+            attention=self.attention() if self._due(self.config.attention_every, step.step) else [],
+            sample=self.sample() if self._due(self.config.sample_every, step.step) else None,
+            checkpoint=self.save() if self._due(self.config.checkpoint_every, step.step) else None,
         )
+
+    def due(self, step: int) -> bool:
+        """Whether anything is made after that step, for which the networks must stay as it leaves them."""
+        config = self.config
+        every = (config.attention_every, config.sample_every, config.checkpoint_every)
+        return any(self._due(each, step) for each in every)
 
     def save(self) -> Path | None:
         """Write a checkpoint of the last step done, unless it is written already."""
@@ -130,7 +136,7 @@ class Recorder:
         previews.write_sample(sample, self.run.folder / "samples" / f"step-{step:06d}.png")
         return sample
 
-    def _due(self, every: int) -> bool:
+    def _due(self, every: int, step: int) -> bool:
         """Whether what happens every so many steps is due (also at the end of each phase)."""
-        step, ends = self.optimisation.step, (self.config.ti_steps, self.optimisation.total_steps)
+        ends = (self.config.ti_steps, self.optimisation.total_steps)
         return every > 0 and (step % every == 0 or step in ends)
