@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from magicapture_core import losses
 from magicapture_core.attention import listen, nearest_side
 from magicapture_core.models.files import CONFIGS
 
@@ -77,18 +78,21 @@ class _Fused(torch.autograd.Function):
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """torch's scaled_dot_product_attention as `_Fused`."""
+    """torch's scaled_dot_product_attention as `_Fused`, and no autocast, which "meta" does not know."""
     functional: Any = torch.nn.functional
+    autocast: Any = torch.autocast
     before = functional.scaled_dot_product_attention
     functional.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Fused.apply(q, k, v)
+    torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment, misc]
     try:
         yield
     finally:
         functional.scaled_dot_product_attention = before
+        torch.autocast = autocast  # type: ignore[misc]
 
 
 def networks(model: str, *, checkpointing: bool) -> tuple[Any, Any]:
-    """UNet in bf16 with LoRA, and VAE in the precision it decodes in, both on "meta"."""
+    """UNet with LoRA, and VAE, both in bf16 and on "meta"."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from peft import LoraConfig
 
@@ -101,7 +105,7 @@ def networks(model: str, *, checkpointing: bool) -> tuple[Any, Any]:
     if checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()
-    return unet, vae.requires_grad_(False).to(torch.float32 if model == "sdxl" else torch.bfloat16)
+    return unet, vae.requires_grad_(False).to(torch.bfloat16)
 
 
 def unet_bytes(
@@ -130,8 +134,11 @@ def unet_bytes(
             added_cond_kwargs=added,
         ).sample
         loss = output.float().square().mean()
-        for maps in store.take():
-            loss = loss + maps.mean()
+        if listening:
+            heads = torch.cat(store.take(), dim=2)  # as Eq. 8 takes them together
+            region = torch.empty(items, 1, side, side, device="meta")
+            for token in range(2):
+                loss = loss + losses.attention_refocusing(heads[:, token], region).mean()
         loss.backward()
     return alive.most
 

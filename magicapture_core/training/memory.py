@@ -79,8 +79,7 @@ def costs(models: ModelBundle, config: TrainConfig, window: int) -> tuple[float,
     """Bytes that one item keeps for the backward pass: in the UNet, and in the decoder (0 if nothing is decoded)."""
     numbers = torch.finfo(models.dtype).bits / 16
     cells = (config.resolution // models.vae_scale_factor) ** 2
-    parameters = sum(parameter.numel() for parameter in models.unet.parameters())
-    unet = UNET_BYTES * numbers * cells / 64**2 * parameters / 860e6
+    unet = UNET_BYTES * numbers * cells / 64**2 * models.unet_share
     if not (config.decodes and config.lora_steps):
         return unet, 0.0
     pixels = (window * models.vae_scale_factor) ** 2
