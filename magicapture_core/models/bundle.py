@@ -47,6 +47,8 @@ class ModelBundle(ABC):
     """Name in run folders."""
     title: ClassVar[str]
     """Name for people."""
+    tiny_decoder: ClassVar[str]
+    """Name of its tiny decoder (TAESD), which is a folder's in `weights_dir()` and a repository's on the hub."""
     pipeline_class: ClassVar[str]
     """diffusers' class for text to image."""
     sizes: ClassVar[tuple[tuple[int, int], ...]] = ()

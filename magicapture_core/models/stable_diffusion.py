@@ -24,6 +24,7 @@ class StableDiffusion(ModelBundle):
 
     family: ClassVar[str] = "stable-diffusion"
     title: ClassVar[str] = "Stable Diffusion 1.x or 2.x"
+    tiny_decoder: ClassVar[str] = "taesd"
     pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
 
     text_encoder: Any

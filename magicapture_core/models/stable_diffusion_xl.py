@@ -49,6 +49,7 @@ class StableDiffusionXL(ModelBundle):
 
     family: ClassVar[str] = "stable-diffusion-xl"
     title: ClassVar[str] = "Stable Diffusion XL"
+    tiny_decoder: ClassVar[str] = "taesdxl"
     pipeline_class: ClassVar[str] = "StableDiffusionXLPipeline"
     sizes: ClassVar[tuple[tuple[int, int], ...]] = (
         (1024, 1024), (896, 1152), (832, 1216), (768, 1344), (1152, 896), (1216, 832), (1344, 768),
