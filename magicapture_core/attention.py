@@ -1,4 +1,4 @@
-"""Listening to cross-attention: the processor that forms A_k, and the store of what it heard.
+"""Recording of cross-attention maps: the attention processor that computes A_k, and the store of its maps.
 
 SDPA never forms the attention matrix, so the layers that are listened to compute it explicitly; every
 other layer keeps the processor it has. Torch and the diffusers `Attention` interface only.
@@ -27,7 +27,7 @@ class AttentionStore:
     """Per layer (b, k, heads, h, w); meaningless where the position is negative."""
 
     def take(self) -> list[Tensor]:
-        """The maps heard since the last call; the store is empty afterwards."""
+        """The maps recorded since the last call; the store is empty afterwards."""
         heard, self.maps = self.maps, []
         return heard
 

@@ -106,7 +106,7 @@ class TestFinish:
             "portrait.finished-2.png",
             "portrait.finished.png",
         ]
-        assert "fake.jpg is no photo" in said(capsys)
+        assert "fake.jpg is not a photo" in said(capsys)
 
     @pytest.mark.parametrize("restore", ["gfpgan", "codeformer"])
     def test_weights_asked_for_by_name_and_offline(

@@ -1,4 +1,4 @@
-"""In use: which checkpoint of a run, and which adapter scale, is best for these photos?"""
+"""Scores the checkpoints of one run at several adapter scales on its photos, and recommends one."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _score(
 
 @contextmanager
 def _as_run(run: Run, checkpoint: Path) -> Iterator[Path]:
-    """A run folder whose adapter is the checkpoint's, for as long as the context lasts. The run is left alone."""
+    """A run folder whose adapter is the checkpoint's, for as long as the context lasts. The run is not changed."""
     with TemporaryDirectory(prefix="magicapture-") as temporary:
         folder = Path(temporary)
         shutil.copyfile(run.folder / "config.json", folder / "config.json")

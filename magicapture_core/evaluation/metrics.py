@@ -1,4 +1,4 @@
-"""What is measured of pictures, as functions of arrays. n pictures, m photos, dim of an embedding."""
+"""Metrics of pictures, as functions of arrays. Axes: n pictures, m photos, dim of an embedding."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return unit(small - small.mean())
 
 
-# --- how sure -------------------------------------------------------------------------------------
+# --- intervals ------------------------------------------------------------------------------------
 
 Cell = tuple[str, str]
 """Identity and style."""
@@ -105,7 +105,7 @@ class Estimate:
 
     mean: float
     low: float
-    """NaN, as `high`, where there is one person or one style only: nothing is known of how others would come out."""
+    """NaN, as `high`, where there is one person or one style only: no interval can be computed."""
     high: float
     cells: int
     """How many cells have a value. With few identities or styles the interval is itself a rough one."""
@@ -154,6 +154,6 @@ def _resampled(table: np.ndarray, rng: np.random.Generator, draws: int) -> np.nd
 
 
 def mean_of(values: Sequence[float | None]) -> float:
-    """Mean of the values that are there (neither None nor NaN); NaN where none is."""
+    """Mean of the values that are neither None nor NaN; NaN if there are none."""
     here = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(here)) if here else float("nan")

@@ -126,7 +126,7 @@ def _transform(head: Head, spec: PhotoSpec, per_mm: float, eyes: float) -> np.nd
 def _lack(transform: np.ndarray, spec: PhotoSpec, shape: tuple[int, ...], replace: bool) -> float:
     """What the photo needs beyond the picture's edges, in weighted mm.
 
-    Below there would be more of the person, which nobody has seen; over and beside the head only background, if
+    Below it would be more of the person, which the picture lacks; over and beside the head only background, if
     that is replaced anyway, but shoulders reach the sides.
     """
     width, height = spec.pixels
@@ -140,7 +140,7 @@ def _lack(transform: np.ndarray, spec: PhotoSpec, shape: tuple[int, ...], replac
 
 
 def _above(to_photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: what of the photo lies over the picture's upper edge, where there is nobody."""
+    """(h, w) bool: what of the photo lies over the picture's upper edge, where the person is not."""
     inverse = np.linalg.inv(np.vstack([to_photo, [0, 0, 1]]))
     y, x = np.mgrid[: size[1], : size[0]]
     over: np.ndarray = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2] < -0.5

@@ -190,8 +190,9 @@ def _xl_needs(path: Path, resolution: int) -> str:
             f"Faces of {resolution}×{resolution} pixels, {disk}. Needs 2 GB of memory; runs on any computer."
         )
     return (
-        f"Faces of {resolution}×{resolution} pixels. {disk}. Should have a graphics card with 16 GB of memory, better 24; "
-        "with 12 GB set the resolution to 768 (Every setting). Without a card it needs 24 GB of main memory, and weeks."
+        f"Faces of {resolution}×{resolution} pixels. {disk}. Should have a graphics card with 16 GB of memory, better "
+        "24; with 12 GB set the resolution to 768 (Every setting). Without a card it needs 24 GB of main memory, and "
+        "weeks."
     )
 
 

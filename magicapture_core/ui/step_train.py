@@ -11,6 +11,8 @@ from magicapture_core.config import TrainConfig, from_dict
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, lent_gpu, settings
 from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.look_cards import learning_order
+from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
@@ -64,6 +66,7 @@ class TrainStep(Step):
             self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="mc-resume")
             self.stop = gr.Button("Stop and keep", visible=False, elem_id="mc-stop")
             self.leave = gr.Button("Leave the queue", visible=False, elem_id="mc-leave")
+        self.looks = gr.HTML(elem_id="mc-learning")
         self.progress = gr.HTML(elem_id="mc-progress")
         self.samples = gr.HTML(elem_id="mc-samples")
         self.attention = gr.HTML(elem_id="mc-attention")
@@ -79,7 +82,7 @@ class TrainStep(Step):
         """What changes while a training runs."""
         return [
             self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
-            self.leave, self.stale, self.said,
+            self.leave, self.stale, self.said, self.looks,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -145,6 +148,7 @@ class TrainStep(Step):
         updates: Updates = {
             self.progress: progress(snapshot, run, saved),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
+            self.looks: self._order(session),
             **self._buttons(session, snapshot),
         }
         if (snapshot is None or snapshot.ended) and self.lacking(session) is None:
@@ -165,6 +169,16 @@ class TrainStep(Step):
         listened = sum(bool(report.attention) for report in snapshot.reports)
         state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}"
         return [job_id, state, len(snapshot.reports), samples, listened]
+
+    def _order(self, session: Session) -> str:
+        """Several ticked looks: which are learned, and which one is being learned."""
+        jobs, job = self.studio.training_jobs, self.studio.training_jobs.job(session)
+        run = jobs.shown(session)
+        now = run.look if run is not None and job is not None and job.active else None
+        return learning_order([
+            (look_title(look), "now" if look == now else "done" if jobs.learned(session, look) else "")
+            for look in session.looks
+        ])  # fmt: skip
 
     def _samples(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
         return samples(session, session.run_folder(run), until)

@@ -1,4 +1,4 @@
-"""What photos themselves reach, to hold the numbers against."""
+"""Reference values for the table: the scores that real photos reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magicapture_core.photos import read_photo
 
 
 def bounds(benchmark: Benchmark, judges: Judges) -> dict[str, dict[str, float]]:
-    """What to hold the numbers against: each photo with the others of its folder, and with other folders' photos."""
+    """Scores of each photo against the others of its folder, and against photos of other folders."""
 
     def look(folders: Mapping[str, tuple[Path, ...]]) -> list[People]:
         return [see_photos((read_photo(path).pixels for path in paths), judges) for paths in folders.values()]

@@ -1,4 +1,4 @@
-"""The numbers: per cell, per method with intervals, per group of people."""
+"""Results per cell, per method with intervals, and per group of people."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        """As its title says."""
+        """Whether lower values are better: the title then ends in ↓."""
         return self.title.endswith("↓")
 
 
@@ -145,11 +145,11 @@ class Results:
     rows: tuple[Mapping[str, Any], ...]
     """A row per picture, as in results.parquet."""
     unasked: Mapping[str, float]
-    """Edit → share of all composed pictures that show it although nobody asked."""
+    """Edit → share of all composed pictures that show it without being asked for."""
     edits: Mapping[str, Mapping[str, float]]
     """Method → edit → share of its pictures that show it."""
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """What photos themselves reach: title → column → value."""
+    """Reference values from photos: title → column → value."""
     judges: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
     """Cells that are not finished."""
