@@ -18,7 +18,7 @@ from magicapture_core.config import GenerateConfig
 from magicapture_core.export import export_run
 from magicapture_core.generation import generate
 from magicapture_core.models import ModelBundle
-from magicapture_core.problems import MissingFiles, Problem, RunProblem
+from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.provenance import read_provenance
 
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_used_is_told(toy: ModelBundle, toy_xl: ModelBundle, tmp_
     with pytest.raises(Problem, match=r"lora\.pt is no \.safetensors file"):
         generate(toy_xl, run, config, extra=ExtraLora(tmp_path / "lora.pt"))
     (tmp_path / "damaged.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(RunProblem, match=r"damaged\.safetensors"):
+    with pytest.raises(Problem, match=r"damaged\.safetensors does not fit this model or is damaged"):
         refused(tmp_path / "damaged.safetensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "no-lora.safetensors")
     with pytest.raises(Problem, match=r"no-lora\.safetensors does not fit this model"):

@@ -82,12 +82,15 @@ def _with_loras(pipeline: Any, loras: Mapping[str, tuple[Path, float]]) -> Itera
 
 
 def _load(pipeline: Any, name: str, file: Path) -> None:
-    read_tensors(file)
+    if name == RUN:
+        read_tensors(file)
     reason = "none of its weights belong to it"
     try:
         # Loading draws first values for the layers; the caller's random numbers are not its own.
         with _without_hints(), torch.random.fork_rng(devices=[]):
-            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+            pipeline.load_lora_weights(
+                file.parent, weight_name=file.name, adapter_name=name, use_safetensors=True
+            )
         if any(name in names for names in pipeline.get_list_adapters().values()):
             return
     # The libraries raise all kinds for files of other models.
@@ -98,7 +101,8 @@ def _load(pipeline: Any, name: str, file: Path) -> None:
     if name == RUN:
         raise RunProblem(DOES_NOT_FIT.format(file=file, reason=reason))
     raise Problem(
-        f"{file.name} does not fit this model ({reason}). Choose a LoRA that was made for the same kind of model."
+        f"{file.name} does not fit this model or is damaged ({reason}). Choose a LoRA that was made for the same kind "
+        "of model."
     )
 
 

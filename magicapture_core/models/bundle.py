@@ -45,8 +45,6 @@ class ModelBundle(ABC):
     # --- of the family, known without loading a model ---------------------------------------------
     family: ClassVar[str]
     """Name in run folders."""
-    title: ClassVar[str]
-    """Name for people."""
     tiny_decoder: ClassVar[str]
     """Name of its tiny decoder (TAESD), which is a folder's in `weights_dir()` and a repository's on the hub."""
     pipeline_class: ClassVar[str]

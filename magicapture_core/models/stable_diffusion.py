@@ -23,7 +23,6 @@ class StableDiffusion(ModelBundle):
     """A Stable Diffusion 1.x or 2.x."""
 
     family: ClassVar[str] = "stable-diffusion"
-    title: ClassVar[str] = "Stable Diffusion 1.x or 2.x"
     tiny_decoder: ClassVar[str] = "taesd"
     pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
 

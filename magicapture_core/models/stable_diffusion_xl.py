@@ -48,7 +48,6 @@ class StableDiffusionXL(ModelBundle):
     """A Stable Diffusion XL 1.0 or one of its descendants."""
 
     family: ClassVar[str] = "stable-diffusion-xl"
-    title: ClassVar[str] = "Stable Diffusion XL"
     tiny_decoder: ClassVar[str] = "taesdxl"
     pipeline_class: ClassVar[str] = "StableDiffusionXLPipeline"
     sizes: ClassVar[tuple[tuple[int, int], ...]] = (
