@@ -14,7 +14,7 @@ import argparse
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from magicapture_core import losses
 from magicapture_core.attention import listen, nearest_side
 from magicapture_core.models.files import CONFIGS
+from magicapture_core.training.recompute import Recomputed, decoder_parts, recompute, unet_parts
 
 MODELS = {"sd15": "v1", "sdxl": "xl"}
 
@@ -91,7 +92,7 @@ def fused_attention() -> Iterator[None]:
         torch.autocast = autocast  # type: ignore[misc]
 
 
-def networks(model: str, *, checkpointing: bool) -> tuple[Any, Any]:
+def networks(model: str, recomputed: Recomputed = "nothing") -> tuple[Any, Any]:
     """UNet with LoRA, and VAE, both in bf16 and on "meta"."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from peft import LoraConfig
@@ -102,17 +103,13 @@ def networks(model: str, *, checkpointing: bool) -> tuple[Any, Any]:
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
         unet.to(torch.bfloat16).requires_grad_(False)
         unet.add_adapter(LoraConfig(r=4, target_modules=r".*attn2\.(to_q|to_k|to_v|to_out\.0)"))
-    if checkpointing:
-        unet.enable_gradient_checkpointing()
-        unet.train()
+    recompute(unet_parts(unet, recomputed))
     return unet, vae.requires_grad_(False).to(torch.bfloat16)
 
 
-def unet_bytes(
-    model: str, resolution: int, items: int, *, checkpointing: bool, listening: bool = True
-) -> int:
+def unet_bytes(model: str, resolution: int, items: int, recomputed: Recomputed) -> int:
     """The most that a UNet pass with its backward keeps, beside weights."""
-    unet, _ = networks(model, checkpointing=checkpointing)
+    unet, _ = networks(model, recomputed)
     side, width = resolution // 8, unet.config.cross_attention_dim
     meta: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16}
     with (
@@ -120,7 +117,7 @@ def unet_bytes(
         fused_attention(),
         listen(unet, nearest_side(unet, side, resolution / 32), side) as store,
     ):
-        store.positions = torch.zeros(items, 2, dtype=torch.long, device="meta") if listening else None
+        store.positions = torch.zeros(items, 2, dtype=torch.long, device="meta")
         added = {}
         if model == "sdxl":
             added = {
@@ -134,18 +131,22 @@ def unet_bytes(
             added_cond_kwargs=added,
         ).sample
         loss = output.float().square().mean()
-        if listening:
-            heads = torch.cat(store.take(), dim=2)  # as Eq. 8 takes them together
-            region = torch.empty(items, 1, side, side, device="meta")
-            for token in range(2):
-                loss = loss + losses.attention_refocusing(heads[:, token], region).mean()
+        heads = torch.cat(store.take(), dim=2)  # as Eq. 8 takes them together
+        region = torch.empty(items, 1, side, side, device="meta")
+        for token in range(2):
+            loss = loss + losses.attention_refocusing(heads[:, token], region).mean()
         loss.backward()
     return alive.most
 
 
-def decoder_bytes(model: str, pixels: int) -> int:
-    """The most that decoding a square of `pixels` a side, with its backward, keeps, beside weights."""
-    _, vae = networks(model, checkpointing=False)
+def decoder_bytes(model: str, pixels: int, *, again: bool) -> int:
+    """The most that decoding a square of `pixels` a side, with its backward, keeps, beside weights.
+
+    again: its parts are computed again going backward.
+    """
+    _, vae = networks(model)
+    if again:
+        recompute(decoder_parts(vae.decoder))
     with Alive(vae) as alive, fused_attention():
         latents = torch.empty(1, 4, pixels // 8, pixels // 8, device="meta", dtype=vae.dtype).requires_grad_()
         vae.decode(latents).sample.float().mean().backward()
@@ -161,19 +162,22 @@ def main() -> None:
     parser.add_argument("resolution", type=int, nargs="+")
     options = parser.parse_args()
     for resolution in options.resolution:
-        for checkpointing in (False, True):
-            one, three = (
-                unet_bytes(options.model, resolution, items, checkpointing=checkpointing) for items in (1, 3)
-            )
+        for recomputed in get_args(Recomputed):
+            one, three = (unet_bytes(options.model, resolution, items, recomputed) for items in (1, 3))
             print(
-                f"{options.model} {resolution}px checkpointing={checkpointing}: UNet {one / 1e9:.2f} GB for one item, "
+                f"{options.model} {resolution} px, {recomputed} computed again: UNet {one / 1e9:.2f} GB for one item, "
                 f"{three / 1e9:.2f} GB for three",
                 flush=True,
             )
-        whole, half = (decoder_bytes(options.model, size) for size in (resolution, resolution // 2))
-        print(
-            f"{options.model} {resolution}px: decoder {whole / 1e9:.2f} GB whole, {half / 1e9:.2f} GB for half a side"
-        )
+        for again in (False, True):
+            whole, half = (
+                decoder_bytes(options.model, pixels, again=again) for pixels in (resolution, resolution // 2)
+            )
+            print(
+                f"{options.model} {resolution} px, {'all' if again else 'nothing'} computed again: decoder "
+                f"{whole / 1e9:.2f} GB, {half / 1e9:.2f} GB for half a side",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -224,10 +224,9 @@ class ModelBundle(ABC):
         """Pixels per latent cell, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    @property
-    def unet_share(self) -> float:
+    def unet_share(self, recomputed: str) -> float:  # noqa: ARG002
         """How much the UNet keeps of an item for its backward pass, by what Stable Diffusion 1.5's keeps of latents of
-        the same size."""
+        the same size. recomputed: which parts are computed again ("nothing", "largest", "all")."""
         return sum(parameter.numel() for parameter in self.unet.parameters()) / 860e6
 
     @property

@@ -37,8 +37,9 @@ for word in ("subject", "style"):
         rows["clip_g"], token=f"<{{word}}>", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2
     )
 """
-UNET_SHARE = 2.05
-"""Of the published model: 1.78 GB where Stable Diffusion 1.5 keeps .87 (`python -m tools.count_memory`)."""
+UNET_SHARES = {"nothing": 2.0, "largest": 3.0, "all": 2.1}
+"""Of the published model: 1.78, 1.72 and .54 GB where Stable Diffusion 1.5 keeps .89, .58 and .26
+(`python -m tools.count_memory sdxl 512`)."""
 BASE_WIDTH = 768 + 1280
 """Numbers in a learned embedding of the published model."""
 
@@ -179,10 +180,11 @@ class StableDiffusionXL(ModelBundle):
         images = pipeline.image_processor.postprocess(decoded, output_type="pil")
         return black_out(images, self.safety_checker, self.feature_extractor)
 
-    @property
-    def unet_share(self) -> float:
+    def unet_share(self, recomputed: str) -> float:
         """See `ModelBundle.unet_share`: most of its parameters are where the picture is coarsest, and keep little."""
-        return UNET_SHARE * sum(parameter.numel() for parameter in self.unet.parameters()) / 2567e6
+        return (
+            UNET_SHARES[recomputed] * sum(parameter.numel() for parameter in self.unet.parameters()) / 2567e6
+        )
 
     def drawn_side(self, trained: int) -> int:
         """See `ModelBundle.drawn_side`. What was learned at a lower resolution is drawn at the model's own."""
