@@ -126,12 +126,12 @@ def _limited(device: torch.device, gb: float) -> Iterator[None]:
         return gb * 1e9 - torch.cuda.memory_allocated(device)
 
     memory.free_bytes = of_such_a_card
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gb * 1e9 / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gb * 1e9 / total))
     try:
         yield
     finally:
         memory.free_bytes = free_bytes
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def looking(bench: Bench) -> dict[str, Any]:

@@ -244,6 +244,22 @@ def test_a_bad_step_ahead_leaves_no_trace(toy: Any, tmp_path: Path, bad_step: in
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize(("begun", "resumed"), [(AHEAD, Kernels()), (Kernels(), AHEAD), (Kernels(), GUARDED)])
+def test_a_run_goes_on_with_another_optimizer_kernel(
+    toy: Any, tmp_path: Path, begun: Kernels, resumed: Kernels
+) -> None:
+    """As when it goes on on another kind of device."""
+    toy.kernels = begun
+    reports = start(toy, short(embedding_norm=0.4), tmp_path / "run")
+    list(islice(reports, 5))
+    reports.close()  # type: ignore[attr-defined]
+    whole = run(toy, begun, tmp_path / "whole")
+    toy.kernels = resumed
+    rest = list(start(toy, short(embedding_norm=0.4), tmp_path / "run", resume=True))
+    assert rest[-1].step == 7
+    assert rest[-1].losses == pytest.approx(whole[-1].losses, rel=1e-3)
+
+
 # --- the switches ---------------------------------------------------------------------------------
 
 

@@ -170,7 +170,7 @@ def _whole(invented: float, outside: float, replaced: bool, head_cut: bool) -> C
 
 def _pose(face: Face, head: Head) -> list[Check]:
     roll = Check(
-        "roll", "Head upright", abs(head.lean) <= MOST_ROLL, f"{head.lean:+.1f}°", f"within ±{MOST_ROLL:.0f}°",
+        "roll", "Head upright", abs(head.lean) <= MOST_ROLL, f"{_signed(head.lean)}°", f"within ±{MOST_ROLL:.0f}°",
         advice="Choose a picture with the head held straight.",
     )  # fmt: skip
     if face.pose is None:
@@ -183,11 +183,12 @@ def _pose(face: Face, head: Head) -> list[Check]:
     yaw, pitch, _ = face.pose
     return [
         Check(
-            "yaw", "Facing forward", abs(yaw) <= MOST_YAW, f"turned by {yaw:+.1f}°", f"within ±{MOST_YAW:.0f}°",
+            "yaw", "Facing forward", abs(yaw) <= MOST_YAW, f"turned by {_signed(yaw)}°", f"within ±{MOST_YAW:.0f}°",
             advice="Choose a picture that looks straight at the camera.",
         ),
         Check(
-            "pitch", "Not looking up or down", abs(pitch) <= MOST_PITCH, f"{pitch:+.1f}°", f"within ±{MOST_PITCH:.0f}°",
+            "pitch", "Not looking up or down", abs(pitch) <= MOST_PITCH, f"{_signed(pitch)}°",
+            f"within ±{MOST_PITCH:.0f}°",
             advice="Choose a picture taken from the height of the eyes.",
         ),
         roll,
@@ -267,3 +268,8 @@ def _at_most(name: str, title: str, value: float, most: float, words: str, advic
     percent = "%" in words
     limit = f"{most:.0%}" if percent else f"{most:g}"
     return Check(name, title, value <= most, words.format(value), f"at most {limit}", advice=advice)
+
+
+def _signed(degrees: float) -> str:
+    """+4.2, -6.5 or 0.0; never -0.0."""
+    return f"{degrees:+.1f}" if abs(degrees) >= 0.05 else "0.0"

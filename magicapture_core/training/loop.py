@@ -123,10 +123,9 @@ def _reports(
         while ahead is not None or optimisation.step < optimisation.total_steps:
             step = ahead or optimisation.launch()
             ahead = None
+            # The device need not wait until this one's losses have been read.
             if optimisation.works_ahead and not recorder.due(step.step):
-                ahead = (
-                    optimisation.launch()
-                )  # the device need not wait until this one's losses have been read
+                ahead = optimisation.launch()
             yield _report(optimisation, recorder, clock, step, note)
     except NotFiniteError:
         recorder.save()

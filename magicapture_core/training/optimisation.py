@@ -285,7 +285,7 @@ class Optimisation:
         return Position(self.step, self.generator.get_state(), schedule, rates)
 
     def _go_back(self, position: Position) -> None:
-        """The host's side of a step that was not made; on the device the weights have stayed."""
+        """The host's side of a step that was not made; on the device the weights have stayed, and may move again."""
         assert self.optimizer is not None
         self.step = position.step
         self.generator.set_state(position.generator)
@@ -293,6 +293,8 @@ class Optimisation:
         for group in self.optimizer.param_groups:
             group["lr"] = position.rates[group["name"]]
         self.optimizer.zero_grad(set_to_none=True)
+        if self.guard is not None:
+            self.guard.zero_()
 
     @torch.no_grad()
     def _pull_norms(self, target: float, rate: float) -> None:
@@ -329,7 +331,11 @@ class Optimisation:
         with torch.no_grad():
             for name, tensor in self._named().items():
                 tensor.copy_(checkpoint.trainable[name])
-        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        kernel = self.optimizer.defaults[
+            "fused"
+        ]  # of this device, not of the one that the checkpoint is from
+        groups = [{**group, "fused": kernel} for group in checkpoint.state["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict({**checkpoint.state["optimizer"], "param_groups": groups})
         self.schedule.load_state_dict(checkpoint.state["schedule"])
         self.generator.set_state(checkpoint.state["generator"])
 

@@ -106,9 +106,8 @@ def _path(x: np.ndarray, y: np.ndarray, last_step: int, low: float, high: float)
         return HEIGHT * (1 - min(max((value - low) / (high - low), 0), 1))
 
     points = [f"{a / max(last_step, 1) * WIDTH:.1f},{scale(b):.1f}" for a, b in zip(x, y, strict=True)]
-    if len(points) == 1:
-        points *= 2
-    return "M" + "L".join(points)
+    dot = "h4" if len(points) == 1 else ""  # a line of no length is not drawn
+    return "M" + "L".join(points) + dot
 
 
 def _written(value: float) -> str:

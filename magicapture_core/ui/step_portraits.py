@@ -14,6 +14,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.comparison_jobs import COMPARISON
 from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.keeping import Keeping
 from magicapture_core.ui.portrait_cards import (
     chips,
     has_edit,
@@ -84,7 +85,7 @@ class PortraitsStep(Step):
                 self.compare_stop = gr.Button("Stop comparing", visible=False, elem_id="mc-compare-stop")
                 self.adopt = gr.Button("Use the recommended one", visible=False, elem_id="mc-adopt")
             self.compared = gr.HTML(elem_id="mc-compared")
-        with gr.Accordion("Use it in other programs", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
+        with gr.Accordion("Use it elsewhere, or keep it", open=False, visible=False) as self.exporting:  # type: ignore[assignment]
             gr.HTML('<p class="mc-quiet">What was learned, as small files. They need the same model.</p>')
             self.format = gr.Radio(
                 [("diffusers (Python)", "diffusers"), ("AUTOMATIC1111, Forge, ComfyUI", "kohya")], value="diffusers",
@@ -92,6 +93,7 @@ class PortraitsStep(Step):
             )  # fmt: skip
             self.export = gr.Button("Prepare the files", elem_id="mc-export")
             self.exported = gr.HTML(elem_id="mc-exported")
+            self.keeping = Keeping(studio)
         with gr.Accordion("Past trainings", open=False, visible=False) as self.past:  # type: ignore[assignment]
             self.past_runs = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-past")
 

@@ -90,7 +90,7 @@ def test_the_whole_walk(page: Any) -> None:
     with page.expect_download() as download:
         page.locator("#mc-archive").click()
     assert Path(download.value.path()).stat().st_size > 1000
-    page.get_by_role("button", name="Use it in other programs").click()
+    page.get_by_role("button", name="Use it elsewhere, or keep it").click()
     page.locator("#mc-export").click()
     expect(page.locator("#mc-exported a", has_text="pytorch_lora_weights.safetensors")).to_be_visible()
 

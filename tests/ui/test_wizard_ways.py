@@ -67,7 +67,7 @@ def test_steps_that_were_reached_stay_open_and_their_files_have_names(page: Any)
     with page.expect_download() as download:
         page.locator("#mc-archive").click()
     assert download.value.suggested_filename == "bright-black-and-white-portraits.zip"
-    page.get_by_role("button", name="Use it in other programs").click()
+    page.get_by_role("button", name="Use it elsewhere, or keep it").click()
     page.locator("#mc-export").click()
     expect(page.locator("#mc-exported a")).not_to_have_count(0)
     page.get_by_role("radio", name=re.compile("ComfyUI")).check()
@@ -188,7 +188,7 @@ def test_another_person_can_always_be_chosen(page: Any, people: list[list[Path]]
     page.get_by_text("Choose another person").click()
     page.get_by_role("button", name="Remove these photos and add others").click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(0)
-    expect(page.get_by_text("Or try it with a sample person")).to_be_visible()
+    expect(page.get_by_role("heading", name="Or try it with a sample person")).to_be_visible()
 
 
 def test_the_keyboard_keeps_its_place(page: Any) -> None:
