@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from magicapture_core.adapters.attach import ExtraLora
     from magicapture_core.checkpoints import Run
     from magicapture_core.concepts import Concept, Example, Verdict, judge_photos, prepare_concept
     from magicapture_core.config import GenerateConfig, PostprocessConfig, TrainConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from magicapture_core.training import StepReport, train
 
 _HOME = {
+    "adapters.attach": ("ExtraLora",),
     "checkpoints": ("Run",),
     "concepts": ("Concept", "Example", "Verdict", "judge_photos", "prepare_concept"),
     "config": ("GenerateConfig", "PostprocessConfig", "TrainConfig"),
@@ -57,6 +59,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Concept",
     "Example",
+    "ExtraLora",
     "Face",
     "FaceAnalyser",
     "Finished",

@@ -20,7 +20,7 @@ AGES = ("young", "middle-aged", "old")
 PEOPLE = ("person", "woman", "man")
 LoraTarget = Literal["cross", "self", "feed_forward", "text_encoder"]
 Trained = Literal["lora", "cross_kv", "unet"]
-Scheduler = Literal["euler_ancestral", "dpm++", "unipc", "ddim"]
+Scheduler = Literal["euler_ancestral", "dpm++", "unipc", "ddim", "euler_trailing", "lcm"]
 Upscaler = Literal["auto", "realesrgan", "mini", "lanczos"]
 Restorer = Literal["auto", "gfpgan", "codeformer", "none"]
 
@@ -206,7 +206,8 @@ class GenerateConfig:
     adapter_scale: float = 0.8
     """Strength of the learned LoRA weights; 0.6 to 1.0 is usual."""
     scheduler: Scheduler = "euler_ancestral"
-    """Sampler."""
+    """Sampler. "euler_trailing" and "lcm" are for LoRAs that need few steps: the first for Lightning, Hyper-SD and
+    Turbo, the second for LCM."""
     width: int | None = None
     """Width in pixels. None: the size the run was trained at."""
     height: int | None = None

@@ -15,7 +15,7 @@ from magicapture_core.prompts import named
 
 CARD = """---
 license: other
-tags: [magicapture, stable-diffusion, lora, textual-inversion]
+tags: [magicapture, {family}, lora, textual-inversion]
 ---
 # A personalised portrait model
 
@@ -40,11 +40,9 @@ With diffusers (in this folder):
 
 ```python
 from diffusers import {pipeline_class}
-
+{imports}
 pipe = {pipeline_class}.{load_model}
-pipe.load_textual_inversion("adapter", weight_name="subject.safetensors", token="<subject>")
-pipe.load_textual_inversion("adapter", weight_name="style.safetensors", token="<style>")
-{load_lora}picture = pipe("a photo of a {subject} in the <style> style").images[0]
+{load_words}{load_lora}picture = pipe("a photo of a {subject} in the <style> style").images[0]
 ```
 
 ## Intended use
@@ -62,7 +60,7 @@ gender bias of the base model. Every picture that MagiCapture writes is marked a
 def write_model_card(run: Run) -> None:
     """Write RUN/README.md, again if it exists, from the content of the run folder."""
     facts, rows = run.facts(), run.losses()
-    config = facts.config
+    config, family = facts.config, family_called(facts.family)
     defaults = to_dict(TrainConfig())
     changed = {name: value for name, value in to_dict(config).items() if value != defaults[name]}
     lora = has_lora(run.adapter)
@@ -75,7 +73,9 @@ def write_model_card(run: Run) -> None:
         kind=config.subject_kind,
         subject=named(config.noun),
         model=model_title(facts.model),
-        pipeline_class=family_called(facts.family).pipeline_class,
+        family=family.family,
+        pipeline_class=family.pipeline_class,
+        **family.how_to_load_words("adapter"),
         load_model=how_to_load(facts.model),
         lora_sentence=weights,
         load_lora='pipe.load_lora_weights("adapter")\n' if lora else "",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy import ToyAnalyser, save_toy
+from toy import ToyAnalyser, save_toy, save_toy_xl
 
 if TYPE_CHECKING:
     from magicapture_core.faces import FaceAnalyser
@@ -34,6 +34,20 @@ def toy(toy_folder: Path) -> Any:
     from magicapture_core.models import load
 
     return load(toy_folder, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def toy_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy Stable Diffusion XL as a diffusers folder. Read only."""
+    return save_toy_xl(tmp_path_factory.mktemp("models") / "toy-xl")
+
+
+@pytest.fixture
+def toy_xl(toy_xl_folder: Path) -> Any:
+    """The toy Stable Diffusion XL, loaded afresh on the CPU in float32."""
+    from magicapture_core.models import load
+
+    return load(toy_xl_folder, device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture

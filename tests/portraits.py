@@ -33,16 +33,18 @@ class Snapshot:
 
     def look(self) -> dict[str, Any]:
         seen: dict[str, Any] = {"tokens": self.models.tokenizer.get_vocab()}
-        for name in ("unet", "text_encoder", "vae"):
+        for name in ("unet", "vae", *self.models.text_encoders):
             network = getattr(self.models, name)
             seen[name] = {key: value.clone() for key, value in network.state_dict().items()}
             seen[name + " modules"] = [(key, type(module)) for key, module in network.named_modules()]
             seen[name + " grads"] = [(key, p.requires_grad) for key, p in network.named_parameters()]
             seen[name + " training"] = network.training
-            seen[name + " attributes"] = sorted(set(vars(network)) - {"_hf_peft_config_loaded"})
+            # The second: transformers hooks a text encoder once, when its hidden states are first asked for.
+            passing = {"_hf_peft_config_loaded", "_output_capturing_hooks_installed"}
+            seen[name + " attributes"] = sorted(set(vars(network)) - passing)
             seen[name + " peft"] = bool(getattr(network, "_hf_peft_config_loaded", False))
             seen[name + " config"] = dict(
-                network.config.to_dict() if name == "text_encoder" else network.config
+                network.config.to_dict() if name.startswith("text") else network.config
             )
         seen["processors"] = {key: type(value) for key, value in self.models.unet.attn_processors.items()}
         seen["forward"] = "forward" in vars(self.models.text_encoder.get_input_embeddings())

@@ -136,7 +136,7 @@ def test_kohya_key_names_of_stable_diffusion() -> None:
     for module in ours:
         adapter[f"{module}.lora_A.weight"] = torch.full((4, 8), 0.5)
         adapter[f"{module}.lora_B.weight"] = torch.full((16, 4), 0.25)
-    state = kohya_state(adapter, 2, StableDiffusion.kohya_prefixes)
+    state = kohya_state(adapter, 2, StableDiffusion)
     expected = {
         f"{name}.{end}" for name in ours.values() for end in ("lora_down.weight", "lora_up.weight", "alpha")
     }

@@ -337,7 +337,7 @@ def test_no_run_no_adapter_wrong_model_damaged_files(toy: ModelBundle, run: Path
     style = run / "adapter" / "style.safetensors"
     whole = style.read_bytes()
     save_file({"<style>": torch.zeros(7)}, style)
-    with pytest.raises(RunProblem, match=r"holds \(7,\) numbers, but this model's words have 32"):
+    with pytest.raises(RunProblem, match=r"holds 7 \(<style>\) numbers, but this model's words have 32"):
         generate(toy, run, GenerateConfig())
     style.write_bytes(whole[:20])
     with pytest.raises(RunProblem, match="is damaged"):

@@ -102,6 +102,21 @@ def test_nothing_is_read_back_while_a_step_is_computed(
     assert set(terms) >= ({"source"} if phase != "lora" else {"source", "identity", "attention"})
 
 
+@pytest.mark.parametrize("phase", ["textual_inversion", "lora"])
+def test_nothing_of_stable_diffusion_xl_is_read_back_either(
+    toy_xl: Any, monkeypatch: pytest.MonkeyPatch, phase: Any
+) -> None:
+    config = short(ti_steps=3 * (phase != "lora"))
+    with opened(toy_xl, config) as optimisation:
+        optimisation.advance()
+        objective = optimisation.objective
+        draw = draw_step(optimisation.generator, optimisation.sizes, phase, config)
+        there = sent(draw, objective.prompts.ids, objective.prompts.token_ids, toy_xl.device)
+        with counted(monkeypatch) as found:
+            objective.backpropagate(there, phase, 1.0, optimisation.plan.items_per_call)
+        assert not found
+
+
 def test_a_step_is_one_copy_to_the_device_and_one_back(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimizer's side of it, too, where the device itself looks whether all is finite."""
     toy.kernels = Kernels(fused_adamw=True, ahead=True)

@@ -15,6 +15,7 @@ from magicapture_core import models
 from magicapture_core.models import files
 from magicapture_core.problems import Problem
 from tools.make_random_sd15 import original_state, original_unet_key, original_vae_key
+from tools.make_random_sdxl import openclip_state
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -38,29 +39,6 @@ def test_a_single_file_with_the_original_key_names(
     assert bundle.prediction_type == "epsilon"
 
 
-def openclip_state(text_encoder: Any) -> dict[str, torch.Tensor]:
-    """The text encoder's weights as the original v2 checkpoints name and stack them (OpenCLIP)."""
-    ours = {key.removeprefix("text_model."): weight for key, weight in text_encoder.state_dict().items()}
-    state = {
-        "token_embedding.weight": ours["embeddings.token_embedding.weight"],
-        "positional_embedding": ours["embeddings.position_embedding.weight"],
-        "ln_final.weight": ours["final_layer_norm.weight"],
-        "ln_final.bias": ours["final_layer_norm.bias"],
-        "text_projection": torch.eye(text_encoder.config.hidden_size),  # in the file, but not in the encoder
-    }
-    for layer in range(text_encoder.config.num_hidden_layers):
-        for end in ("weight", "bias"):
-            place, block = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-            stacked = [ours[f"{place}.self_attn.{name}_proj.{end}"] for name in "qkv"]
-            state[f"{block}.attn.in_proj_{end}"] = torch.cat(stacked)
-            for old, new in (
-                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
-                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-            ):  # fmt: skip
-                state[f"{block}.{old}.{end}"] = ours[f"{place}.{new}.{end}"]
-    return {"cond_stage_model.model." + key: weight for key, weight in state.items()}
-
-
 @pytest.mark.parametrize("velocity", [False, True])
 def test_a_single_file_of_the_second_version(
     toy: models.ModelBundle,
@@ -76,7 +54,7 @@ def test_a_single_file_of_the_second_version(
     monkeypatch.setattr(files, "predicts_velocity", lambda _unet: velocity)
     state = original_state(toy.pipeline("ddim"))
     state = {key: weight for key, weight in state.items() if not key.startswith("cond_stage_model.")}
-    state |= openclip_state(toy.text_encoder)
+    state |= openclip_state(toy.text_encoder, "cond_stage_model.model.")
     file = tmp_path / "v2.safetensors"
     save_file({key: weight.contiguous().clone() for key, weight in state.items()}, file)
     bundle = models.load(file, device="cpu", dtype=torch.float32)

@@ -30,8 +30,8 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Pa
             encoder_block_out_channels=widths, decoder_block_out_channels=widths,
             num_encoder_blocks=blocks, num_decoder_blocks=blocks,
         )  # fmt: skip
-        decoder.save_pretrained(tmp_path / "weights" / tiny.FOLDER)
-        return tmp_path / "weights" / tiny.FOLDER
+        decoder.save_pretrained(tmp_path / "weights" / "taesd")
+        return tmp_path / "weights" / "taesd"
 
     return save
 

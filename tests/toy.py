@@ -111,6 +111,72 @@ def save_toy(
     return folder
 
 
+WIDTHS_XL = (32, 40)  # of the two text encoders
+
+
+def save_toy_xl(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    force_upcast: bool = True,
+    magicapture: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Save a toy Stable Diffusion XL as a diffusers folder and return the folder.
+
+    As the published one: no attention in the first block, three transformer blocks deep where it is coarsest, two
+    tokenizers that fill up with different tokens, and a configuration that gives 2 as the id of a prompt's end.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    save_tokenizer(folder / "tokenizer")
+    tokenizers = [
+        CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token=filling)
+        for filling in ("<|endoftext|>", "!")
+    ]
+    encoders = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for width, kind in zip(WIDTHS_XL, (CLIPTextModel, CLIPTextModelWithProjection), strict=True):
+            config = CLIPTextConfig(
+                vocab_size=len(tokenizers[0]), hidden_size=width, intermediate_size=48, num_hidden_layers=3,
+                num_attention_heads=2, max_position_embeddings=77, projection_dim=width, bos_token_id=0,
+                eos_token_id=2, pad_token_id=1,
+            )  # fmt: skip
+            encoders.append(kind(config))
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16), norm_num_groups=4, sample_size=RESOLUTION, scaling_factor=0.13025,
+            force_upcast=force_upcast,
+        )  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=RESOLUTION // 4, block_out_channels=(8, 16, 16), layers_per_block=2, norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=sum(WIDTHS_XL), attention_head_dim=(1, 2, 2), transformer_layers_per_block=(1, 1, 3),
+            use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + WIDTHS_XL[1],
+        )  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type,
+        steps_offset=1, timestep_spacing="leading",
+    )  # fmt: skip
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae, text_encoder=encoders[0], text_encoder_2=encoders[1], tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1], unet=unet, scheduler=scheduler,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    if magicapture is not None:
+        (folder / "magicapture.json").write_text(json.dumps(magicapture), encoding="utf-8")
+    return folder
+
+
 def save_toy_words(folder: Path, recogniser: str = "toy", dim: int = 16) -> None:
     """What makes words of photos, at random; nothing lies outside, and cleaning changes nothing."""
     from magicapture_core.models.words import FILE, LOOK_SIZE, save_words
@@ -165,8 +231,7 @@ def toy_run(
     text_encoder: also LoRA weights of the text encoder. lora: False is a run stopped in phase 1.
     embedder: name of the network that knows the subject's face; None for a run without identity.
     """
-    from safetensors.torch import save_file
-
+    from magicapture_core.adapters.embeddings import save_embeddings
     from magicapture_core.checkpoints import Run, RunFacts
     from magicapture_core.config import TrainConfig
 
@@ -178,9 +243,7 @@ def toy_run(
     facts = RunFacts(config, models.name, models.family, "fingerprint", "toy", ("a.jpg:1",), ("b.jpg:2",))
     run = Run.create(folder, facts)
     run.adapter.mkdir()
-    for role in ("subject", "style"):
-        row = torch.randn(models.text_encoder.config.hidden_size, generator=generator)
-        save_file({f"<{role}>": row}, run.adapter / f"{role}.safetensors")
+    save_embeddings(models, torch.randn(2, models.embedding_width, generator=generator), run.adapter)
     if lora:
         _save_random_lora(models, run.adapter, rank, alpha, text_encoder, generator)
     if embedder:
@@ -191,23 +254,23 @@ def toy_run(
 def _save_random_lora(
     models: Any, folder: Path, rank: int, alpha: float | None, text: bool, generator: torch.Generator
 ) -> None:
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     layers: dict[str, Any] = {}
-    networks = {"unet": (models.unet, UNET_TARGETS), "text_encoder": (models.text_encoder, TEXT_TARGETS)}
-    for name in ("unet", "text_encoder") if text else ("unet",):
+    for name in ("unet", *models.text_encoders) if text else ("unet",):
         # A copy, so that nothing here can leave a trace in the model.
-        network, targets = copy.deepcopy(networks[name][0]), networks[name][1]
+        network = copy.deepcopy(getattr(models, name))
+        targets = UNET_TARGETS if name == "unet" else TEXT_TARGETS
         lora = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=targets)
         network.add_adapter(lora, adapter_name="default")
         state = get_peft_model_state_dict(network, adapter_name="default")
         state = {key: 0.3 * torch.randn(state[key].shape, generator=generator) for key in sorted(state)}
         layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(state)
         layers[f"{name}_lora_adapter_metadata"] = lora.to_dict()
-    StableDiffusionPipeline.save_lora_weights(folder, **layers)
+    getattr(diffusers, models.pipeline_class).save_lora_weights(folder, **layers)
 
 
 UNET_TARGETS = r".*attn2\.(to_q|to_k|to_v|to_out\.0)"

@@ -15,7 +15,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def original_unet_key(key: str, layers: int, plain_ups: frozenset[int] = frozens
     """
     for ours, original in (
         ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
+        ("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"),
         ("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
         ("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1"),
         ("mid_block.resnets.1", "middle_block.2"),
@@ -114,20 +115,29 @@ def original_vae_key(key: str, blocks: int) -> str:
     return "first_stage_model." + key
 
 
-def original_state(pipeline: Any) -> dict[str, Tensor]:
-    """The pipeline's weights under the key names of the original v1 checkpoints."""
-    ups = pipeline.unet.up_blocks
-    plain_ups = frozenset(n for n, up in enumerate(ups) if not getattr(up, "has_cross_attention", False))
-    layers = pipeline.unet.config.layers_per_block
-    state = {
-        original_unet_key(key, layers, plain_ups): weight
-        for key, weight in pipeline.unet.state_dict().items()
-    }
-    for key, weight in pipeline.vae.state_dict().items():
+def original_unet(unet: Any) -> dict[str, Tensor]:
+    """The UNet's weights under the key names of the original checkpoints."""
+    plain_ups = frozenset(
+        n for n, up in enumerate(unet.up_blocks) if not getattr(up, "has_cross_attention", False)
+    )
+    layers = unet.config.layers_per_block
+    return {original_unet_key(key, layers, plain_ups): weight for key, weight in unet.state_dict().items()}
+
+
+def original_vae(vae: Any) -> dict[str, Tensor]:
+    """The VAE's weights under the key names of the original checkpoints."""
+    state = {}
+    for key, weight in vae.state_dict().items():
         # Attention was written as 1×1 convolutions there.
         as_convolution = re.search(r"attentions.*to_.*weight", key) is not None
-        name = original_vae_key(key, len(pipeline.vae.decoder.up_blocks))
+        name = original_vae_key(key, len(vae.decoder.up_blocks))
         state[name] = weight[:, :, None, None] if as_convolution else weight
+    return state
+
+
+def original_state(pipeline: Any) -> dict[str, Tensor]:
+    """The pipeline's weights under the key names of the original v1 checkpoints."""
+    state = original_unet(pipeline.unet) | original_vae(pipeline.vae)
     for key, weight in pipeline.text_encoder.state_dict().items():
         # transformers 5 dropped the prefix that the checkpoints carry.
         state["cond_stage_model.transformer.text_model." + key.removeprefix("text_model.")] = weight
@@ -142,7 +152,14 @@ def original_extras(pipeline: Any) -> Mapping[str, Tensor]:
     }
 
 
-def save(pipeline: Any, out: Path, layout: str, variant: str | None) -> Path:
+def save(
+    pipeline: Any,
+    out: Path,
+    layout: str,
+    variant: str | None,
+    hub_id: str,
+    original: Callable[[Any], Mapping[str, Tensor]],
+) -> Path:
     """Write the pipeline and return what `magicapture_core.models.load` takes."""
     if layout == "folder":
         pipeline.save_pretrained(out, variant=variant)
@@ -151,30 +168,33 @@ def save(pipeline: Any, out: Path, layout: str, variant: str | None) -> Path:
         from safetensors.torch import save_file
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: weight.contiguous() for key, weight in original_state(pipeline).items()}, out)
+        save_file({key: weight.contiguous() for key, weight in original(pipeline).items()}, out)
         return out
-    repository = out / ("models--" + HUB_ID.replace("/", "--"))
+    repository = out / ("models--" + hub_id.replace("/", "--"))
     shutil.rmtree(repository, ignore_errors=True)
     pipeline.save_pretrained(repository / "snapshots" / REVISION, variant=variant)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(REVISION, encoding="ascii")
-    return Path(HUB_ID)
+    return Path(hub_id)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def command_line(
+    about: str,
+    hub_id: str,
+    make: Callable[[torch.dtype, int], Any],
+    original: Callable[[Any], Mapping[str, Tensor]],
+) -> None:
+    """The command line. make: the pipeline, of a precision and a seed; original: its weights by the original names."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--as", dest="layout", choices=("folder", "single", "hub-cache"), default="folder")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    pipeline = random_pipeline(DTYPES[options.dtype], options.seed)
+    pipeline = make(DTYPES[options.dtype], options.seed)
     variant = "fp16" if options.dtype == "fp16" and options.layout != "single" else None
-    print(save(pipeline, options.out, options.layout, variant))
+    print(save(pipeline, options.out, options.layout, variant, hub_id, original))
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__ or "", HUB_ID, random_pipeline, original_state)

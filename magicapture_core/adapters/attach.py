@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +15,95 @@ from safetensors import SafetensorError
 from magicapture_core.adapters.files import LORA_FILE, UNET_FILE, has_unet_weights
 from magicapture_core.adapters.full_weights import replaced
 from magicapture_core.files import read_tensors
-from magicapture_core.problems import RunProblem, ran_out_of_memory
+from magicapture_core.problems import MissingFiles, Problem, RunProblem, ran_out_of_memory
 
+RUN, EXTRA = "run", "extra"
+"""Names of adapters in a pipeline."""
 DOES_NOT_FIT = (
     "{file} does not fit this model or is damaged ({reason}). Use the model that the run was trained on."
 )
 
 
-@contextmanager
-def attached(pipeline: Any, folder: Path | None, scale: float) -> Iterator[None]:
-    """The weights of the adapter in `folder` at strength `scale`; None: there are none.
+@dataclass(frozen=True)
+class ExtraLora:
+    """Somebody else's LoRA file for pictures, beside what was learned: one for few steps, for a look, for details."""
 
-    Afterwards the networks are as they were before. Raises RunProblem for weights that do not fit.
+    file: Path
+    """A .safetensors file with diffusers' or kohya's key names."""
+    scale: float = 1.0
+    """Strength; 1 is as its makers meant it."""
+
+    def check(self) -> None:
+        """Raise Problem for a file or a strength that cannot be used. What fits the model shows when it is attached."""
+        if not self.file.is_file():
+            raise MissingFiles(f"There is no LoRA file {self.file}. Give the path of a .safetensors file.")
+        if self.file.suffix != ".safetensors":
+            raise Problem(
+                f"{self.file.name} is no .safetensors file: expected one, because other formats can run any code when "
+                "they are opened. Get the LoRA as .safetensors."
+            )
+        if not 0 <= self.scale <= 2:
+            raise Problem(f"extra_lora_scale must be 0 to 2, got {self.scale:g}.")
+
+
+@contextmanager
+def attached(
+    pipeline: Any, folder: Path | None, scale: float, extra: ExtraLora | None = None
+) -> Iterator[None]:
+    """The weights of the adapter in `folder` at strength `scale`, and `extra` beside them; None: there are none.
+
+    Afterwards the networks are as they were before. Raises RunProblem for weights that do not fit, Problem for an
+    `extra` that does not.
     """
-    if folder is None:
+    loras: dict[str, tuple[Path, float]] = {}
+    with ExitStack() as stack:
+        if folder is not None and has_unet_weights(folder):
+            stack.enter_context(_with_unet_weights(pipeline.unet, folder / UNET_FILE, scale))
+        elif folder is not None:
+            loras[RUN] = (folder / LORA_FILE, scale)
+        if extra is not None:
+            loras[EXTRA] = (extra.file, extra.scale)
+        if loras:
+            stack.enter_context(_with_loras(pipeline, loras))
         yield
-    elif has_unet_weights(folder):
-        with _with_unet_weights(pipeline.unet, folder / UNET_FILE, scale):
-            yield
-    else:
-        with _with_lora(pipeline, folder, scale):
-            yield
 
 
 @contextmanager
-def _with_lora(pipeline: Any, folder: Path, scale: float) -> Iterator[None]:
-    read_tensors(folder / LORA_FILE)
+def _with_loras(pipeline: Any, loras: Mapping[str, tuple[Path, float]]) -> Iterator[None]:
+    """loras: a file and its strength, by the names that they have in the pipeline."""
     try:
-        try:
-            # Loading draws first values for the layers; the caller's random numbers are not its own.
-            with _without_hints(), torch.random.fork_rng(devices=[]):
-                pipeline.load_lora_weights(folder, weight_name=LORA_FILE, adapter_name="run")
-            pipeline.set_adapters("run", scale)
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            if ran_out_of_memory(error):
-                raise
-            reason, _, _ = str(error).partition("\n")
-            raise RunProblem(DOES_NOT_FIT.format(file=folder / LORA_FILE, reason=reason)) from error
+        for name, (file, _) in loras.items():
+            _load(pipeline, name, file)
+        with _without_hints():
+            pipeline.set_adapters(list(loras), [scale for _, scale in loras.values()])
         yield
     finally:
         pipeline.unload_lora_weights()
+
+
+def _load(pipeline: Any, name: str, file: Path) -> None:
+    if name == RUN:
+        read_tensors(file)
+    reason = "none of its weights belong to it"
+    try:
+        # Loading draws first values for the layers; the caller's random numbers are not its own.
+        with _without_hints(), torch.random.fork_rng(devices=[]):
+            pipeline.load_lora_weights(
+                file.parent, weight_name=file.name, adapter_name=name, use_safetensors=True
+            )
+        if any(name in names for names in pipeline.get_list_adapters().values()):
+            return
+    # The libraries raise all kinds for files of other models.
+    except (SafetensorError, OSError, RuntimeError, ValueError, LookupError) as error:
+        if ran_out_of_memory(error):
+            raise
+        reason, _, _ = str(error).partition("\n")
+    if name == RUN:
+        raise RunProblem(DOES_NOT_FIT.format(file=file, reason=reason))
+    raise Problem(
+        f"{file.name} does not fit this model or is damaged ({reason}). Choose a LoRA that was made for the same kind "
+        "of model."
+    )
 
 
 @contextmanager

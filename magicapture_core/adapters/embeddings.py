@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,30 +11,37 @@ from torch import Tensor
 
 from magicapture_core.adapters.files import EMBEDDING_FILES
 from magicapture_core.files import read_tensors
+from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
 
 
-def save_embeddings(embeddings: Tensor, folder: Path) -> None:
-    """Write the embeddings of both tokens (2, width)."""
+def save_embeddings(models: ModelBundle, embeddings: Tensor, folder: Path) -> None:
+    """Write the embeddings of both tokens (2, width), each in parts for the model's text encoders."""
     for (token, name), row in zip(EMBEDDING_FILES.items(), embeddings.detach().cpu(), strict=True):
-        save_file({token: row.clone().contiguous()}, folder / name)
+        parts = models.embedding_parts(token)
+        shape = (-1,) if len(parts) == 1 else (1, -1)
+        cut = row.split(list(parts.values()))
+        tensors = {part: each.clone().reshape(shape) for part, each in zip(parts, cut, strict=True)}
+        save_file(tensors, folder / name)
 
 
-def read_embeddings(folder: Path, width: int) -> Tensor:
+def read_embeddings(models: ModelBundle, folder: Path) -> Tensor:
     """(2, width) float32 embeddings of both tokens. Raises RunProblem if they are not there or do not fit."""
     rows = []
     for token, name in EMBEDDING_FILES.items():
         path = folder / name
         if not path.exists():
             raise RunProblem(f"{folder.parent} has no {name} yet: it was not trained. Train it first.")
-        try:
-            row = read_tensors(path)[token]
-        except KeyError as error:
-            raise RunProblem(f"{path} does not hold {error}. Train the run again.") from error
-        if row.shape != (width,):
+        tensors, parts = read_tensors(path), models.embedding_parts(token)
+        found = {part: tensor.numel() for part, tensor in tensors.items()}
+        if found != parts:
             raise RunProblem(
-                f"{path} holds {tuple(row.shape)} numbers, but this model's words have {width}: the run was "
+                f"{path} holds {_listed(found)} numbers, but this model's words have {_listed(parts)}: the run was "
                 "trained on a model of another kind. Use that one."
             )
-        rows.append(row.float())
+        rows.append(torch.cat([tensors[part].flatten().float() for part in parts]))
     return torch.stack(rows)
+
+
+def _listed(widths: Mapping[str, int]) -> str:
+    return " and ".join(f"{width} ({part})" for part, width in widths.items()) or "no"

@@ -32,12 +32,10 @@ A person and a style learned with MagiCapture for `{model}`.
 
 ```python
 from diffusers import EulerAncestralDiscreteScheduler, {pipeline_class}
-
+{imports}
 pipe = {pipeline_class}.{load_model}
 pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-pipe.load_textual_inversion(".", weight_name="subject.safetensors", token="<subject>")
-pipe.load_textual_inversion(".", weight_name="style.safetensors", token="<style>")
-{load_lora}picture = pipe(
+{load_words}{load_lora}picture = pipe(
     "a photo of a {subject} in the <style> style",
     num_inference_steps={steps},
     guidance_scale={guidance:g},
@@ -107,20 +105,20 @@ def _as_diffusers(exported: Exported, out: Path) -> list[Path]:
 
 def _as_kohya(exported: Exported, out: Path) -> list[Path]:
     name, adapter, config = exported.name, exported.adapter, exported.config
-    embeddings = {token: read_tensors(adapter / file)[token] for token, file in EMBEDDING_FILES.items()}
+    embeddings = {token: read_tensors(adapter / file) for token, file in EMBEDDING_FILES.items()}
     written = []
     lora = has_lora(adapter)
     if lora:
         alpha = config.lora_alpha if config.lora_alpha is not None else float(config.lora_rank)
-        state = kohya_state(read_tensors(adapter / LORA_FILE), alpha, exported.family.kohya_prefixes)
-        width = next(iter(embeddings.values())).shape[-1]
+        state = kohya_state(read_tensors(adapter / LORA_FILE), alpha, exported.family)
+        width = sum(part.numel() for part in embeddings[SUBJECT_TOKEN].values())
         with atomic_file(out / f"{name}.safetensors") as path:
             save_file(state, path, metadata=_metadata(exported, alpha, width))
         written.append(out / f"{name}.safetensors")
     for token, embedding in embeddings.items():
         target = out / f"{name}-{token.strip('<>')}.safetensors"
         with atomic_file(target) as path:
-            save_file({"emb_params": embedding.float().reshape(1, -1).contiguous()}, path)
+            save_file(exported.family.shared_embedding(embedding), path)
         written.append(target)
     strength = exported.suits.adapter_scale
     readme = _write_readme(
@@ -134,25 +132,23 @@ def _as_kohya(exported: Exported, out: Path) -> list[Path]:
     return [*written, readme]
 
 
-def kohya_state(
-    adapter: Mapping[str, Tensor], alpha: float, prefixes: Mapping[str, str]
-) -> dict[str, Tensor]:
+def kohya_state(adapter: Mapping[str, Tensor], alpha: float, family: type[ModelBundle]) -> dict[str, Tensor]:
     """diffusers' LoRA weights (unet.… and text_encoder.…) under kohya's names, in fp16.
 
-    prefixes: kohya's, by the networks' names. unet.down_blocks.0.….attn2.to_q.lora_A.weight becomes
+    unet.down_blocks.0.….attn2.to_q.lora_A.weight becomes (in Stable Diffusion 1.x)
     lora_unet_down_blocks_0_…_attn2_to_q.lora_down.weight, with its .alpha beside it: the update is
     alpha / rank · up · down.
     """
     state: dict[str, Tensor] = {}
     for key, weight in adapter.items():
         found = LORA_KEY.fullmatch(key)
-        if found is None or found[1] not in prefixes:
-            raise RunProblem(f"{LORA_FILE} has {key!r}, which is no LoRA weight of a UNet or text encoder.")
-        network, module = found[1], found[2]
+        network, module = (found[1], found[2]) if found else ("", key)
         if network != "unet":
             # transformers 5 dropped the prefix that every other program knows.
             module = "text_model." + module.removeprefix("text_model.")
-        name = f"{prefixes[network]}_{module.replace('.', '_')}"
+        name = family.kohya_name(network, module)
+        if found is None or name is None:
+            raise RunProblem(f"{LORA_FILE} has {key!r}, which is no LoRA weight of a UNet or text encoder.")
         way = "lora_down" if found[3] in ("lora_A", "down") else "lora_up"
         half = weight.to(torch.float16)
         if not half.isfinite().all():
@@ -188,7 +184,7 @@ def _write_readme(template: str, exported: Exported, out: Path, **words: Any) ->
     name, subject = exported.name, named(exported.config.noun)
     text = template.format(
         name=name, model=model_title(exported.model), load_model=how_to_load(exported.model), subject=subject,
-        pipeline_class=exported.family.pipeline_class,
+        pipeline_class=exported.family.pipeline_class, **exported.family.how_to_load_words("."),
         steps=exported.suits.steps, guidance=exported.suits.guidance_scale,
         webui_subject=subject.replace(SUBJECT_TOKEN, f"{name}-subject"),
         comfy_subject=subject.replace(SUBJECT_TOKEN, f"embedding:{name}-subject"), **words,

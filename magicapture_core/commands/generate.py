@@ -37,6 +37,11 @@ class Generate:
     """Another base model than the run's own."""
     faces: FaceVariant = "auto"
     """Which face networks score the portraits."""
+    extra_lora: Path | None = None
+    """Another LoRA file (.safetensors) to use beside what was learned, for example one that needs few steps. Mind the
+    steps, guidance and sampler that its makers name."""
+    extra_lora_scale: float = 1.0
+    """Its strength, 0 to 2."""
     private: bool = False
     """Leave the prompt out of the files. They are marked as generated in any case."""
     config: tyro.conf.OmitArgPrefixes[GenerateConfig] = field(default_factory=GenerateConfig)
@@ -67,8 +72,10 @@ class Generate:
     def _generate(self, models: ModelBundle, facts: RunFacts, trained: Path) -> int:
         from rich.progress import Progress as ProgressBar
 
+        from magicapture_core.adapters.attach import ExtraLora
         from magicapture_core.generation import best_first, generate
 
+        extra = ExtraLora(self.extra_lora, self.extra_lora_scale) if self.extra_lora else None
         analyser = analyser_for(self.faces) if facts.config.subject_kind == "person" else None
         self.out.mkdir(parents=True, exist_ok=True)
         files: dict[int, Path] = {}
@@ -79,7 +86,8 @@ class Generate:
                 bar.update(task, completed=done, total=total)
 
             portraits = []
-            for portrait in generate(models, trained, self.config, analyser=analyser, progress=show):
+            made = generate(models, trained, self.config, analyser=analyser, extra=extra, progress=show)
+            for portrait in made:
                 path = files[portrait.seed] = unused(self.out / f"portrait-seed{portrait.seed}.png")
                 portrait.save(path, private=self.private)
                 for word, heat in portrait.attention.items():

@@ -2,11 +2,12 @@
 
 from magicapture_core.concepts.comparing import Verdict, compare, judge_photos
 from magicapture_core.concepts.doubts import doubt
-from magicapture_core.concepts.examples import Concept, Example, Kind, Role, prepare_concept
+from magicapture_core.concepts.examples import Concept, Cut, Example, Kind, Role, prepare_concept
 from magicapture_core.concepts.verdicts import Level, Look, Reason, look_at
 
 __all__ = [
     "Concept",
+    "Cut",
     "Example",
     "Kind",
     "Level",

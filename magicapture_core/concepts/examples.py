@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,34 @@ Box = tuple[int, int, int]
 """Left, top and side of a square in pixels of the photo."""
 
 
+class Cut(NamedTuple):
+    """From where an example was cut, in pixels of the photo. Some models are told it."""
+
+    height: int
+    """Of the photo."""
+    width: int
+    top: float
+    """Of the square; 0 or more."""
+    left: float
+    side: float
+    """Of the square."""
+
+    def mirrored(self) -> Cut:
+        """In the photo mirrored left to right."""
+        return self._replace(left=max(0.0, self.width - self.left - self.side))
+
+    def told(self, resolution: int) -> tuple[float, float, float, float]:
+        """As diffusers tells it to SDXL: the photo's height and width; top and left of the square, in whole pixels of
+        the photo once the square has `resolution` pixels a side."""
+        scale = resolution / self.side
+        return (
+            float(self.height),
+            float(self.width),
+            float(round(self.top * scale)),
+            float(round(self.left * scale)),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One training example: a square picture, its masks and its landmarks."""
@@ -55,6 +83,8 @@ class Example:
     digest: str
     """sha256 over the image's and the mask's bytes."""
     warnings: tuple[str, ...] = ()
+    cut: Cut | None = None
+    """None: the picture is a whole photo."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +275,9 @@ def _cut(photo: Photo, square: Box, masks: Masks, face: Face | None, resolution:
     if face is not None:
         offset = torch.tensor([left, top], dtype=torch.float32)
         landmarks = (torch.tensor(face.landmarks) - offset + 0.5) * (resolution / side) - 0.5
-    return _finished(photo, np.array(picture), region, landmarks, side)
+    height, width = photo.pixels.shape[:2]
+    cut = Cut(height, width, top, left, side)
+    return _finished(photo, np.array(picture), region, landmarks, cut)
 
 
 def _straightened(photo: Photo, frame: Frame, masks: Masks, face: Face, resolution: int) -> Example:
@@ -253,18 +285,21 @@ def _straightened(photo: Photo, frame: Frame, masks: Masks, face: Face, resoluti
     share = torch.from_numpy(frame.cut(masks.face[0].numpy(), resolution))[None]
     region = resize_mask(share, (resolution, resolution))
     landmarks = torch.from_numpy(frame.points(face.landmarks, resolution))
-    return _finished(photo, frame.cut(photo.pixels, resolution), region, landmarks, round(frame.side))
+    left, top = (max(0.0, float(at)) for at in frame.to_photo(resolution)[:, 2])
+    height, width = photo.pixels.shape[:2]
+    cut = Cut(height, width, top, left, frame.side)
+    return _finished(photo, frame.cut(photo.pixels, resolution), region, landmarks, cut)
 
 
 def _finished(
-    photo: Photo, picture: np.ndarray, region: Tensor, landmarks: Tensor | None, side: int
+    photo: Photo, picture: np.ndarray, region: Tensor, landmarks: Tensor | None, cut: Cut
 ) -> Example:
-    """picture: (R, R, 3) uint8; region: (1, R, R) of the face; side: of the square in the photo."""
+    """picture: (R, R, 3) uint8; region: (1, R, R) of the face."""
     image = (torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1).contiguous()
     digest = hashlib.sha256(image.numpy().tobytes() + region.numpy().astype(np.uint8).tobytes()).hexdigest()
-    warning = enlargement(side, picture.shape[0])
+    warning = enlargement(round(cut.side), picture.shape[0])
     warnings = () if warning is None else (f"{photo.name}: {warning}",)
-    return Example(photo.name, image, Masks(region), landmarks, digest, warnings)
+    return Example(photo.name, image, Masks(region), landmarks, digest, warnings, cut)
 
 
 def _square(x: float, y: float, side: float, height: int, width: int) -> Box:

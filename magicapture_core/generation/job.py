@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magicapture_core.adapters.attach import ExtraLora
 from magicapture_core.attention import cross_attention_sides
 from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.generation.learned import Learned
@@ -29,6 +30,8 @@ from magicapture_core.prompts import (
 
 SHOWN_REST = 200
 """Letters of a prompt's cut-off end that the warning quotes."""
+UNUSUAL = 1.6
+"""Times as many or as few pixels as the model's own: from here on, the size is remarked on."""
 SMALL_MODEL = 200_000_000
 """Parameters of a UNet below which several pictures at once fit everywhere; SD 1.5 has 860 million."""
 
@@ -54,9 +57,16 @@ class Job:
     """(width, height) in pixels."""
     seeds: list[int]
     warnings: tuple[str, ...]
+    extra: ExtraLora | None = None
 
     @classmethod
-    def prepared(cls, models: ModelBundle, learned: Learned | None, config: GenerateConfig) -> Job:
+    def prepared(
+        cls,
+        models: ModelBundle,
+        learned: Learned | None,
+        config: GenerateConfig,
+        extra: ExtraLora | None = None,
+    ) -> Job:
         """Raises Problem for whatever is wrong with the settings."""
         noun = learned.noun if learned else "person"
         prompts = [expand(config.prompt, noun), expand(config.negative_prompt, noun, negative=True)]
@@ -74,6 +84,7 @@ class Job:
         warnings += cut
         trained = learned.resolution if learned else models.resolution
         size = (config.width or trained, config.height or trained)
+        warnings += _unusual_size(models, size)
         words = _read_words(config, prompts[0].text, spans[0])
         unread = [word for word in config.attention_words if word not in words]
         if unread and not cut:  # the warning about the cut names these already
@@ -97,6 +108,7 @@ class Job:
             size=size,
             seeds=list(range(first, first + config.count)),
             warnings=tuple(warnings),
+            extra=extra,
         )
 
     @property
@@ -110,8 +122,10 @@ class Job:
         config = to_dict(self.config)
         kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler")
         name = self.models.name
+        extra = {"extra_lora": f"{self.extra.file.name}:{self.extra.scale:g}"} if self.extra else {}
         return {
             **{key: config[key] for key in kept},
+            **extra,
             "width": self.size[0],
             "height": self.size[1],
             "enlarge": self.enlarge,
@@ -194,6 +208,19 @@ def _attention_side(models: ModelBundle, pixels: int, per_pixel: float) -> int:
     """Of the map sizes at hand, the one nearest to what training listened to at its own resolution."""
     sides = cross_attention_sides(models.unet, pixels // models.vae_scale_factor)
     return min(sides, key=lambda side: abs(side - per_pixel * pixels))
+
+
+def _unusual_size(models: ModelBundle, size: tuple[int, int]) -> list[str]:
+    """What to say of a size that is far from those that the model was made for; nothing where any size will do."""
+    suiting = models.suiting_sizes()
+    share = size[0] * size[1] / models.resolution**2
+    if not suiting or 1 / UNUSUAL <= share <= UNUSUAL:
+        return []
+    listed = ", ".join(f"{width}×{height}" for width, height in suiting)
+    return [
+        f"{size[0]}×{size[1]} is far from the sizes that this model was made for ({listed}); things can come out "
+        "double, or cut off."
+    ]
 
 
 def _fitting_pictures(models: ModelBundle) -> int:

@@ -29,6 +29,7 @@ class Learned:
     noun: str
     """What the subject is called in prompts: "person", "old woman", "object"."""
     resolution: int
+    """Side of the pictures, where nobody asks for another."""
     attention_per_pixel: float
     """Side of the attention maps that are listened to, for each pixel of the pictures' side."""
     adapter: Path | None = None
@@ -51,9 +52,9 @@ class Learned:
         identity, analyser, said = _identity(run, analyser)
         config = facts.config
         return cls(
-            embeddings=read_embeddings(run.adapter, models.embedding_width),
+            embeddings=read_embeddings(models, run.adapter),
             noun=config.noun,
-            resolution=config.resolution,
+            resolution=models.drawn_side(config.resolution),
             attention_per_pixel=config.attention_side / config.resolution,
             adapter=run.adapter if has_weights(run.adapter) else None,
             analyser=analyser,

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from magicapture_core.adapters.attach import attached
+from magicapture_core.adapters.attach import ExtraLora, attached
 from magicapture_core.attention import AttentionStore, listen, mean_map
 from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
@@ -37,18 +37,22 @@ def generate(
     config: GenerateConfig,
     *,
     analyser: FaceAnalyser | None = None,
+    extra: ExtraLora | None = None,
     progress: Progress | None = None,
 ) -> Generator[Portrait, None, None]:
     """Make `config.count` portraits with a run's adapter. Yields each when it is ready, in order of their seeds.
 
     run: a run folder; None uses the model without an adapter. analyser: its face recognition network scores the
     portraits; None chooses one. The same seed gives the same picture for any number of pictures in a batch.
+    extra: another LoRA file that is used beside the run's.
     progress: called after each denoising step; if it raises StoppedError, the generator ends without an error.
     When the generator has ended, was closed or has failed, the models are as they were before.
     Raises Problem for a prompt or a run that cannot be used, immediately and not at the first portrait.
     """
+    if extra is not None:
+        extra.check()
     learned = None if run is None else Learned.from_run(Run.open(run), models, analyser)
-    return _portraits(Job.prepared(models, learned, config), progress)
+    return _portraits(Job.prepared(models, learned, config, extra), progress)
 
 
 def draft(
@@ -85,7 +89,7 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
         folder = job.learned.adapter if job.learned else None
-        stack.enter_context(attached(pipeline, folder, job.config.adapter_scale))
+        stack.enter_context(attached(pipeline, folder, job.config.adapter_scale, job.extra))
         store = stack.enter_context(_listening(job))
         prompts = _encode(job)
         while batches:
@@ -124,10 +128,10 @@ def _denoise(
         step_done()
         return tensors
 
-    output = pipeline(
-        **job.models.prompt_arguments(
-            prompts[:1].expand(count), prompts[1:].expand(count) if guided else None
-        ),
+    drawn = job.models.draw(
+        pipeline,
+        prompts[:1].expand(count),
+        prompts[1:].expand(count) if guided else None,
         num_inference_steps=job.config.steps,
         guidance_scale=job.config.guidance_scale,
         width=job.size[0],
@@ -136,8 +140,7 @@ def _denoise(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         callback_on_step_end=after_step,
     )
-    flags = getattr(output, "nsfw_content_detected", None) or [False] * count
-    for number, (image, seed, nsfw) in enumerate(zip(output.images, seeds, flags, strict=True)):
+    for number, (image, seed, nsfw) in enumerate(zip(drawn.images, seeds, drawn.unsafe, strict=True)):
         picture = _enlarged(job, image.convert("RGB"))
         warnings = job.warnings
         if nsfw:

@@ -1,6 +1,6 @@
 """Diffusion models: the only place that loads their weights.
 
-Any Stable Diffusion 1.x or 2.x (predicting noise or velocity), from a diffusers folder, a single
+Any Stable Diffusion 1.x, 2.x or XL (predicting noise or velocity), from a diffusers folder, a single
 .safetensors file or the Hugging Face hub, becomes one `ModelBundle` of diffusers and transformers classes.
 """
 
@@ -19,11 +19,12 @@ import torch
 
 from magicapture_core.config import Framing
 from magicapture_core.models.bundle import ModelBundle, sampler
-from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
-from magicapture_core.models.hub import HUB_ID, first_line, from_hub
+from magicapture_core.models.families import family_of
+from magicapture_core.models.files import EDM, EXPECTED, PICKLES, open_file, open_folder
+from magicapture_core.models.hub import HUB_ID, SDXL_ID, first_line, from_hub
 from magicapture_core.models.kernels import kernels_for
 from magicapture_core.models.precision import take_float32, vae_dtype_for
-from magicapture_core.models.stable_diffusion import StableDiffusion
+from magicapture_core.models.safety import local_checker
 from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.progress import Progress
@@ -31,6 +32,7 @@ from magicapture_core.weights import ASSETS
 
 __all__ = [
     "HUB_ID",
+    "SDXL_ID",
     "ModelBundle",
     "best_device",
     "best_dtype",
@@ -54,7 +56,7 @@ def load(
     vae_dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> ModelBundle:
-    """Load a Stable Diffusion 1.x or 2.x.
+    """Load a Stable Diffusion 1.x, 2.x or XL.
 
     name: "mini" (the small model that comes with MagiCapture), a diffusers folder, a single .safetensors
     file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one. A path beside an existing folder
@@ -161,6 +163,9 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
     from diffusers import DDPMScheduler
     from diffusers.models.attention_processor import AttnProcessor
 
+    family = family_of(pipeline)
+    if type(pipeline.scheduler).__name__.startswith("EDM"):
+        raise Problem(f"{name} is {EDM}: expected {EXPECTED}. Choose one of those.")
     # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     predicts = noise_scheduler.config.prediction_type
@@ -172,31 +177,42 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
             f"{name}: expected {EXPECTED}, whose UNet takes {pipeline.vae.config.latent_channels} channels; "
             f"this one takes {channels} (an inpainting or depth model). Choose the plain model."
         )
-    _check_tokenizer(name, pipeline.tokenizer, pipeline.text_encoder)
-    for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.safety_checker):
+    bundle = family(
+        name=name,
+        source=str(path),
+        tokenizer=pipeline.tokenizer,
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        noise_scheduler=noise_scheduler,
+        device=device,
+        dtype=dtype,
+        **_safety_of(pipeline, dtype),
+        **family.parts_of(pipeline, name),
+    )
+    for text_encoder in bundle.text_encoders.values():
+        _check_tokenizer(name, pipeline.tokenizer, text_encoder)
+    for module in (*bundle.networks, bundle.safety_checker):
         if module is not None:
             module.requires_grad_(False).eval().to(device=device)
     if device.type == "cpu" and dtype == torch.bfloat16:
         # Torch's fused attention is slow in this one case: it alone took a third of a training step.
-        for network in (pipeline.unet, pipeline.vae):
+        for network in (bundle.unet, bundle.vae):
             if network.dtype == dtype:
                 network.set_attn_processor(AttnProcessor())
-        pipeline.text_encoder.set_attn_implementation("eager")
-    if pipeline.vae.dtype != dtype:
-        take_float32(pipeline.unet, dtype)
-    return StableDiffusion(
-        name=name,
-        source=str(path),
-        tokenizer=pipeline.tokenizer,
-        text_encoder=pipeline.text_encoder,
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        noise_scheduler=noise_scheduler,
-        safety_checker=pipeline.safety_checker,
-        feature_extractor=pipeline.feature_extractor,
-        device=device,
-        dtype=dtype,
-    )
+        for text_encoder in bundle.text_encoders.values():
+            text_encoder.set_attn_implementation("eager")
+    if bundle.vae.dtype != dtype:
+        take_float32(bundle.unet, dtype)
+    return bundle
+
+
+def _safety_of(pipeline: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """The pipeline's own safety checker, or for a family without one that of `weights_dir`, where it is."""
+    if hasattr(pipeline, "safety_checker"):
+        checker, extractor = pipeline.safety_checker, pipeline.feature_extractor
+    else:
+        checker, extractor = local_checker(dtype)
+    return {"safety_checker": checker, "feature_extractor": extractor}
 
 
 def _check_tokenizer(name: str, tokenizer: Any, text_encoder: Any) -> None:

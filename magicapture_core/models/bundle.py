@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,20 @@ from magicapture_core.models.placeholders import initial_embeddings
 from magicapture_core.models.words import Words
 from magicapture_core.problems import Problem
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+FULL_SIZE = 1024
+
+
+class Drawn(NamedTuple):
+    """Generated pictures."""
+
+    images: list[Image.Image]
+    unsafe: list[bool]
+    """Which of them the safety checker blacked out; all False where there is none."""
+
 
 @dataclass(kw_only=True)
 class ModelBundle(ABC):
@@ -31,12 +45,12 @@ class ModelBundle(ABC):
     # --- of the family, known without loading a model ---------------------------------------------
     family: ClassVar[str]
     """Name in run folders."""
-    half_decodes: ClassVar[bool] = True
-    """Whether the decoder keeps its quality in half precision, so that Eq. 7 may use it so."""
+    tiny_decoder: ClassVar[str]
+    """Name of its tiny decoder (TAESD), which is a folder's in `weights_dir()` and a repository's on the hub."""
     pipeline_class: ClassVar[str]
     """diffusers' class for text to image."""
-    kohya_prefixes: ClassVar[Mapping[str, str]]
-    """Name of an adapted network in a diffusers LoRA file -> its prefix in kohya's key names."""
+    sizes: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """(width, height) of pictures that suit the family's models of FULL_SIZE pixels; empty: any size will do."""
 
     # --- of this model ----------------------------------------------------------------------------
     name: str
@@ -68,6 +82,11 @@ class ModelBundle(ABC):
     # --- what a family says -----------------------------------------------------------------------
 
     @property
+    def half_decodes(self) -> bool:
+        """Whether the decoder can be used in `dtype`, where that is half precision, for Eq. 7."""
+        return True
+
+    @property
     @abstractmethod
     def text_encoders(self) -> dict[str, Any]:
         """The text encoders by their names in diffusers' pipeline."""
@@ -82,6 +101,13 @@ class ModelBundle(ABC):
         gradient goes through. None: the prompts hold no placeholders.
         """
 
+    def framed(self, conditioning: Conditioning, cuts: Tensor) -> Conditioning:  # noqa: ARG002
+        """The prompts with what the network is told of the photos that the pictures were cut from.
+
+        cuts: (b, 4), each of `concepts.Cut.told`. A family whose network takes nothing of it returns `conditioning`.
+        """
+        return conditioning
+
     @abstractmethod
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's prediction, see `prediction_type`. noisy_latents: (b, c, h, w); timesteps: (b,). float32."""
@@ -90,12 +116,57 @@ class ModelBundle(ABC):
     def pipeline(self, scheduler: str = "euler_ancestral") -> Any:
         """diffusers' pipeline for text to image, which shares these modules.
 
-        scheduler: "euler_ancestral", "dpm++", "unipc" or "ddim"; Problem on any other.
+        scheduler: one of `config.Scheduler`; Problem on any other.
         """
 
     @abstractmethod
     def prompt_arguments(self, prompt: Conditioning, negative: Conditioning | None) -> dict[str, Tensor]:
         """How the pipeline's call takes encoded prompts."""
+
+    @abstractmethod
+    def draw(
+        self, pipeline: Any, prompt: Conditioning, negative: Conditioning | None, **options: Any
+    ) -> Drawn:
+        """Pictures by `pipeline`, which is one of this model's. options: of its call, without output_type."""
+
+    def drawn_side(self, trained: int) -> int:
+        """Side in pixels of the pictures that suit an adapter trained at `trained` pixels."""
+        return trained
+
+    @classmethod
+    @abstractmethod
+    def parts_of(cls, pipeline: Any, name: str) -> dict[str, Any]:
+        """What of a loaded pipeline only this family has, by the names of its fields.
+
+        name: of the model, for messages. Raises Problem for parts that do not belong together.
+        """
+
+    @classmethod
+    @abstractmethod
+    def embedding_names(cls, token: str) -> tuple[str, ...]:
+        """Names of the parts of a token's learned embedding in its file, one for each text encoder."""
+
+    @classmethod
+    @abstractmethod
+    def shared_embedding(cls, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The content of an embedding's file for A1111, Forge and ComfyUI. rows: by `embedding_names`."""
+
+    @classmethod
+    @abstractmethod
+    def how_to_load_words(cls, folder: str) -> dict[str, str]:
+        """Lines of Python that load an adapter's embeddings from `folder` into diffusers' pipeline `pipe`.
+
+        "imports": what they need beside diffusers, "load_words": the lines. Each ends its last line.
+        """
+
+    @classmethod
+    @abstractmethod
+    def kohya_name(cls, network: str, module: str) -> str | None:
+        """kohya's name of an adapted module; None for a network that the family does not have.
+
+        network: its name in a diffusers LoRA file ("unet", "text_encoder", …). module: its path in the network, a text
+        encoder's beginning with "text_model.".
+        """
 
     @classmethod
     @abstractmethod
@@ -118,6 +189,10 @@ class ModelBundle(ABC):
     def embedding_width(self) -> int:
         """Numbers that are learned for a token: of all text encoders, one after the other."""
         return sum(self.embedding_widths)
+
+    def embedding_parts(self, token: str) -> dict[str, int]:
+        """Names of the parts of a token's learned embedding in its file, with their widths."""
+        return dict(zip(self.embedding_names(token), self.embedding_widths, strict=True))
 
     def initial_embeddings(self, config: TrainConfig, generator: torch.Generator) -> Tensor:
         """Where the paper lets both tokens start: (2, `embedding_width`) float32 on the CPU."""
@@ -149,10 +224,23 @@ class ModelBundle(ABC):
         """Pixels per latent cell, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    def unet_share(self, recomputed: str) -> float:  # noqa: ARG002
+        """How much the UNet keeps of an item for its backward pass, by what Stable Diffusion 1.5's keeps of latents of
+        the same size. recomputed: which parts are computed again ("nothing", "largest", "all")."""
+        return sum(parameter.numel() for parameter in self.unet.parameters()) / 860e6
+
     @property
     def resolution(self) -> int:
         """Side of the square pictures the model was made for, in pixels."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
+
+    def suiting_sizes(self) -> list[tuple[int, int]]:
+        """`sizes` for this model's own resolution."""
+        scale, multiple = self.resolution / FULL_SIZE, self.resolution_multiple
+        return [
+            (round(width * scale / multiple) * multiple, round(height * scale / multiple) * multiple)
+            for width, height in self.sizes
+        ]
 
     @property
     def resolution_multiple(self) -> int:
@@ -175,6 +263,8 @@ def sampler(name: str, noise_config: Mapping[str, Any]) -> Any:
         "dpm++": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
         "unipc": (diffusers.UniPCMultistepScheduler, {}),
         "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": False}),
+        "euler_trailing": (diffusers.EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        "lcm": (diffusers.LCMScheduler, {}),
     }
     if name not in samplers:
         raise Problem(f"scheduler must be one of {', '.join(samplers)}, got {name!r}.")

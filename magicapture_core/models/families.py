@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from magicapture_core.models.bundle import ModelBundle
 from magicapture_core.models.stable_diffusion import StableDiffusion
+from magicapture_core.models.stable_diffusion_xl import StableDiffusionXL
 from magicapture_core.problems import Problem
 
-FAMILIES: dict[str, type[ModelBundle]] = {each.family: each for each in (StableDiffusion,)}
+FAMILIES: dict[str, type[ModelBundle]] = {each.family: each for each in (StableDiffusion, StableDiffusionXL)}
 
 
 def family_called(name: str) -> type[ModelBundle]:
@@ -17,3 +20,9 @@ def family_called(name: str) -> type[ModelBundle]:
             "Use the version of MagiCapture that it was made with."
         )
     return FAMILIES[name]
+
+
+def family_of(pipeline: Any) -> type[ModelBundle]:
+    """The family of a loaded diffusers pipeline, by its class."""
+    classes = {each.pipeline_class: each for each in FAMILIES.values()}
+    return classes[type(pipeline).__name__]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from magicapture_core.models.vae import with_fitting_vae
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.weights import ASSETS
 
@@ -21,32 +22,70 @@ TEXT_KEYS = {
     "cond_stage_model.transformer.embeddings.token_embedding.weight": "v1",  # as transformers named it before 2022
     "cond_stage_model.model.token_embedding.weight": "v2",  # OpenCLIP
 }
+XL_TEXT_KEYS = (
+    "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",  # CLIP-L
+    "conditioner.embedders.1.model.token_embedding.weight",  # OpenCLIP-bigG
+)
+REFINER_KEY = "conditioner.embedders.0.model.token_embedding.weight"
+EDM_KEYS = {"edm_mean", "edm_std", "edm_vpred.sigma_max"}
+"""Marks of models that are trained and sampled by EDM's rules."""
+EDM = "an EDM model (Playground 2.5, CosXL), which is trained and sampled in another way"
+REFINER = "the refiner of Stable Diffusion XL, which only reworks another model's pictures"
 OLD_TEXT = re.compile(r"cond_stage_model\.transformer\.(?!text_model\.)")
+FILLING = {"v1": "<|endoftext|>", "v2": "!"}
+"""The token that fills prompts up."""
 OTHER_INPUTS = {5: "a depth model", 8: "an editing model (InstructPix2Pix)", 9: "an inpainting model"}
 """What takes more into its UNet than a picture's 4 channels, by their number."""
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+XL_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
+KINDS = {
+    "StableDiffusionPipeline": PARTS,
+    "StableDiffusionImg2ImgPipeline": PARTS,
+    "StableDiffusionXLPipeline": XL_PARTS,
+    "StableDiffusionXLImg2ImgPipeline": XL_PARTS,
+}
+"""Parts of a diffusers folder, by what its model_index.json says it holds."""
+OTHER_KINDS = {
+    "StableDiffusionInpaintPipeline": " (an inpainting model)",
+    "StableDiffusionXLInpaintPipeline": " (an inpainting model)",
+    "StableDiffusionXLInstructPix2PixPipeline": " (an editing model)",
+}
 WEIGHT_NAMES = {
     "text_encoder": "model",
+    "text_encoder_2": "model",
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "safety_checker": "model",
 }
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-EXPECTED = "a Stable Diffusion 1.x or 2.x text-to-image model"
+EXPECTED = "a Stable Diffusion 1.x or 2.x text-to-image model, or one of Stable Diffusion XL"
 
 
 def open_folder(folder: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """A pipeline from a diffusers folder."""
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     variant = weight_variant(folder)
-    return StableDiffusionPipeline.from_pretrained(
-        folder,
-        dtype={"default": dtype, "vae": vae_dtype},
-        variant=variant,
-        use_safetensors=True,
-        local_files_only=True,
+    options: dict[str, Any] = {"variant": variant, "use_safetensors": True, "local_files_only": True}
+    if KINDS[_index(folder)["_class_name"]] is PARTS:
+        return diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, dtype={"default": dtype, "vae": vae_dtype}, **options
+        )
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        folder, dtype={"default": dtype, "vae": torch.float32}, **options
     )
+    return with_fitting_vae(pipeline, dtype, vae_dtype)
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """A diffusers folder's model_index.json. Raises Problem where there is none."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise Problem(
+            f"{folder} is not a model folder: expected {EXPECTED} in diffusers layout (model_index.json, "
+            f"{', '.join(PARTS)}). For a single .safetensors file, give the file's path."
+        )
+    return dict(json.loads(index.read_text(encoding="utf-8-sig")))
 
 
 def weight_variant(folder: Path) -> str | None:
@@ -55,21 +94,19 @@ def weight_variant(folder: Path) -> str | None:
 
     Raises Problem if the folder holds another kind of model, MissingFiles if parts of it are not there.
     """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise Problem(
-            f"{folder} is not a model folder: expected {EXPECTED} in diffusers layout (model_index.json, "
-            f"{', '.join(PARTS)}). For a single .safetensors file, give the file's path."
-        )
-    listed = json.loads(index.read_text(encoding="utf-8-sig"))
+    listed = _index(folder)
     kind = listed.get("_class_name")
-    if kind not in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"):
-        raise Problem(f"{folder} holds a {kind}: expected {EXPECTED}. Choose one of those.")
-    optional = [part for part in ("safety_checker",) if listed.get(part, [None])[0]]
-    missing = [part for part in (*PARTS, *optional) if not (folder / part).is_dir()]
+    if kind not in KINDS:
+        words = OTHER_KINDS.get(str(kind), "")
+        raise Problem(f"{folder} holds a {kind}{words}: expected {EXPECTED}. Choose one of those.")
+    wanted = KINDS[kind]
+    if wanted is XL_PARTS and not listed.get("text_encoder", [None])[0]:
+        raise Problem(f"{folder} holds {REFINER}: expected {EXPECTED}. Choose the base model.")
+    optional = [part for part in ("safety_checker",) if wanted is PARTS and listed.get(part, [None])[0]]
+    missing = [part for part in (*wanted, *optional) if not (folder / part).is_dir()]
     if missing:
         raise MissingFiles(f"{folder} lacks {', '.join(missing)}. Copy or download the model again.")
-    parts = ("text_encoder", "unet", "vae", *optional)
+    parts = [part for part in (*wanted, *optional) if part in WEIGHT_NAMES]
     plain, half = (
         {part for part in parts if _has_weights(folder / part, WEIGHT_NAMES[part], variant)}
         for variant in (None, "fp16")
@@ -97,12 +134,10 @@ def _has_weights(folder: Path, stem: str, variant: str | None) -> bool:
 def open_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """A pipeline from one .safetensors file with the original (not diffusers') key names."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline
-    from transformers import CLIPTokenizer
 
     version = _file_version(file)
-    tokenizer = CLIPTokenizer.from_pretrained(
-        CONFIGS / "tokenizer", pad_token="!" if version == "v2" else "<|endoftext|>"
-    )
+    if version == "xl":
+        return _open_xl_file(file, dtype, vae_dtype)
     configs = str(CONFIGS / version)
     vae = AutoencoderKL.from_single_file(
         str(file), config=configs, subfolder="vae", dtype=vae_dtype, local_files_only=True
@@ -112,7 +147,7 @@ def open_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
         str(file),
         config=configs,
         vae=vae,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(FILLING[version]),
         safety_checker=None,
         feature_extractor=None,
         local_files_only=True,
@@ -123,6 +158,37 @@ def open_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
         pipeline.scheduler.register_to_config(prediction_type="v_prediction")
         pipeline.unet.register_to_config(sample_size=96)
     return pipeline
+
+
+def _tokenizer(filling: str) -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(CONFIGS / "tokenizer", pad_token=filling)
+
+
+def _open_xl_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
+    """As `open_file`, for Stable Diffusion XL."""
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+
+    configs = str(CONFIGS / "xl")
+    options: dict[str, Any] = {"config": configs, "local_files_only": True}
+    vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(file),
+        vae=vae,
+        tokenizer=_tokenizer(FILLING["v1"]),
+        tokenizer_2=_tokenizer(FILLING["v2"]),
+        add_watermarker=False,
+        dtype=dtype,
+        **options,
+    )
+    with safe_open(file, "pt") as content:
+        keys, metadata = set(content.keys()), content.metadata() or {}
+    if "v_pred" in keys or metadata.get("modelspec.prediction_type") == "v":
+        pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    if "ztsnr" in keys:  # its noise schedule ends in noise alone
+        pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    return with_fitting_vae(pipeline, dtype, vae_dtype)
 
 
 def _old_text_encoder(file: Path, configs: Path, dtype: torch.dtype) -> Any:
@@ -144,23 +210,29 @@ def _old_text_encoder(file: Path, configs: Path, dtype: torch.dtype) -> Any:
 
 
 def _file_version(file: Path) -> str:
-    """ "v1" or "v2", from the key names in the file's header; Problem if it is something else."""
+    """ "v1", "v2" or "xl", from the key names in the file's header; Problem if it is something else."""
     if file.suffix != ".safetensors":
         why = "a pickle, which can run any code when it is opened" if file.suffix in PICKLES else "unknown"
         raise Problem(f"{file.name} is {why}: expected a .safetensors file. Get the model in that format.")
     with safe_open(file, "pt") as content:
         keys = set(content.keys())
         versions = {version for name, version in TEXT_KEYS.items() if name in keys}
+        versions |= {"xl"} if keys.issuperset(XL_TEXT_KEYS) else set()
         shape = content.get_slice(UNET_KEY).get_shape() if UNET_KEY in keys else []
     channels = shape[1] if len(shape) == 4 else None
-    if len(versions) == 1 and UNET_KEY in keys and channels not in OTHER_INPUTS:
+    edm = keys & EDM_KEYS
+    if len(versions) == 1 and UNET_KEY in keys and channels not in OTHER_INPUTS and not edm:
         return versions.pop()
-    if channels in OTHER_INPUTS:
+    if edm:
+        what = EDM
+    elif REFINER_KEY in keys:
+        what = REFINER
+    elif channels in OTHER_INPUTS:
         what = OTHER_INPUTS[channels]
     elif any("lora" in key for key in keys):
         what = "an adapter (LoRA), which only changes a model"
     elif UNET_KEY in keys or any("double_blocks" in key or "joint_blocks" in key for key in keys):
-        what = "a model of another family (SDXL, SD 3, Flux, …) or only a part of one"
+        what = "a model of another family (SD 3, Flux, …) or only a part of one"
     else:
         what = "no complete model with the original key names"
     raise Problem(f"{file.name} holds {what}: expected {EXPECTED}. Choose one of those.")

@@ -15,7 +15,11 @@ from magicapture_core.progress import Progress
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """The paper's model."""
-HUB_SIZE = "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision"
+SDXL_ID = "stabilityai/stable-diffusion-xl-base-1.0"
+"""What Stable Diffusion XL's descendants come from."""
+HUB_SIZE = (
+    "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision; XL is 13.9 GB, 6.9 GB in half precision"
+)
 
 
 def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path:

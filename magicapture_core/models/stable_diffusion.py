@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from magicapture_core.models.bundle import ModelBundle, sampler
+from magicapture_core.models.bundle import Drawn, ModelBundle, sampler
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.placeholders import learned_embeddings
 from magicapture_core.models.precision import draw_in_float32
@@ -22,10 +23,15 @@ class StableDiffusion(ModelBundle):
     """A Stable Diffusion 1.x or 2.x."""
 
     family: ClassVar[str] = "stable-diffusion"
+    tiny_decoder: ClassVar[str] = "taesd"
     pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
-    kohya_prefixes: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
     text_encoder: Any
+
+    @classmethod
+    def parts_of(cls, pipeline: Any, name: str) -> dict[str, Any]:  # noqa: ARG003
+        """See `ModelBundle.parts_of`."""
+        return {"text_encoder": pipeline.text_encoder}
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -73,6 +79,39 @@ class StableDiffusion(ModelBundle):
         if negative is not None:
             arguments["negative_prompt_embeds"] = negative.encoder_hidden_states
         return arguments
+
+    def draw(
+        self, pipeline: Any, prompt: Conditioning, negative: Conditioning | None, **options: Any
+    ) -> Drawn:
+        """See `ModelBundle.draw`."""
+        output = pipeline(**self.prompt_arguments(prompt, negative), **options)
+        return Drawn(output.images, output.nsfw_content_detected or [False] * len(output.images))
+
+    @classmethod
+    def embedding_names(cls, token: str) -> tuple[str, ...]:
+        """See `ModelBundle.embedding_names`: the token, as diffusers' `load_textual_inversion` expects it."""
+        return (token,)
+
+    @classmethod
+    def shared_embedding(cls, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `ModelBundle.shared_embedding`."""
+        (row,) = rows.values()
+        return {"emb_params": row.float().reshape(1, -1).contiguous()}
+
+    @classmethod
+    def how_to_load_words(cls, folder: str) -> dict[str, str]:
+        """See `ModelBundle.how_to_load_words`."""
+        lines = [
+            f'pipe.load_textual_inversion("{folder}", weight_name="{word}.safetensors", token="<{word}>")\n'
+            for word in ("subject", "style")
+        ]
+        return {"imports": "", "load_words": "".join(lines)}
+
+    @classmethod
+    def kohya_name(cls, network: str, module: str) -> str | None:
+        """See `ModelBundle.kohya_name`."""
+        prefix = {"unet": "lora_unet", "text_encoder": "lora_te"}.get(network)
+        return f"{prefix}_{module.replace('.', '_')}" if prefix else None
 
     @classmethod
     def kohya_metadata(cls, width: int) -> dict[str, str]:

@@ -14,25 +14,25 @@ from magicapture_core.models.hub import first_line
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
 from magicapture_core.weights import weights_dir
 
-FOLDER = "taesd"
-SOURCE = "https://huggingface.co/madebyollin/taesd"
+SOURCE = "https://huggingface.co/madebyollin/"
 ALIKE = 18.0
 """Least PSNR in dB of its picture against the autoencoder's. A guess, for the published TAESD was not at hand."""
 
 
 def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
-    """diffusers' AutoencoderTiny from `weights_dir()/taesd`, frozen, on the model's device and in its dtype.
+    """diffusers' AutoencoderTiny from `weights_dir()`, frozen, on the model's device and in its dtype.
 
     latents: (b, c, h, w), scaled, of real photos; on one of them its picture is compared with the autoencoder's.
     Raises MissingFiles where it is not here, Problem where it cannot be read or is of another model's latents.
     """
     from diffusers import AutoencoderTiny
 
-    folder = weights_dir() / FOLDER
+    folder, source = weights_dir() / models.tiny_decoder, SOURCE + models.tiny_decoder
     if not (folder / "config.json").is_file():
         raise MissingFiles(
-            f'identity_decode "tiny" needs the tiny decoder TAESD (10 MB, MIT licence), which is not in {folder}. '
-            f'Get config.json and diffusion_pytorch_model.safetensors from {SOURCE}, or use identity_decode "face".'
+            f'identity_decode "tiny" needs the tiny decoder {models.tiny_decoder} (10 MB, MIT licence), which is not '
+            f"in {folder}. "
+            f'Get config.json and diffusion_pytorch_model.safetensors from {source}, or use identity_decode "face".'
         )
     try:
         decoder = AutoencoderTiny.from_pretrained(folder, torch_dtype=models.dtype, use_safetensors=True)
@@ -40,7 +40,7 @@ def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
         if ran_out_of_memory(error):
             raise
         raise Problem(
-            f"The tiny decoder in {folder} cannot be read ({first_line(error)}). Get it from {SOURCE} again."
+            f"The tiny decoder in {folder} cannot be read ({first_line(error)}). Get it from {source} again."
         ) from error
     decoder.requires_grad_(False).eval().to(models.device)
     _check(decoder, models, latents[:1], folder)
@@ -50,7 +50,8 @@ def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
 def _check(decoder: Any, models: ModelBundle, latents: Tensor, folder: Path) -> None:
     problem = Problem(
         f"The tiny decoder in {folder} does not belong to {models.name}: it makes other pictures of the same latents "
-        f'than the autoencoder. TAESD belongs to Stable Diffusion 1.x and 2.x; use identity_decode "face" here.'
+        "than the autoencoder. taesd is for Stable Diffusion 1.x and 2.x, taesdxl for XL; use identity_decode "
+        '"face" here.'
     )
     scale = 2 ** (len(decoder.config.decoder_block_out_channels) - 1)
     if (decoder.config.latent_channels, scale) != (latents.shape[1], models.vae_scale_factor):

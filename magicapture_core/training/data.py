@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from magicapture_core import losses
-from magicapture_core.concepts import Concept, Example
+from magicapture_core.concepts import Concept, Cut, Example
 from magicapture_core.models import ModelBundle
 
 # The ArcFace crop reaches 2.7 times the extent of the five landmarks. More than that is decoded,
@@ -31,12 +31,15 @@ class Encoded:
     """(n, 5, 2) pixels; NaN where there is no face."""
     digests: tuple[str, ...]
     """Of the photos, without augmentations: what a resumed run must find again."""
+    cuts: Tensor
+    """(n, 4) from where in their photos they were cut, each of `Cut.told`."""
 
     @classmethod
-    def without_faces(cls, latents: Tensor) -> Encoded:
-        """Latents (n, c, h, w) of pictures that no mask and no landmark belongs to."""
+    def without_faces(cls, latents: Tensor, side: int) -> Encoded:
+        """Latents (n, c, h, w) of whole pictures of `side` pixels that no mask and no landmark belongs to."""
         nowhere = torch.zeros(len(latents), 1, *latents.shape[-2:], device=latents.device)
-        return cls(latents, nowhere, torch.full((len(latents), 5, 2), float("nan")), ())
+        cuts = torch.tensor(_whole(side).told(side), device=latents.device).expand(len(latents), -1)
+        return cls(latents, nowhere, torch.full((len(latents), 5, 2), float("nan")), (), cuts)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -51,13 +54,14 @@ class Encoded:
 def encode_concept(concept: Concept, models: ModelBundle, *, flip: bool) -> Encoded:
     """Encode every photo, one at a time, and unlike the paper, if `flip`, its mirror image."""
     views = list(itertools.chain.from_iterable(_views(example, flip) for example in concept.examples))
-    stacked = torch.cat([models.encode_pictures(image[None]) for image, _, _ in views])
-    faces = torch.stack([masks.at(*stacked.shape[-2:]).face for _, masks, _ in views])
+    stacked = torch.cat([models.encode_pictures(image[None]) for image, _, _, _ in views])
+    faces = torch.stack([masks.at(*stacked.shape[-2:]).face for _, masks, _, _ in views])
     return Encoded(
         stacked,
         faces.to(models.device),
-        torch.stack([landmarks for _, _, landmarks in views]),
+        torch.stack([landmarks for _, _, landmarks, _ in views]),
         tuple(f"{example.name}:{example.digest}" for example in concept.examples),
+        torch.tensor([cut.told(image.shape[-1]) for image, _, _, cut in views], device=models.device),
     )
 
 
@@ -96,11 +100,18 @@ def _views(example: Example, flip: bool) -> list[tuple]:
     landmarks = example.landmarks
     if landmarks is None:
         landmarks = torch.full((5, 2), float("nan"))
-    views = [(example.image, example.masks, landmarks)]
+    side = example.image.shape[-1]
+    cut = example.cut or _whole(side)
+    views = [(example.image, example.masks, landmarks, cut)]
     if flip:
-        mirrored = mirror_landmarks(landmarks, example.image.shape[-1])
-        views.append((example.image.flip(-1), example.masks.flipped(), mirrored))
+        mirrored = mirror_landmarks(landmarks, side)
+        views.append((example.image.flip(-1), example.masks.flipped(), mirrored, cut.mirrored()))
     return views
+
+
+def _whole(side: int) -> Cut:
+    """Of a picture that is a whole photo of `side` pixels."""
+    return Cut(side, side, 0.0, 0.0, side)
 
 
 def mirror_landmarks(landmarks: Tensor, width: int) -> Tensor:

@@ -99,7 +99,8 @@ def train(
             run = _open_run(folder, ready.facts, processes, resume=resume)
             recorder = Recorder(run, optimisation, config, shown_pictures(subject, style), ready.analyser)
             if class_latents is not None and config.prior_weight > 0:
-                optimisation.objective.prior = Encoded.without_faces(class_latents(folder).to(models.device))
+                latents = class_latents(folder).to(models.device)
+                optimisation.objective.prior = Encoded.without_faces(latents, config.resolution)
             recorder.begin()
             if resume:
                 recorder.restore()

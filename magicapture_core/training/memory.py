@@ -166,9 +166,8 @@ def costs(models: ModelBundle, config: TrainConfig, window: int) -> Costs:
     tasks = len(tasks_of("lora" if config.lora_steps else "textual_inversion", config))
     numbers = torch.finfo(models.dtype).bits / 16
     cells = (config.resolution // models.vae_scale_factor) ** 2
-    parameters = sum(parameter.numel() for parameter in models.unet.parameters())
-    size = numbers * cells / 64**2 * parameters / 860e6
-    unet = {name: size * value for name, value in UNET_BYTES.items()}
+    size = numbers * cells / 64**2
+    unet = {name: size * value * models.unet_share(name) for name, value in UNET_BYTES.items()}
     decode = dict.fromkeys(DECODER_BYTES, 0.0)
     if config.decodes and config.lora_steps:
         pixels = (window * models.vae_scale_factor) ** 2

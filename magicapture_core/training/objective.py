@@ -165,7 +165,8 @@ class Objective:
         positions = step.positions[index]
         self.store.positions = positions if listening else None
         noisy_latents = losses.add_noise(latents, noise, self.alphas_cumprod[timesteps])
-        model_pred = self.models.predict(noisy_latents, timesteps, leaf[index])
+        cuts = torch.cat([self._data(task).cuts[task.items] for task in draw.tasks])
+        model_pred = self.models.predict(noisy_latents, timesteps, self.models.framed(leaf[index], cuts))
         heard = self.store.take()
         target = losses.target_of(latents, noise, self.alphas_cumprod[timesteps], self.models.prediction_type)
 
@@ -226,6 +227,7 @@ class Objective:
         abar = self.alphas_cumprod[task.timesteps]
         noisy_latents = losses.add_noise(self.style.latents[task.items], task.noise, abar)
         self.store.positions = None
+        conditioning = self.models.framed(conditioning, self.style.cuts[task.items])
         model_pred = self.models.predict(noisy_latents, task.timesteps, conditioning)
         return losses.pred_original_sample(noisy_latents, model_pred, abar, self.models.prediction_type)
 

@@ -341,7 +341,7 @@ class Optimisation:
 
     def write_adapter(self, folder: Path) -> None:
         """Write what was learned so far as an adapter's files."""
-        save_embeddings(self.embeddings, folder)
+        save_embeddings(self.objective.models, self.embeddings, folder)
         self.weights.save(folder)
 
     def release(self) -> None:

@@ -68,7 +68,8 @@ def attention_views(objective: Objective, pictures: dict[Task, np.ndarray]) -> l
     noisy_latents = losses.add_noise(latents, noise, objective.alphas_cumprod[timesteps])
     positions = prompts.positions(ids)
     objective.store.positions = positions
-    models.predict(noisy_latents, timesteps, prompts.encode(ids))
+    cuts = torch.cat([encoded.cuts[:1] for encoded in data])
+    models.predict(noisy_latents, timesteps, models.framed(prompts.encode(ids), cuts))
     heard = objective.store.take()
     heat = _seen_by_eq_8(heard).cpu().numpy()  # b 2 h w
     views = []
@@ -110,18 +111,17 @@ def sample_picture(
     objective.store.positions = None
     prompt = templates("composed", prompts.noun)[0]
     encoded = prompts.encode(prompts.tokenize([prompt, ""]))
-    image = (
-        models.pipeline()(
-            **models.prompt_arguments(encoded[:1], encoded[1:]),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            width=objective.config.resolution,
-            height=objective.config.resolution,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        .images[0]
-        .convert("RGB")
+    drawn = models.draw(
+        models.pipeline(),
+        encoded[:1],
+        encoded[1:],
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        width=objective.config.resolution,
+        height=objective.config.resolution,
+        generator=torch.Generator().manual_seed(seed),
     )
+    image = drawn.images[0].convert("RGB")
     identity = None
     if analyser is not None and len(objective.subject_features):
         pixels = np.asarray(image)

@@ -13,6 +13,7 @@ from magicapture_core.config import Framing, TrainConfig
 from magicapture_core.problems import Problem
 from magicapture_core.progress import Progress, StoppedError, share
 from magicapture_core.schedules import PAPER, Schedules, known_schedules, scheduled_config
+from magicapture_core.ui.hardware import gpu_gigabytes
 from magicapture_core.ui.lent_gpu import Told, lending
 from magicapture_core.weights import ASSETS
 
@@ -20,8 +21,19 @@ if TYPE_CHECKING:
     from magicapture_core.models import ModelBundle
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+TITLES = {
+    "mini": "Mini (built in)",
+    SD15: "Stable Diffusion 1.5 (as in the paper)",
+    SDXL: "Stable Diffusion XL",
+}
+XL_FROM = 12.0
+"""GB of a graphics card from which Stable Diffusion XL is offered: it trains there at 768 pixels (docs/gpu.md)."""
 CUSTOM = "custom"
 """Not a schedule: the form's values, as the visitor changed them."""
+XL_KEY = b"conditioner.embedders.1.model."
+MOST_HEADER = 10_000_000
+"""Bytes of a .safetensors file's header that are read."""
 SMALL = 500e6
 """Bytes of weights up to which a model runs on any computer."""
 
@@ -78,7 +90,8 @@ class ServerModels:
 
     def choices(self) -> list[tuple[str, str]]:
         """(title, name) of the models to choose from."""
-        names = list(dict.fromkeys([self.default, "mini", SD15]))
+        large = [SDXL] if gpu_gigabytes() >= XL_FROM or lending() else []
+        names = list(dict.fromkeys([self.default, "mini", SD15, *large]))
         if not (ASSETS / "mini" / "model_index.json").is_file() and self.default != "mini":
             names.remove("mini")
         return [(self.facts(name).title, name) for name in names]
@@ -95,7 +108,8 @@ class ServerModels:
     def facts(self, name: str) -> ModelFacts:
         """What is known without loading. Never raises: loading says what is wrong."""
         folder = ASSETS / "mini" if name == "mini" else Path(name).expanduser()
-        resolution = 512
+        large = name == SDXL or is_xl(folder)
+        resolution = 1024 if large else 512
         settings: dict[str, Any] = {}
         try:
             unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
@@ -105,11 +119,9 @@ class ServerModels:
                 settings = json.loads((folder / "magicapture.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        title = {"mini": "Mini (built in)", SD15: "Stable Diffusion 1.5 (as in the paper)"}.get(
-            name, Path(name).name
-        )
+        needs = _xl_needs(folder, resolution) if large else _needs(name, folder, resolution)
         return ModelFacts(
-            name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {}),
+            name, TITLES.get(name, Path(name).name), needs, resolution, settings.get("schedules", {}),
             settings.get("generate", {}), tuple(settings.get("edits", ())), settings.get("framing", "photo"),
             (folder / "words.safetensors").is_file(),
         )  # fmt: skip
@@ -166,6 +178,36 @@ def _needs(name: str, path: Path, resolution: int) -> str:
         f"Faces of {resolution}×{resolution} pixels. {disk}. Wants a graphics card with 8 GB of memory (as "
         "counted; none that small has been tried), better 20; without one it needs 11 GB of main memory, and days."
     )
+
+
+def _xl_needs(path: Path, resolution: int) -> str:
+    """In words, for Stable Diffusion XL. Counted for the published model, not measured yet (docs/gpu.md)."""
+    weights = _weights(path)
+    disk = (
+        f"{_bytes(weights)} on the disk" if weights else "Downloads 7 to 14 GB once, which stay on the disk"
+    )
+    if 0 < weights < SMALL:
+        return (
+            f"Faces of {resolution}×{resolution} pixels, {disk}. Needs 2 GB of memory; runs on any computer."
+        )
+    return (
+        f"Faces of {resolution}×{resolution} pixels. {disk}. Should have a graphics card with 16 GB of memory, better "
+        "24; with 12 GB set the resolution to 768 (Every setting). Without a card it needs 24 GB of main memory, and "
+        "weeks."
+    )
+
+
+def is_xl(path: Path) -> bool:
+    """Whether a folder or file on this computer is a Stable Diffusion XL, by its index or the names in its header."""
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                return XL_KEY in file.read(min(size, MOST_HEADER))
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        return str(index.get("_class_name")).startswith("StableDiffusionXL")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _weights(path: Path) -> int:
