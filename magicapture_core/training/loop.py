@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from magicapture_core.checkpoints import Run, RunFacts
@@ -52,7 +53,9 @@ class StepReport:
     sample: Sample | None = None
     checkpoint: Path | None = None
     note: str | None = None
-    """What the user should know; with the first step only."""
+    """What the user should know; with the first step, and with one after which the run ends early."""
+    settled: bool = False
+    """Whether the run ends with this step, as likeness no longer rises (`stop_when_settled`)."""
 
 
 ClassLatents = Callable[[Path], Tensor]
@@ -105,7 +108,7 @@ def train(
                 recorder.restore()
             clock = _Clock(config)
             try:
-                while optimisation.step < optimisation.total_steps:
+                while optimisation.step < optimisation.total_steps and not _settled(recorder, processes):
                     yield _advance(optimisation, recorder, clock, ready.note)
             except (GeneratorExit, NotFiniteError):
                 recorder.save()
@@ -125,8 +128,13 @@ def _advance(optimisation: Optimisation, recorder: Recorder, clock: _Clock, note
     losses, learning_rates = optimisation.advance()
     seconds = time.monotonic() - started
     phase = optimisation.phase
-    clock.tick(phase, seconds)
     recorded = recorder.record(losses, learning_rates, seconds)
+    clock.tick(phase, seconds, time.monotonic() - started - seconds)
+    settled = recorder.settled and optimisation.step < optimisation.total_steps
+    if settled:
+        note = f"Likeness no longer rises, so the training ends after step {optimisation.step}."
+    elif optimisation.step > 1:
+        note = None
     return StepReport(
         phase=phase,
         step=optimisation.step,
@@ -140,8 +148,17 @@ def _advance(optimisation: Optimisation, recorder: Recorder, clock: _Clock, note
         attention=recorded.attention,
         sample=recorded.sample,
         checkpoint=recorded.checkpoint,
-        note=note if optimisation.step == 1 else None,
+        note=note,
+        settled=settled,
     )
+
+
+def _settled(recorder: Recorder, processes: PartialState) -> bool:
+    """Whether the run ends early. Only the main process draws samples; the others are told."""
+    if not recorder.config.stop_when_settled or processes.num_processes == 1:
+        return recorder.settled
+    told: list[bool] = broadcast_object_list([recorder.settled])
+    return told[0]
 
 
 def _open_run(folder: Path, facts: RunFacts, processes: PartialState, *, resume: bool) -> Run:
@@ -165,17 +182,20 @@ class _Clock:
     def __init__(self, config: TrainConfig) -> None:
         self.steps: dict[Phase, int] = {"textual_inversion": config.ti_steps, "lora": config.lora_steps}
         self.mean: dict[Phase, float] = {}
+        self.ticks, self.beside = 0, 0.0
 
-    def tick(self, phase: Phase, seconds: float) -> None:
-        """Fold one step into the running mean; recent steps count more."""
+    def tick(self, phase: Phase, seconds: float, beside: float) -> None:
+        """Fold one step into the running mean; recent steps count more. beside: seconds of what was due after it."""
+        self.ticks, self.beside = self.ticks + 1, self.beside + beside
         self.mean[phase] = 0.9 * self.mean[phase] + 0.1 * seconds if phase in self.mean else seconds
 
     def left(self, phase: Phase, phase_step: int) -> float:
         """Seconds until the end of the run."""
-        here = self.mean[phase] * (self.steps[phase] - phase_step)
+        beside = self.beside / self.ticks
+        here = (self.mean[phase] + beside) * (self.steps[phase] - phase_step)
         if phase == "lora":
             return here
-        later = self.mean.get("lora", self.mean[phase] * self.PHASE_2_PER_PHASE_1)
+        later = beside + self.mean.get("lora", self.mean[phase] * self.PHASE_2_PER_PHASE_1)
         return here + later * self.steps["lora"]
 
 
