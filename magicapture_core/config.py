@@ -139,8 +139,8 @@ class TrainConfig:
     """Unlike the paper, if true: the checkpoint whose sample pictures have the highest likeness in the last phase is
     kept and used. False: the newest one is used."""
     stop_when_settled: int = 0
-    """Unlike the paper, if above 0: the last phase ends as soon as likeness did not rise over so many samples. 0: all
-    steps are made."""
+    """Unlike the paper, if above 0: the last phase ends as soon as likeness did not rise over so many samples, all of
+    them after the part in which `style_weight` holds. 0: all steps are made."""
     attention_every: int = 50
     """Optimizer steps between attention maps. 0: none."""
 

@@ -892,16 +892,13 @@ SETTLING = {"ti_steps": 1, "lora_steps": 8, "sample_every": 1, "sample_steps": 2
 def test_a_run_ends_where_likeness_no_longer_rises(toy: Any, tmp_path: Path) -> None:
     config = short(**SETTLING, stop_when_settled=2, lora_learning_rate=0.0, embedding_learning_rate=0.0)
     reports = list(start(toy, config, tmp_path / "run"))
-    assert [report.settled for report in reports] == [
-        False,
-        False,
-        False,
-        True,
-    ]  # 3 samples of phase 2 are alike
+    assert [report.settled for report in reports] == [False] * 6 + [
+        True
+    ]  # the style weighs more until step 5
     assert "no longer rises" in (reports[-1].note or "")
     assert list(start(toy, config, tmp_path / "run", resume=True)) == []
     on = list(start(toy, replace(config, stop_when_settled=0), tmp_path / "run", resume=True))
-    assert [report.step for report in on] == [5, 6, 7, 8, 9]
+    assert [report.step for report in on] == [8, 9]
 
 
 def test_the_checkpoint_of_the_highest_likeness_is_used(toy: Any, tmp_path: Path) -> None:
@@ -922,7 +919,7 @@ def test_the_checkpoint_of_the_highest_likeness_is_used(toy: Any, tmp_path: Path
 
 
 def test_a_run_that_keeps_the_best_resumes_bit_for_bit(toy: Any, tmp_path: Path) -> None:
-    config = short(**SETTLING, keep_best=True, stop_when_settled=4)
+    config = short(**SETTLING, keep_best=True, stop_when_settled=2)
     whole = list(start(toy, config, tmp_path / "whole"))
     reports = start(toy, config, tmp_path / "parts")
     for _ in range(3):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from magicapture_core import losses
 from magicapture_core.concepts import Concept
+from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.files import atomic_file
 from magicapture_core.heat import heat_overlay
@@ -111,10 +112,13 @@ def sample_picture(
     seed: int,
     steps: int,
     count: int = 1,
-    guidance_scale: float = 7.0,
 ) -> Sample:
-    """Pictures of the composed prompt with the weights as they stand, of seeds from `seed` on; the first is shown."""
+    """Pictures of the composed prompt with the weights as they stand, of seeds from `seed` on; the first is shown.
+
+    Drawn with the guidance that suits the model, as portraits are: likeness depends on it.
+    """
     models, prompts = objective.models, objective.prompts
+    guidance_scale = float(models.generate_defaults.get("guidance_scale", GenerateConfig().guidance_scale))
     objective.store.positions = None
     prompt = templates("composed", prompts.noun)[0]
     encoded = prompts.encode(prompts.tokenize([prompt, ""]))

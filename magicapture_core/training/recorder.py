@@ -15,6 +15,7 @@ from magicapture_core.model_card import write_model_card
 from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
+from magicapture_core.training.draws import Phase
 from magicapture_core.training.optimisation import Optimisation
 
 RISE = 0.01
@@ -43,14 +44,23 @@ class Recorder:
     """Who scores sample pictures; None for an object."""
     saved_step: int = -1
     likeness: list[tuple[int, float]] = field(default_factory=list)
-    """(step, likeness) of the samples of the last phase, from likeness.jsonl, so that a resumed run decides the same."""
+    """(step, likeness) of the samples of the last phase, from likeness.jsonl: a resumed run decides the same."""
 
     @property
     def settled(self) -> bool:
-        """Whether the run ends here, as likeness no longer rises."""
-        patience = self.config.stop_when_settled
+        """Whether the run ends here, as likeness no longer rises.
+
+        The first part of a phase does not count: while the style weighs more (`style_weight`), likeness may even fall.
+        """
+        config, patience = self.config, self.config.stop_when_settled
+        last: Phase = "lora" if config.lora_steps else "textual_inversion"
+        steps = self.optimisation.phase_steps(last)
+        counts = (config.ti_steps if last == "lora" else 0) + config.style_weight_until * steps
+        late = sum(step > counts for step, _ in self.likeness)
         values = [value for _, value in self.likeness]
-        return 0 < patience < len(values) and max(values[-patience:]) <= max(values[:-patience]) + RISE
+        if not 0 < patience <= min(late, len(values) - 1):
+            return False
+        return max(values[-patience:]) <= max(values[:-patience]) + RISE
 
     @property
     def writes(self) -> bool:

@@ -71,9 +71,17 @@ class Job:
     """One stream of reports. Made by `Jobs.start`; every method may be called from any thread."""
 
     def __init__(
-        self, owner: str, kind: str, stream: Callable[[Job], Stream], jobs: Jobs, device: str, about: str
+        self,
+        owner: str,
+        kind: str,
+        stream: Callable[[Job], Stream],
+        jobs: Jobs,
+        device: str,
+        about: str,
+        gives_way: bool = False,
     ) -> None:
         self.id = secrets.token_hex(8)
+        self.gives_way = gives_way
         self.owner, self.kind, self.device, self.about = owner, kind, device, about
         self._stream, self._jobs = stream, jobs
         self._changed = threading.Condition()
@@ -239,9 +247,12 @@ class Jobs:
         *,
         device: str = "device",
         about: str = "",
+        gives_way: bool = False,
     ) -> Job:
-        """Queue a job; `about` is the owner's own note on it. Raises Problem if they have one that has not ended,
-        or if too many wait."""
+        """Queue a job; `about` is the owner's own note on it. gives_way: it is stopped as soon as another one waits.
+
+        Raises Problem if they have one that has not ended, or if too many wait.
+        """
         with self._lock:
             if self._closed:
                 raise Problem("The server is about to stop. Try again in a few minutes.")
@@ -255,9 +266,12 @@ class Jobs:
                 raise Problem(
                     f"Too many people are waiting ({self._most} jobs). Nothing is lost: try again in a few minutes."
                 )
-            job = Job(owner, kind, stream, self, device, about)
+            job = Job(owner, kind, stream, self, device, about, gives_way)
             self._newest[owner, kind] = job
             if device in self._queues:
+                for other in self._queues[device]:
+                    if other.gives_way:
+                        other._stop.set()
                 self._queues[device].append(job)
             else:
                 self._queues[device] = deque([job])
@@ -283,10 +297,11 @@ class Jobs:
             raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
 
     def ahead(self, job: Job) -> int:
-        """How many jobs the device does before this one; 0 if it runs or has ended."""
+        """How many jobs the device does before this one; 0 if it runs or has ended. One that gives way is none."""
         with self._lock:
-            queue = self._queues.get(job.device, deque())
-            return queue.index(job) if job in queue else 0
+            queue = list(self._queues.get(job.device, ()))
+            before = queue[: queue.index(job)] if job in queue else []
+            return sum(not each.gives_way for each in before)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job out of the queue if it has not begun. Returns whether it was taken out."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 CUSTOM = "custom"
 """Not a schedule: the form's values, as the visitor changed them."""
+PATIENCE = 3
+"""Samples without a rise of likeness after which a training stops by itself."""
 SMALL = 500e6
 """Bytes of weights up to which a model runs on any computer."""
 
@@ -42,6 +44,10 @@ class ModelFacts:
     """What to offer for adding to a prompt, where the model knows few words; else empty."""
     framing: Framing = "photo"
     """How photos are cut for it."""
+    measurable: bool = False
+    """Whether a step of training takes seconds at most here, and nothing must be downloaded for it."""
+    vocabulary: frozenset[str] = frozenset()
+    """Every word that it knows, where these are few; else empty."""
     drafts: bool = False
     """Whether it makes drafts by itself; otherwise the mini model does."""
 
@@ -63,7 +69,8 @@ class ModelFacts:
 
             style = load_preset(preset).overrides
         start = PAPER if schedule == CUSTOM else schedule
-        return scheduled_config(start, self.schedules, self.resolution, style, own or {})
+        plain = scheduled_config(start, self.schedules, self.resolution, style)
+        return scheduled_config(start, self.schedules, self.resolution, style, _watched(plain), own or {})
 
 
 class ServerModels:
@@ -111,7 +118,7 @@ class ServerModels:
         return ModelFacts(
             name, title, _needs(name, folder, resolution), resolution, settings.get("schedules", {}),
             settings.get("generate", {}), tuple(settings.get("edits", ())), settings.get("framing", "photo"),
-            (folder / "words.safetensors").is_file(),
+            _measurable(folder), frozenset(settings.get("vocabulary", ())), (folder / "words.safetensors").is_file(),
         )  # fmt: skip
 
     def load(self, name: str, job: Told) -> ModelBundle:
@@ -165,6 +172,22 @@ def _needs(name: str, path: Path, resolution: int) -> str:
         f"Faces of {resolution}×{resolution} pixels. {disk}. Wants a graphics card with 8 GB of memory, better 20; "
         "without one it needs 11 GB of main memory, and days."
     )
+
+
+def _watched(config: TrainConfig) -> dict[str, Any]:
+    """What the page adds to a schedule: it shows a sample now and then, keeps the best, and stops by itself."""
+    often = max(10, (config.lora_steps or config.ti_steps) // 10)
+    return {
+        "sample_every": min(config.sample_every, often), "sample_pictures": 2, "keep_best": True,
+        "stop_when_settled": PATIENCE,
+    }  # fmt: skip
+
+
+def _measurable(folder: Path) -> bool:
+    import shutil
+
+    weights = _weights(folder)
+    return 0 < weights < SMALL or (weights > 0 and shutil.which("nvidia-smi") is not None)
 
 
 def _weights(path: Path) -> int:
