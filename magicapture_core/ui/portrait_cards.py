@@ -47,7 +47,7 @@ def portrait_cards(
     return (
         f'<h3 class="mc-sub" data-say="{made}">Your portraits</h3><p class="mc-quiet">{escape(sentence)}</p>'
         f'<div class="mc-portraits" aria-busy="{"true" if coming else "false"}">'
-        + '<div class="mc-portrait mc-coming"><span></span></div>' * coming
+        + '<div class="mc-coming mc-waiting"><span></span></div>' * coming
         + "".join(
             _card(
                 each,

@@ -103,8 +103,8 @@ class TrainStep(Step):
             self.filled: self._filled_for(session),
             self.looked: None,
             self.early: config is None or config.stop_when_settled > 0,
+            **self.watch(session, None)[0],
             **self._settings(session, facts, schedule, config),
-            **self.watch(session, None, None, schedule)[0],
         }
 
     def _last(self, session: Session, facts: ModelFacts) -> tuple[str, TrainConfig] | None:
@@ -147,7 +147,7 @@ class TrainStep(Step):
                 title = SCHEDULES.get(name, name.title())
                 choices.append((f"{title}{self._about(facts, its)}", name))
         return {
-            self.schedule: gr.Radio(choices, value=schedule),
+            self.schedule: gr.Radio(choices, value=schedule, visible=not self._busy(session)),
             self.start: self._start_button(session, facts, config),
             self.needs: cards.note(self._needs(facts, config)),
         }
@@ -158,11 +158,14 @@ class TrainStep(Step):
 
     def _start_button(self, session: Session, facts: ModelFacts, config: TrainConfig) -> gr.Button:
         what = "Learn again" if session.runs else _purpose(session)
-        job = self.studio.training_jobs.job(session)
         return gr.Button(
-            f"{what}{self._about(facts, config)}", visible=job is None or not job.active,
+            f"{what}{self._about(facts, config)}", visible=not self._busy(session),
             variant="secondary" if session.runs else "primary",
         )  # fmt: skip
+
+    def _busy(self, session: Session) -> bool:
+        job = self.studio.training_jobs.job(session)
+        return job is not None and job.active
 
     def _needs(self, facts: ModelFacts, config: TrainConfig) -> str:
         steps = config.ti_steps + config.lora_steps

@@ -101,7 +101,7 @@ def _short(config: TrainConfig) -> TrainConfig:
     ti_steps, lora_steps = min(config.ti_steps, 2), min(config.lora_steps, 2)
     return dataclasses.replace(
         config, ti_steps=ti_steps, lora_steps=lora_steps, sample_every=ti_steps + lora_steps, attention_every=0,
-        checkpoint_every=100, prior_weight=0.0, stop_when_settled=0, keep_best=False,
+        sample_pictures=1, checkpoint_every=100, prior_weight=0.0, stop_when_settled=0, keep_best=False,
     )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _measured(
     for report in reports:
         seconds[report.phase] = [report.seconds / config.items_per_step]
         if report.sample is not None:
-            seconds[SAMPLE] = [beside_a_step(report, began) / config.sample_pictures]
+            seconds[SAMPLE] = [beside_a_step(report, began)]
         yield report
         began = time.monotonic()
     return seconds

@@ -28,7 +28,7 @@ PLACES = {
 }
 WORDS = {"<subject>": "The word “me”", "<style>": "The words “this look”"}
 """By the placeholder tokens of prompts.py."""
-FINISHED = "Learned"
+FINISHED = "Learning finished"
 FIRST = {"<subject>": "source", "<style>": "reference"}
 """What is shown first of each; the rest can be opened."""
 
