@@ -120,32 +120,38 @@ def portrait_detail(
             f'<figure><img src="{address(photo.views.get("photo", photo.thumb))}" alt="One of the photos"><figcaption>'
             "<strong>One of your photos</strong></figcaption></figure>"
         )
+    map_of, chips = _looks(words, word, heat)
     near = "" if busy else button("near", portrait.id, "More like this")
     warnings = "".join(
         f'<p class="mc-quiet">{escape(in_plain_words(each))}</p>' for each in portrait.warnings
     )
     return (
-        f'<div class="mc-about" data-shown="{portrait.id}"><div class="mc-pair"><figure><img src="{picture}" '
-        f'alt="{_about(portrait)}"><figcaption><strong>{in_words(portrait)}</strong></figcaption></figure>{original}</div>'
-        f'<div class="mc-tools">{near}{heart(portrait, "Favourite")}<a class="mc-button" href="{picture}" '
-        f'download="portrait-seed-{portrait.seed}.png">Download</a>{button("remove", portrait.id, "Delete")}</div>'
-        f"<p>{with_tokens(portrait.prompt)}</p>{warnings}{_looks(words, word, heat)}"
-        f'<details class="mc-more"><summary>Advanced: how it was made</summary>{_facts(portrait)}</details></div>'
+        f'<div class="mc-about" data-shown="{portrait.id}"><div class="mc-pair mc-three"><figure><img src="{picture}" '
+        f'alt="{_about(portrait)}"><figcaption><strong>{in_words(portrait)}</strong></figcaption></figure>{original}'
+        f'{map_of}</div><div class="mc-tools">{near}{heart(portrait, "Favourite")}<a class="mc-button" '
+        f'href="{picture}" download="portrait-seed-{portrait.seed}.png">Download</a>{button("remove", portrait.id, "Delete")}</div>'
+        f'<p>{with_tokens(portrait.prompt)}</p>{warnings}{chips}<details class="mc-more"><summary>Advanced: how it was '
+        f"made</summary>{_facts(portrait)}</details></div>"
     )
 
 
-def _looks(words: Sequence[str], word: str | None, heat: Path | None) -> str:
+def _looks(words: Sequence[str], word: str | None, heat: Path | None) -> tuple[str, str]:
+    """What a word pays attention to, as a figure, and the words to choose from."""
     if heat is None or word is None:
-        return ""
+        return "", ""
     chips = "".join(
         f'<button type="button" class="mc-chip" data-act="word" data-id="{escape(each, quote=True)}" '
         f'aria-pressed="{"true" if each == word else "false"}">{escape(TITLES.get(each, each))}</button>'
         for each in words
     )
     title = escape(TITLES.get(word, word))
+    figure = (
+        f'<figure><img class="mc-heat" src="{address(heat)}" alt="What “{title}” pays attention to: bright is most">'
+        f"<figcaption><strong>What “{title}” pays attention to</strong></figcaption></figure>"
+    )
     return (
-        f'<h3 class="mc-sub">What the model pays attention to</h3><div class="mc-words">{chips}</div><img '
-        f'class="mc-heat" src="{address(heat)}" alt="What belongs to “{title}” in the picture: bright is most">'
+        figure,
+        f'<h3 class="mc-sub">What the model pays attention to</h3><div class="mc-words">{chips}</div>',
     )
 
 

@@ -78,7 +78,7 @@ def _best(folder: Path, found: list[SeenSample]) -> SeenSample | None:
 
 def _small(sample: SeenSample, shown: bool, best: bool, finished: bool) -> str:
     word = level(sample.likeness) if sample.likeness is not None else f"Step {sample.step}"
-    mark = ("In use" if finished else "Best so far") if best else ""
+    mark = ("In use" if finished else "Best") if best else ""
     badge = f'<span class="mc-badge mc-good">{mark}</span>' if mark else ""
     return (
         f'<button type="button" class="mc-frame" data-act="sample" data-id="{sample.step}" '

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
 from magicapture_core.problems import Problem
-from magicapture_core.prompts import unknown_words
 from magicapture_core.ui import cards, likeness, prompt_chips
 from magicapture_core.ui.comparing import Comparing
 from magicapture_core.ui.past_trainings import Exporting, PastTrainings, run_title
 from magicapture_core.ui.portrait_cards import portrait_cards, portrait_detail, undo
 from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, generate_config
+from magicapture_core.ui.portrait_offer import COMPOSED_PROMPT, PortraitOffer
 from magicapture_core.ui.portrait_shapes import ONLY_SQUARE, SQUARE, shapes, size_of
 from magicapture_core.ui.prompt_words import from_page, to_page
-from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.session_portraits import ORDERS, in_order, of_run
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told, under_way, waits_until_filled
@@ -26,12 +24,7 @@ from magicapture_core.ui.step_train import STALE
 from magicapture_core.ui.stored_session import Session, StoredPortrait
 from magicapture_core.ui.studio import Studio
 
-COMPOSED_PROMPT = GenerateConfig().prompt
 LARGE = "Choose one to see it large beside one of your photos."
-EDITS = (
-    "smiling", "serious", "wearing sunglasses", "wearing glasses", "wearing a hat", "black and white", "outdoors",
-    "soft light",
-)  # fmt: skip
 
 
 class PortraitsStep(Step):
@@ -41,6 +34,7 @@ class PortraitsStep(Step):
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
+        self.offer = PortraitOffer(studio)
         gr.HTML(
             cards.heading(
                 "Make portraits",
@@ -135,14 +129,14 @@ class PortraitsStep(Step):
     def show(self, session: Session) -> Updates:
         """The chosen run with its prompt and portraits."""
         run = session.chosen_run()
-        prompts, negative = self._prompts(session)
-        text, facts = to_page(prompts[0]), self._facts(session)
+        prompts, negative = self.offer.prompts(session)
+        text, facts = to_page(prompts[0]), self.offer.facts(session)
         suits = self.studio.runs.suiting(facts.name, run)
         offered = shapes(facts)
         return {
             self.filled: run.id if run else None,
             self.prompt: text,
-            self.chips: self._ideas(session, text),
+            self.chips: self.offer.chips(session, text),
             self.negative: negative,
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
@@ -151,34 +145,6 @@ class PortraitsStep(Step):
             self.square: "" if len(offered) > 1 else f'<p class="mc-quiet">{ONLY_SQUARE}</p>',
             **self._pictures(session, text),
         }
-
-    def _facts(self, session: Session) -> ModelFacts:
-        """Of the chosen run's model."""
-        run = session.chosen_run()
-        return self.studio.models.facts(run.model if run else session.model or self.studio.models.default)
-
-    def _prompts(self, session: Session) -> tuple[tuple[str, ...], str]:
-        """What to ask for in the chosen run's style, the best first, and what to avoid."""
-        run = session.chosen_run()
-        if run and run.preset:
-            from magicapture_core.presets import load_preset
-
-            with suppress(Problem):  # a preset that is gone takes nothing from what was learned
-                preset = load_preset(run.preset)
-                return preset.prompts, preset.negative_prompt
-        return (COMPOSED_PROMPT,), ""
-
-    def _ideas(self, session: Session, text: str) -> str:
-        known = self._facts(session).edits
-        ideas = prompt_chips.ideas_for(self._prompts(session)[0][1:], known)
-        return prompt_chips.chips(ideas, known or EDITS, text)
-
-    def _reading(self, session: Session, text: str) -> str:
-        facts = self._facts(session)
-        with suppress(Problem):  # half typed; the button says what is wrong
-            unknown = unknown_words(from_page(text), facts.vocabulary)
-            return prompt_chips.reading(text, unknown, facts.name == "mini")
-        return prompt_chips.reading(text, (), False)
 
     def enter(self, session: Session, filled: Any) -> Updates:
         """The form keeps what was typed, unless it was for another run. filled: that run's id, and the prompt."""
@@ -195,7 +161,7 @@ class PortraitsStep(Step):
             self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
             self.detail: "",
             self.chosen: None,
-            self.hint: self._reading(session, text),
+            self.hint: self.offer.reading(session, text),
         }
         for part in self.parts:
             updates |= part.show(session)
@@ -308,9 +274,9 @@ class PortraitsStep(Step):
     def _written(self, key: str, text: str) -> Updates:
         session = self.studio.sessions.find(key)
         return {
-            self.chips: self._ideas(session, text),
+            self.chips: self.offer.chips(session, text),
             self.progress: self._progress(session, text),
-            self.hint: self._reading(session, text),
+            self.hint: self.offer.reading(session, text),
         }
 
     @told(name)

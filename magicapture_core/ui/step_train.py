@@ -249,16 +249,17 @@ class TrainStep(Step):
         step = self.studio.runs.saved_step(session, run) if run and not busy else 0
         smaller = bool(self.studio.training_jobs.smaller(session)) and not busy
         partly = run is not None and not run.finished and 0 < step < run.total
+        start: dict[str, Any] = {"visible": not busy, "variant": "secondary" if step else "primary"}
         unfinished = not busy and (partly or smaller) and not self.studio.stale(session)
         return {
-            self.start: gr.Button(visible=not busy, variant="secondary" if step else "primary"),
+            self.start: gr.Button("Learn again", **start) if session.runs else gr.Button(**start),
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
             self.leave: gr.Button(visible=queued),
             self.resume: gr.Button("Go on with less memory" if smaller else "Resume", visible=unfinished),
             self.schedule: gr.Radio(visible=not busy),
             self.advanced: gr.Accordion(visible=False, open=False) if busy else gr.Accordion(visible=True),
-        }
+        }  # fmt: skip
 
     # --- handlers -------------------------------------------------------------------------------------
 

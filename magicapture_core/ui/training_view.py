@@ -164,7 +164,10 @@ def _live(snapshot: Snapshot, run: StoredRun | None, saved: int) -> str:
         else "Measuring how long it takes"
     )
     pace = f"{report.seconds:.1f} s a step"
-    ask = '<button type="button" class="mc-button mc-notify" data-notify hidden>Notify me when it is done</button>'
+    ask = (
+        '<p class="mc-ask"><button type="button" class="mc-button mc-notify" data-notify hidden>Notify me when it is '
+        "done</button></p>"
+    )
     return cards.progress(share, PHASES[report.phase], [left, steps, pace, "You may close this page."]) + ask
 
 
