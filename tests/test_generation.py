@@ -630,3 +630,12 @@ def test_words_that_the_model_does_not_know_are_told(toy: ModelBundle, run: Path
     assert [each for each in said.warnings if "not know" in each] == ["The model does not know: Hat."]
     toy.vocabulary = frozenset()
     assert not portraits(toy, run, count=1, seed=5, prompt="{subject} {style} qwertz")[0].warnings
+
+
+def test_the_sampler_s_noise_leaves_an_earlier_picture_step_by_step() -> None:
+    from magicapture_core.generation.noise import next_seeds
+
+    assert next_seeds(9, (5,), 0.5, 24) == {3: 9}  # an eighth of the steps
+    assert next_seeds(9, (5,), 0.0, 24) == {24: 9}  # never
+    assert next_seeds(9, (5, 6), 0.5, 24) == {3: 6, 6: 9}  # of the remaining 21 steps an eighth
+    assert next_seeds(9, (), 0.5, 24) == {}

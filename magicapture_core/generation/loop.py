@@ -22,7 +22,7 @@ from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.generation.job import Job
 from magicapture_core.generation.learned import Learned
-from magicapture_core.generation.noise import noise_near
+from magicapture_core.generation.noise import next_seeds, noise_near
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
@@ -120,12 +120,18 @@ def _denoise(
     guided = job.config.guidance_scale > 1  # as the pipeline decides; then it puts the negative half first
     heat = _Heat(job, count, guided, store)
 
-    def after_step(_pipeline: Any, _step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    noise, generators = _noise(job, prompts.encoder_hidden_states.dtype, seeds)
+    config = job.config
+    changes = [next_seeds(seed, config.near, config.variation, config.steps) for seed in seeds]
+
+    def after_step(_pipeline: Any, step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        for generator, change in zip(generators, changes, strict=True):
+            if step + 1 in change:
+                generator.manual_seed(change[step + 1])
         heat.add()
         step_done()
         return tensors
 
-    noise, generators = _noise(job, prompts.encoder_hidden_states.dtype, seeds)
     output = pipeline(
         **job.models.prompt_arguments(
             prompts[:1].expand(count), prompts[1:].expand(count) if guided else None

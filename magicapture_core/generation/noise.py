@@ -1,4 +1,4 @@
-"""The noise that a picture begins with: of its seed, or near to that of an earlier picture."""
+"""The noise of a picture: of its seed, or near to that of an earlier picture."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def noise_near(
 
     Of two independent standard normal tensors a and b, sqrt(1 - v²) a + v b is standard normal again (v: variation). So
     the noise of the seeds near[0], near[1], … and then `seed` is folded one after the other: each picture of a chain is
-    as far from the one before it. The generator is that of near[0], which has drawn its noise already: what a sampler
-    adds on the way is the same for all pictures of the chain.
+    as far from the one before it. The generator is that of near[0], which has drawn its noise already; `next_seeds`
+    says how it goes on.
     near: at least one seed; shape: (channels, h, w) of the latents. Returns (1, channels, h, w) on the CPU.
     """
     generators = [torch.Generator().manual_seed(each) for each in (*near, seed)]
@@ -26,3 +26,15 @@ def noise_near(
         noise = drawn if noise is None else (1 - variation**2) ** 0.5 * noise + variation * drawn
     assert noise is not None
     return noise, generators[0]
+
+
+def next_seeds(seed: int, near: Sequence[int], variation: float, steps: int) -> dict[int, int]:
+    """Denoising steps done -> the seed of the noise that a sampler adds from there on.
+
+    The first steps decide what is in the picture and the last ones its details. So the noise is that of near[0] for the
+    share (1 - variation)³ of all steps, that of near[1] for the same share of the rest, and so on; then that of `seed`.
+    """
+    kept = (1 - variation) ** 3
+    return {
+        round(steps * (1 - (1 - kept) ** number)): each for number, each in enumerate((*near, seed)) if number
+    }

@@ -129,7 +129,8 @@ def portrait_detail(
         f'<div class="mc-about" data-shown="{portrait.id}"><div class="mc-pair mc-three"><figure><img src="{picture}" '
         f'alt="{_about(portrait)}"><figcaption><strong>{in_words(portrait)}</strong></figcaption></figure>{original}'
         f'{map_of}</div><div class="mc-tools">{near}{heart(portrait, "Favourite")}<a class="mc-button" '
-        f'href="{picture}" download="portrait-seed-{portrait.seed}.png">Download</a>{button("remove", portrait.id, "Delete")}</div>'
+        f'href="{picture}" download="portrait-seed-{portrait.seed}.png">Download</a>'
+        f"{button('remove', portrait.id, 'Delete')}</div>"
         f'<p>{with_tokens(portrait.prompt)}</p>{warnings}{chips}<details class="mc-more"><summary>Advanced: how it was '
         f"made</summary>{_facts(portrait)}</details></div>"
     )
