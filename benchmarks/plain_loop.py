@@ -80,10 +80,10 @@ class PlainLoop:
         output = o.models.predict(noisy, timesteps, hidden)
         o.store.take()
         picture = o._decode(losses.pred_original_sample(noisy, output, abar, o.models.prediction_type))
-        generated = o.likeness(picture, o.landmarks[task.items])
+        generated = o.likeness(picture, o.likeness.warps(o.landmarks[task.items], *picture.shape[-2:]))
         with torch.no_grad():
             image, landmarks = self.photos["subject"][2 * int(item.compared_with)]
-            subject = o.likeness(image[None].to(device), landmarks[None])
+            subject = o.likeness(image[None].to(device), o.likeness.warps(landmarks[None], *image.shape[-2:]))
         loss = losses.identity(generated, subject).mean()
         values, weighted = {"identity": loss.item()}, o.config.lambda_id * loss
         if o.config.lambda_colour > 0 and o.face_colour is not None:
@@ -104,8 +104,7 @@ class PlainLoop:
         models = self.o.models
         role = "subject" if task.task == "source" else "style"
         pictures = torch.stack([self.photos[role][i][0] for i in task.items.tolist()])
-        posterior = models.vae.encode(pictures.to(models.device, models.dtype)).latent_dist
-        return posterior.mean.float() * models.vae.config.scaling_factor
+        return models.encode_pictures(pictures)
 
 
 def _views(concept: Concept) -> list[tuple[Tensor, Tensor]]:

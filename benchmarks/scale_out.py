@@ -69,7 +69,8 @@ def _setup() -> Setup:
     likeness = choose_analyser("bundled")[0].embedder().name
     judges = judges_for(likeness, "statistics")
     return Setup(
-        benchmark="mini", model="mini", schedule="smoke", pictures=4, edited_pictures=0, steps=12, faces="bundled",
+        benchmark="mini", model="mini", schedule="smoke", pictures=4, edited_pictures=0, other_people=0, held_out=0,
+        steps=12, faces="bundled",
         likeness=likeness, encoder="statistics", judged_by=judges.names, seed=0, keep_runs=False,
     )  # fmt: skip
 

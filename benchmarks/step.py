@@ -99,7 +99,8 @@ def _measure(
         recorder.begin()
 
         def ours() -> None:
-            recorder.record(*optimisation.advance(), seconds=0)
+            step = optimisation.launch()
+            recorder.record(step, optimisation.settle(step))
 
         ours()  # phase 2 puts its LoRA into the networks
         cases: dict[str, Callable[[], object]] = {"ours": ours, "bare": lambda: _bare(optimisation, phase),
@@ -140,7 +141,8 @@ def _bare(optimisation: Optimisation, phase: Phase) -> None:
             timesteps = torch.full((count,), 500, device=models.device)
             output = models.predict(noisy, timesteps, Conditioning(hidden))
             if decodes:
-                output = objective._decode(objective.windows.cut(output, list(range(items))))
+                cut = objective.windows.cut(output, torch.arange(items, device=models.device))
+                output = objective._decode(cut)
             output.float().mean().backward()
     for parameter in optimisation.trained():
         parameter.grad = None
@@ -154,10 +156,8 @@ def _networks(optimisation: Optimisation, phase: Phase) -> None:
     if phase == "lora" and optimisation.config.lambda_id > 0:
         side = objective.windows.side * objective.models.vae_scale_factor
         pictures = torch.rand(count, 3, side, side, device=objective.models.device).requires_grad_()
-        landmarks = objective.windows.shift(
-            objective.landmarks[:1].expand(count, -1, -1), [0] * count, objective.models.vae_scale_factor
-        )
-        objective.likeness(pictures, landmarks).mean().backward()
+        warps = objective.warps[[0] * count] if objective.warps is not None else None
+        objective.likeness(pictures, warps).mean().backward()
     _bare(optimisation, phase)
 
 

@@ -1,4 +1,4 @@
-"""Listening to cross-attention: the processor that forms A_k, and the store of what it heard.
+"""Recording of cross-attention maps: the attention processor that computes A_k, and the store of its maps.
 
 SDPA never forms the attention matrix, so the layers that are listened to compute it explicitly; every
 other layer keeps the processor it has. Torch and the diffusers `Attention` interface only.
@@ -27,7 +27,7 @@ class AttentionStore:
     """Per layer (b, k, heads, h, w); meaningless where the position is negative."""
 
     def take(self) -> list[Tensor]:
-        """The maps heard since the last call; the store is empty afterwards."""
+        """The maps recorded since the last call; the store is empty afterwards."""
         heard, self.maps = self.maps, []
         return heard
 
@@ -67,8 +67,11 @@ class ListeningProcessor:
                 attn.to_v(encoder_hidden_states),
             )
         )
-        scores = query @ key.transpose(-1, -2) * attn.scale  # b heads hw tokens
-        probabilities = scores.float().softmax(dim=-1)
+        # In fp32, which is more than `upcast_attention` asks for: what half precision rounds off a score is gone from
+        # the map, and Eq. 8 scales maps by their extremes. These layers are small.
+        with torch.autocast(query.device.type, enabled=False):
+            scores = query.float() @ key.float().transpose(-1, -2) * attn.scale  # b heads hw tokens
+        probabilities = scores.softmax(dim=-1)
         self.store.maps.append(self._columns(probabilities))
         out = (probabilities.to(value.dtype) @ value).transpose(1, 2).flatten(2)  # b hw channels
         return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor

@@ -9,7 +9,7 @@ RUN/attention/, samples/   pictures made along the way
 RUN/checkpoint-NNNNNN/     everything needed to go on, bit for bit
 RUN/adapter/               what diffusers loads
 RUN/README.md              model card
-RUN/training.lock          held by the operating system for whoever trains here; otherwise without meaning
+RUN/training.lock          locked by the process that trains in this folder; its content is not used
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ and what is learned at most by rounding."""
 
 
 FIRST_FAMILY = "stable-diffusion"
-"""Of runs that do not say: they were made when there was no other."""
+"""Family of runs whose config.json names none: version 0.1 wrote them, which had only this one."""
 
 
 def in_last_phase(step: int, config: TrainConfig) -> bool:
@@ -66,7 +66,7 @@ class RunFacts:
     model: str
     """What `models.load` takes: "mini", the absolute path of a folder or file, or a hub id."""
     family: str
-    """Of the model: `ModelBundle.family`."""
+    """Family of the model, as in `ModelBundle.family`."""
     model_fingerprint: str
     """Short hash of the model's weights."""
     likeness: str
@@ -135,7 +135,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
-        """Find an existing run. Raises RunProblem if there is none."""
+        """Open an existing run folder. Raises RunProblem if it has no config.json."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise RunProblem(
@@ -146,9 +146,9 @@ class Run:
     @classmethod
     @contextmanager
     def claimed(cls, folder: Path) -> Iterator[None]:
-        """Let nobody else train in `folder`, which is made if it must be. Raises RunProblem where somebody does.
+        """Lock `folder` for training; it is made if necessary. Raises RunProblem if it is locked already.
 
-        The system's own lock: it ends with the process, however that ends.
+        This is the operating system's file lock: it is released when the process ends, also after a crash.
         """
         if folder.exists() and not folder.is_dir():
             raise RunProblem(f"{folder} is a file; expected a folder for the run. Choose another name.")
@@ -177,7 +177,9 @@ class Run:
         """What the run was started with. Raises RunProblem if config.json cannot be read."""
         path = self.folder / "config.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad begins a file with a mark
+            values = json.loads(
+                path.read_text(encoding="utf-8-sig")
+            )  # Windows' Notepad writes a byte-order mark
         except (OSError, ValueError, RecursionError) as error:
             raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
         if not isinstance(values, dict):
@@ -293,14 +295,14 @@ class Run:
             write_adapter(folder)
         used = self._publish_best()
         for old in [each for each in self.checkpoints()[:-keep] if each != used]:
-            # Out of sight first: a half-deleted folder must not look like a checkpoint.
+            # Renamed first: a half-deleted folder must not be taken for a checkpoint.
             doomed = old.with_name(f".{old.name}.old")
             old.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         return path
 
     def publish_best(self) -> None:
-        """Finish what a killed program may have left: adapter/ as in the checkpoint of `best_step`, no leftovers."""
+        """Repair what a killed program left: adapter/ as in the checkpoint in use, temporary folders deleted."""
         for leftover in self.folder.glob(".checkpoint-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         self._publish_best()
@@ -315,14 +317,14 @@ class Run:
         return path
 
     def publish(self, checkpoint: str) -> None:
-        """Let adapter/ hold what an older checkpoint learned. RunProblem if there is none of that name."""
+        """Copy a checkpoint's adapter files into adapter/. Raises RunProblem if there is no checkpoint of that name."""
         found = next((path for path in self.checkpoints() if path.name == checkpoint), None)
         if found is None:
             raise RunProblem(f"{self.folder} no longer has {checkpoint}. Choose another one.")
         self._publish(found)
 
     def _publish(self, checkpoint: Path) -> None:
-        """Let adapter/ hold a checkpoint's adapter files, and none of another's: phase 1 has embeddings alone."""
+        """Make adapter/ hold exactly a checkpoint's adapter files. In phase 1 these are the embeddings alone."""
         published = {path.name for path in copy_adapter(checkpoint, self.adapter)}
         for name in set(ADAPTER_FILES) - published:
             (self.adapter / name).unlink(missing_ok=True)
@@ -362,7 +364,7 @@ class Run:
             save_file(tensors, path, metadata={"embedder": embedder})
 
     def identity(self) -> tuple[Tensor, str] | None:
-        """The mean embedding (dim,) and its network's name, or None for an object."""
+        """The subject's mean embedding (dim,) and its network's name; None for an object. RunProblem if damaged."""
         path = self.folder / "identity.safetensors"
         if not path.exists():
             return None

@@ -1,4 +1,4 @@
-"""Writing so that a reader, or a killed program, never finds half a file."""
+"""Atomic writing: nobody ever reads half a file, even if the program was killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, 112)
 
 
 def _beside(path: Path) -> Path:
-    """A name of its own for every writer: two threads may write one file at the same time."""
+    """A temporary path, unique for each call: two threads may write one file at the same time."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
 
@@ -42,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _flush(temporary)
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # what went wrong above is the news
+        with suppress(OSError):  # the error of the block is the one to report
             temporary.unlink(missing_ok=True)
 
 
@@ -72,7 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says against writing `path` into a RunProblem; every other error passes as it is."""
+    """Turn the operating system's errors while writing `path` into RunProblem; other errors are not changed."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -92,7 +92,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _usual_mode(path: Path) -> int:
-    """The permissions of a new file: safetensors gives its own to nobody but the owner, whatever the umask says.
+    """The permissions of a new file: safetensors makes files readable by their owner only, whatever the umask.
 
     Tried with an empty file: asking for the umask would change it for a moment, for every thread.
     """
@@ -103,7 +103,7 @@ def _usual_mode(path: Path) -> int:
 
 
 def _flush(path: Path) -> None:
-    """Put the bytes on the disk before the name points at them."""
+    """Flush a file to the disk (fsync) before it gets its final name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

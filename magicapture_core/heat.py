@@ -1,4 +1,4 @@
-"""Attention as a picture for people."""
+"""Attention maps as coloured pictures."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ class FaceColour(NamedTuple):
 
 def chroma_of(pictures: Tensor, cell: int) -> Tensor:
     """(b,3,h,w) in [-1,1] → (b,2,h/cell,w/cell): Cb and Cr in [-.5,.5], the mean of each cell of `cell`² pixels."""
-    return torch.einsum("kc,bchw->bkhw", pictures.new_tensor(CHROMA), F.avg_pool2d(pictures, cell) / 2)
+    chroma = torch.stack([_constant(row, pictures) for row in CHROMA])
+    return torch.einsum("kc,bchw->bkhw", chroma, F.avg_pool2d(pictures, cell) / 2)
 
 
 def face_colour(chroma: Tensor, face: Tensor, wanted: FaceColour) -> Tensor:
@@ -115,7 +116,7 @@ def face_lightness(pictures: Tensor, face: Tensor) -> Tensor:
     """Mean Y in [0,1] of a face. pictures: (b,3,h,w) in [-1,1]; face: (b,1,H,W) in {0,1}, cells of it. Returns (b,)."""
     height, width = face.shape[-2:]
     cells = F.adaptive_avg_pool2d(pictures, (height, width)) / 2 + 0.5
-    light = torch.einsum("c,bchw->bhw", cells.new_tensor(LIGHTNESS), cells)
+    light = torch.einsum("c,bchw->bhw", _constant(LIGHTNESS, cells), cells)
     return (light * face[:, 0]).sum(dim=(1, 2)) / face.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
@@ -127,6 +128,11 @@ def skin_lightness(lightness: Tensor, wanted: Tensor) -> Tensor:
     return (
         ((lightness - wanted.to(lightness)).abs() - LIGHTNESS_TOLERANCE).clamp(min=0) / LIGHTNESS_UNIT
     ).square()
+
+
+def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """(n,) of these values. Filled in on the device: a copy from the CPU would wait for it."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a face is and is not, at every size: the one place where a mask is made from pixels and resized."""
+"""Masks of faces and objects: made from pixels, and resized, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from magicapture_core.faces import Face, FaceAnalyser
 
 # Share of a pixel, latent or attention cell that a region must cover to own it.
 THRESHOLD = 0.5
-# A segmenter's foreground that covers less of the photo than this is taken for "it saw nothing".
+# A segmenter's foreground that covers less of the photo than this is treated as no foreground.
 MIN_FOREGROUND = 0.02
 # GrabCut's colour models need no more pixels than this, and its time grows with them.
 _GRABCUT_SIDE = 320
@@ -23,6 +23,7 @@ _GRABCUT_BORDER = 0.05
 # Colours that the edge is summed up in: enough for a table, a wall and what lies between.
 _EDGE_COLOURS = 6
 _OVERLAY_COLOUR = (255, 64, 96)
+_LEARNED_COLOUR = (46, 204, 138)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,23 @@ def overlay(pixels: np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(pixels.shape[:2]) / 400))
     result: np.ndarray = cv2.drawContours(tinted, contours, -1, _OVERLAY_COLOUR, thickness)
+    return result
+
+
+def highlight(pixels: np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
+    """The picture with the region outlined and all else dark and grey, for people: (h, w, 3) uint8 RGB."""
+    import cv2
+
+    region = np.asarray(mask, dtype=np.float32).reshape(-1, *mask.shape[-2:])[0] >= THRESHOLD
+    if region.shape != pixels.shape[:2]:
+        raise ValueError(f"the mask is {region.shape} but the picture {pixels.shape[:2]} (height, width)")
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    shown = np.where(region[..., None], pixels, (0.32 * grey[..., None] + 14).astype(np.uint8))
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(max(pixels.shape[:2]) / 100))
+    result: np.ndarray = cv2.drawContours(
+        np.ascontiguousarray(shown), contours, -1, _LEARNED_COLOUR, thickness, cv2.LINE_AA
+    )
     return result
 
 

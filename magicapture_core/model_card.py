@@ -60,7 +60,7 @@ gender bias of the base model. Every picture that MagiCapture writes is marked a
 
 
 def write_model_card(run: Run) -> None:
-    """(Re)write RUN/README.md from what the folder holds."""
+    """Write RUN/README.md, again if it exists, from the content of the run folder."""
     facts, rows = run.facts(), run.losses()
     config = facts.config
     defaults = to_dict(TrainConfig())

@@ -1,4 +1,4 @@
-"""Presets: a style made ready, with its reference photos, prompts and settings."""
+"""Presets: ready-made styles with reference photos, prompts and settings."""
 
 from __future__ import annotations
 

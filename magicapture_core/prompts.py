@@ -31,7 +31,7 @@ MARK = re.compile(r"\\[()\[\]\\]|[()\[\]]|:\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-
 UNSUPPORTED = re.compile(r"\[[^\[\]()|:]*[|:][^\[\]()]*\]|<(?:lora|lyco|hypernet):[^<>]*>|\bBREAK\b")
 """What AUTOMATIC1111 gives a meaning of its own, and this project does not."""
 SHOWN = 200
-"""Letters of what a prompt has wrong that are told."""
+"""Letters of a wrong part of a prompt that the message quotes."""
 HEAVIEST = 10
 DEEPEST = 20
 LEAST_MEAN = 0.01

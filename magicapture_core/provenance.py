@@ -1,4 +1,4 @@
-"""Every picture that leaves MagiCapture says that it was generated, and how.
+"""Metadata that mark every picture from MagiCapture as generated, and say how it was made.
 
 The mark is IPTC's digital source type in an XMP packet, which galleries, press agencies and social networks
 read. It cannot be switched off; only the prompt may be left out.
@@ -55,7 +55,7 @@ WRAPPED = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a picture says about its making."""
+    """The metadata about how a picture was made."""
 
     source_type: str | None
     """IPTC digital source type, `GENERATED` for MagiCapture's pictures."""

@@ -106,7 +106,7 @@ class TestFinish:
             "portrait.finished-2.png",
             "portrait.finished.png",
         ]
-        assert "fake.jpg is no photo" in said(capsys)
+        assert "fake.jpg is not a photo" in said(capsys)
 
     @pytest.mark.parametrize("restore", ["gfpgan", "codeformer"])
     def test_weights_asked_for_by_name_and_offline(
@@ -183,6 +183,8 @@ class TestSheet:
         [
             (("--spec", "mars"), "no photo specification 'mars'"),
             (("--out", "sheet.docx"), "must end in .pdf"),
+            (("--background", "sky-ish"), "got 'sky-ish'"),
+            (("--background", "white", "--keep-background"), "one of the two"),
             (("--c2pa-key", "key.pem"), "both --c2pa-key and --c2pa-certificates"),
         ],
     )

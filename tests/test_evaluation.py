@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy import ToyAnalyser
+from toy import ToyAnalyser, save_toy
 
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
 from magicapture_core.commands.evaluate import DEFAULT_METHODS
 from magicapture_core.evaluation import cells, judges, metrics, page, runner, table
-from magicapture_core.evaluation.benchmark import load_benchmark
+from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
 from magicapture_core.evaluation.judges import FaceJudge, Judges, Seen, choose_face_judge
+from magicapture_core.evaluation.methods import METHODS
 from magicapture_core.evaluation.metrics import estimate
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.faces import Face
+from magicapture_core.photos import read_photo
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import StoppedError
 
@@ -50,6 +52,7 @@ def test_csim_of_known_angles() -> None:
     assert metrics.csim_mean(turned(30), photos) == pytest.approx(1)
     assert metrics.csim_mean(turned(90), photos) == pytest.approx(0.5)
     assert metrics.csim_best(turned(70), photos) == pytest.approx(np.cos(np.radians(10)))
+    assert metrics.csim_single(turned(60), photos) == pytest.approx((0.5 + 1) / 2)
 
 
 def test_style_is_the_mean_over_references() -> None:
@@ -60,15 +63,16 @@ def test_the_colour_of_a_face_is_told_from_its_light() -> None:
     def face(*colour: int) -> np.ndarray:
         pixels = np.zeros((8, 8, 3), np.uint8)
         pixels[2:6, 2:6] = colour
-        return metrics.face_colour(pixels, keep)
+        return metrics.face_lab(pixels, keep)
 
     keep = np.ones((8, 8), bool)
     keep[2:6, 2:6] = False
     grey, light, red = face(90, 90, 90), face(200, 200, 200), face(255, 0, 0)
-    np.testing.assert_allclose(grey, 0, atol=0.1)
-    np.testing.assert_allclose(red, [80.1, 67.2], atol=0.2)  # sRGB's red in CIELAB
-    assert metrics.face_colour_distance(light, np.stack([grey, grey])) == pytest.approx(0, abs=0.1)
-    assert metrics.face_colour_distance(red, np.stack([grey, red])) == pytest.approx(52.3, abs=0.2)
+    np.testing.assert_allclose(grey[1:], 0, atol=0.1)
+    np.testing.assert_allclose(red, [53.2, 80.1, 67.2], atol=0.2)  # sRGB's red in CIELAB
+    assert metrics.colour_distance(light[1:], np.stack([grey, grey])[:, 1:]) == pytest.approx(0, abs=0.1)
+    assert metrics.colour_distance(red[1:], np.stack([grey, red])[:, 1:]) == pytest.approx(52.3, abs=0.2)
+    assert metrics.colour_distance(light, grey[None]) == pytest.approx(light[0] - grey[0], abs=0.1)
 
 
 def test_a_lower_number_may_be_the_better_one() -> None:
@@ -137,7 +141,7 @@ def test_differences_are_paired_by_cell() -> None:
 def seen(pixels: np.ndarray, expressions: dict[str, float] | None = None) -> Seen:
     landmarks = np.array([[90, 100], [150, 100], [120, 130], [95, 160], [145, 160]], np.float32)
     face = Face((60, 60, 180, 200), landmarks, 1.0, expressions=expressions or {})
-    return Seen(pixels, face, None, np.ones(pixels.shape[:2], bool))
+    return Seen(pixels, face, None, np.ones(pixels.shape[:2], bool), 1)
 
 
 def test_edits_are_measured() -> None:
@@ -154,6 +158,61 @@ def test_edits_are_measured() -> None:
     assert not EDITS["sunglasses"].shows(seen(grey))
     assert EDITS["smiling"].shows(seen(grey, {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.5}))
     assert not EDITS["smiling"].shows(seen(grey))
+    for light, name in ((240, "white background"), (20, "black background")):
+        behind = grey.copy()
+        behind[:60] = light
+        assert EDITS[name].shows(seen(behind))
+        assert not EDITS[name].shows(seen(grey))
+    assert not EDITS["white background"].shows(seen(np.full((256, 256, 3), (250, 250, 205), np.uint8)))
+    brown = np.clip(noise(5, 256).mean(-1, keepdims=True) * [1.1, 0.9, 0.7], 0, 255).astype(np.uint8)
+    assert EDITS["sepia"].shows(seen(brown))
+    assert not EDITS["sepia"].shows(seen(grey))
+    assert not EDITS["sepia"].shows(seen(noise(5, 256)))
+    dressed = grey.copy()
+    dressed[220:] = 30
+    assert EDITS["dark clothes"].shows(seen(dressed))
+    assert not EDITS["dark clothes"].shows(seen(grey))
+
+
+@pytest.mark.parametrize(("people", "styles"), [(7, 4), (3, 3), (2, 5), (5, 7), (1, 4)])
+def test_the_cells_are_balanced_wherever_it_ends(people: int, styles: int) -> None:
+    photos = (Path("1.png"), Path("2.png"))
+    found = Benchmark(
+        "b", Path(), {f"p{n}": photos for n in range(people)}, {f"s{n}": photos for n in range(styles)}, {}
+    )
+    methods = [METHODS["magicapture"], METHODS["dreambooth"]]
+    tasks = runner.plan(found, methods)
+    assert len(set(tasks)) == len(tasks) == 2 * people * styles
+    assert [task.method for task in tasks] == ["magicapture", "dreambooth"] * (people * styles)
+    pairs = [task.pair for task in tasks[::2]]
+    for end in range(1, len(pairs) + 1):
+        for position, names in enumerate((found.identities, found.styles)):
+            counts = [sum(pair[position] == name for pair in pairs[:end]) for name in names]
+            assert max(counts) - min(counts) <= 2
+
+
+def test_the_budget_ends_between_pairs(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock[0])
+
+    def takes_ten_seconds(_task: Task, *_: Any) -> None:
+        clock[0] += 10
+
+    monkeypatch.setattr(runner, "run_cell", takes_ten_seconds)
+    tasks = [Task(person, "oil", method) for person in "abcd" for method in ("magicapture", "no_ar")]
+    setup = setup_of(tmp_path, toy_folder)
+
+    def done(budget: float | None) -> int:
+        clock[0] = 0
+        return len(list(runner.run(tasks, setup, tmp_path / "out", budget=budget)))
+
+    assert done(None) == 8
+    assert done(5) == 2  # the first pair, however long it takes
+    assert done(39) == 2
+    assert done(40) == 4
+    assert done(60) == 6
 
 
 # --- judges ---------------------------------------------------------------------------------------
@@ -309,6 +368,7 @@ def toy_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def setup_of(folder: Path, toy_folder: Path, **changes: Any) -> Setup:
     values = {
         "benchmark": str(folder), "model": str(toy_folder), "schedule": "quick", "pictures": 3, "edited_pictures": 1,
+        "other_people": 0, "held_out": 1,
         "steps": None, "faces": "auto", "likeness": "toy", "encoder": "auto", "judged_by": ("toy judge", "colour"),
         "seed": 0, "keep_runs": False,
     }  # fmt: skip
@@ -414,6 +474,74 @@ def test_a_training_that_is_stopped_goes_on(toy_world: Path, toy_folder: Path, t
     assert told[3:] == [(str(task), 4, 4)]
 
 
+def test_a_cell_knows_held_out_photos_other_people_and_neutral_styles(
+    toy_world: Path, toy_folder: Path, tmp_path: Path
+) -> None:
+    facts = json.loads((toy_world / "benchmark.json").read_text())
+    (toy_world / "benchmark.json").write_text(
+        json.dumps({**facts, "styles": {"oil": {"neutral": True}, "ink": {}}})
+    )
+    setup = setup_of(toy_world, toy_folder, pictures=1, edited_pictures=0, other_people=2)
+    rows = {}
+    for style in ("oil", "ink"):
+        task = Task("ann", style, "magicapture")
+        run_cell(task, setup, tmp_path / "out")
+        cell = read_cell(task, tmp_path / "out")
+        assert cell is not None
+        rows[style] = cell["pictures"]
+        shown = table.cell_values(cell)
+        assert np.isfinite(
+            [shown[name] for name in ("csim_held_out", "copy_paste", "drift", "one_face")]
+        ).all()
+        assert np.isfinite(shown["skin"]) == (style == "oil")
+    assert [row["kind"] for row in rows["oil"]] == ["composed", "anyone", "anyone"]
+    made = rows["oil"][0]
+    judge = toy_judges().faces
+    photos = [
+        judge.look(read_photo(path).pixels).vector
+        for path in sorted((toy_world / "identities/ann").iterdir())
+    ]
+    vector = judge.look(read_photo(tmp_path / "out" / made["file"]).pixels).vector
+    assert vector is not None
+    known = np.stack([photo for photo in photos if photo is not None])
+    assert made["csim_best"] == pytest.approx((known[:2] @ vector).max())  # the third was not trained on
+    assert made["csim_held_out"] == pytest.approx(known[2] @ vector)
+
+
+def test_the_held_out_photo_is_not_trained_on(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+    real = cells.train
+
+    def train(models: Any, subject: Any, *rest: Any, **named: Any) -> Any:
+        learned.append(len(subject.examples))
+        return real(models, subject, *rest, **named)
+
+    monkeypatch.setattr(cells, "train", train)
+    for held_out in (0, 1):
+        cells._prepared.cache_clear()
+        setup = setup_of(toy_world, toy_folder, pictures=1, edited_pictures=0, held_out=held_out)
+        run_cell(Task("ann", "oil", "textual_inversion"), setup, tmp_path / str(held_out))
+    assert learned == [3, 2]
+    with pytest.raises(Problem, match=r"3 photos; with 2 held out, at least 4 are needed"):
+        run_cell(
+            Task("ann", "oil", "no_ar"), setup_of(toy_world, toy_folder, held_out=2), tmp_path / "too many"
+        )
+
+
+def test_drafts_are_a_method_without_training(toy_world: Path, tmp_path: Path) -> None:
+    model = save_toy(tmp_path / "toy", words=("toy", 16))
+    setup = setup_of(toy_world, model, pictures=2, edited_pictures=0)
+    task = Task("ann", "oil", "draft")
+    run_cell(task, setup, tmp_path / "out")
+    cell = read_cell(task, tmp_path / "out")
+    assert cell is not None
+    assert (cell["steps"], cell["seconds"], len(cell["pictures"])) == (0, 0, 2)
+    assert not (task.folder(tmp_path / "out") / "run").exists()
+    assert np.isfinite(table.cell_values(cell)["style"])
+
+
 def test_every_machine_must_have_the_same_face_network(
     toy_world: Path, toy_folder: Path, tmp_path: Path
 ) -> None:
@@ -460,7 +588,7 @@ def test_the_command_makes_table_sheets_and_page(
     arguments = ["evaluate", *where, *what]
     assert command_line.main(arguments) == 0
     rows = pyarrow.parquet.read_table(out / "results.parquet").to_pylist()
-    assert len(rows) == 2 * 1 * 2 * (2 + 4)
+    assert len(rows) == 2 * 1 * 2 * (2 + len(EDITS) + 4)
     assert {row["identity"] for row in rows} == {"ann", "ben"}
     assert {row["age"] for row in rows} == {"older", "young"}
     assert {row["identity"]: row["gender"] for row in rows} == {"ann": "woman", "ben": None}
@@ -546,6 +674,8 @@ def test_what_cannot_be_done_is_told_and_the_rest_goes_on(
         (["--benchmark", "mini", "--identities", "p03,p11"], "no identities 'p11'"),
         (["--benchmark", "mini", "--methods", "dreambox"], "dreambox"),
         (["--benchmark", "mini", "--pictures", "0"], "--pictures"),
+        (["--benchmark", "mini", "--budget", "0"], "--budget"),
+        (["--benchmark", "mini", "--part", "tested"], "no part 'tested'. Its parts: chosen, reported"),
         ([], "either --benchmark"),
         (["--run", "nowhere"], "--subject and --style"),
     ],
@@ -667,6 +797,12 @@ def test_the_mini_benchmark_is_whole() -> None:
     assert set(found.groups) == set(found.identities)
     assert all(set(facts) == {"skin_tone", "gender", "age"} for facts in found.groups.values())
     assert DEFAULT_METHODS.count(",") == 8
+    chosen, reported = found.part(part="chosen"), found.part(part="reported")
+    for what in ("identities", "styles"):
+        assert not set(getattr(chosen, what)) & set(getattr(reported, what))
+    assert (len(reported.identities), len(reported.styles)) == (7, 4)
+    assert list(found.part("2", "duotone", "reported").identities) == ["p04", "p05"]
+    assert found.neutral & set(reported.styles)
     some = found.part("p08, p05", "2")
     assert list(some.identities) == ["p08", "p05"]
     assert list(some.styles) == list(found.styles)[:2]

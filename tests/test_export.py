@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy import save_toy, toy_run
 
+from magicapture_core.__main__ import main
 from magicapture_core.adapters.exporting import export_name, kohya_state
 from magicapture_core.export import export_run
 from magicapture_core.files import atomic_file, atomic_folder
@@ -65,6 +66,18 @@ def test_the_readme_says_what_suits_the_model_and_the_chosen_strength(tmp_path: 
     assert "Steps 12, guidance 3.5, Euler a." in readme
     assert "<lora:ada-lovelace:1>" in readme
     assert "Load LoRA node at strength 1)" in readme
+
+
+def test_the_command_takes_the_strength(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(scale: str) -> int:
+        return main(["export", str(run), "--out", str(tmp_path / "out"), "--adapter-scale", scale])
+
+    assert export("0.55") == 0
+    assert 'cross_attention_kwargs={"scale": 0.55}' in (tmp_path / "out" / "README.md").read_text()
+    assert export("2.5") == 1
+    assert "adapter_scale must be 0 to 2, got 2.5" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_readmes_python_runs_as_it_is_written(run: Path, toy_folder: Path, tmp_path: Path) -> None:

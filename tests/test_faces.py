@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from magicapture_core.faces import (
     hairline,
 )
 from magicapture_core.faces.align import align_in_photo, crop_to_image
+from magicapture_core.faces.bundled import BundledAnalyser, _window_starts
 from magicapture_core.faces.sface import load_sface
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import MissingFiles, Problem
@@ -269,6 +272,36 @@ class TestBundled:
         assert max(blurred) <= (2 * hairline._WORKING_RADIUS + 1) ** 2
         grown = cv2.resize(masks[512], (3072, 3072), interpolation=cv2.INTER_NEAREST)
         assert (grown != masks[3072]).sum() < 0.01 * masks[3072].sum()
+
+    def test_looking_for_faces_in_a_large_photo_costs_no_more_than_in_a_small_one(
+        self, analyser: FaceAnalyser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where there is no face, every part is looked at. Counted, not timed: 4096 pixels are a photo of 24 MP."""
+        import skimage.data
+
+        looked: list[int] = []
+        real = BundledAnalyser._detections
+
+        def watched(self: BundledAnalyser, pixels: np.ndarray, left: int, top: int) -> Iterator[Face]:
+            looked.append(pixels.shape[0] * pixels.shape[1])
+            return real(self, pixels, left, top)
+
+        monkeypatch.setattr(BundledAnalyser, "_detections", watched)
+        photo = cv2.resize(np.asarray(skimage.data.coffee()), (4096, 2731))
+        assert analyser.detect(photo) == []
+        assert len(looked) <= 33
+        assert max(looked) <= 5_000_000
+        looked.clear()
+        assert analyser.detect(photo, small=False) == []
+        assert len(looked) <= 8
+
+    @pytest.mark.parametrize("side", [1, 31, 384, 385, 1536, 4096])
+    @pytest.mark.parametrize("size", [32, 384, 768])
+    def test_windows_cover_everything(self, side: int, size: int) -> None:
+        starts = _window_starts(side, size)
+        assert starts[0] == 0
+        assert starts[-1] == max(0, side - size)
+        assert all(0 < after - before <= size * 2 / 3 + 1 for before, after in pairwise(starts))
 
     def test_foreground(self, analyser: FaceAnalyser, hopper: np.ndarray) -> None:
         foreground = analyser.foreground(hopper)

@@ -15,7 +15,7 @@ from fpdf import FPDF
 from PIL import Image, ImageFont
 
 from magicapture_core.faces import Face, choose_analyser
-from magicapture_core.formats import PAPERS, REFUSED, SPECS, paper, photo_spec
+from magicapture_core.formats import PAPERS, REFUSED, SPECS, background_colour, paper, photo_spec
 from magicapture_core.formats.checklist import Check
 from magicapture_core.formats.head import find_head
 from magicapture_core.formats.matte import guided_filter, matte, replace_background
@@ -155,6 +155,15 @@ class TestPhoto:
         photo = make_passport_photo(person(), SPECS["us"])
         corners = [photo.pixels[5, 5], photo.pixels[5, -5]]
         assert all((corner == 255).all() for corner in corners)
+
+    def test_background_can_be_any_colour_that_the_specification_permits(self) -> None:
+        photo = make_passport_photo(roomy(), SPECS["icao"], background=background_colour("#cfe0f5"))
+        assert (photo.pixels[5, [5, -5]] == (0xCF, 0xE0, 0xF5)).all()
+        assert failed(photo) <= {"sharpness"}
+        dark = make_passport_photo(roomy(), SPECS["icao"], background=background_colour("navy"))
+        assert failed(dark) - {"sharpness"} == {"background_colour"}
+        with pytest.raises(Problem, match="written as #dde3ea or white; got '#12'"):
+            background_colour("#12")
 
     def test_over_the_head_is_background_where_the_picture_ends(self) -> None:
         """And no mirror image of the hair."""

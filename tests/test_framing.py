@@ -63,7 +63,7 @@ class Dots(ToyAnalyser):
         super().__init__()
         self.landmarks = landmarks
 
-    def detect(self, pixels: np.ndarray) -> list[Face]:  # noqa: ARG002
+    def detect(self, pixels: np.ndarray, *, small: bool = True) -> list[Face]:  # noqa: ARG002
         """The face of the dots."""
         (x0, y0), (x1, y1) = self.landmarks.min(0), self.landmarks.max(0)
         return [Face((float(x0), float(y0), float(x1), float(y1)), self.landmarks, 1.0)]

@@ -13,6 +13,7 @@ from magicapture_core.faces import FaceAnalyser
 from magicapture_core.masks import (
     Masks,
     face_masks,
+    highlight,
     mask_from_image,
     object_masks,
     overlay,
@@ -118,3 +119,17 @@ def test_object_masks(analyser: FaceAnalyser) -> None:
 def test_no_object_in_one_colour(analyser: FaceAnalyser) -> None:
     masks = object_masks(np.full((50, 50, 3), 90, np.uint8), analyser)
     assert masks.face.shape == (1, 50, 50)
+
+
+def test_highlight_leaves_the_region_and_greys_the_rest() -> None:
+    pixels = np.full((40, 40, 3), (200, 100, 50), np.uint8)
+    mask = torch.zeros(1, 40, 40)
+    mask[..., 10:30, 10:30] = 1
+    shown = highlight(pixels, mask)
+    assert (shown[20, 20] == pixels[20, 20]).all()
+    outside = shown[2, 2]
+    assert outside.max() < 90  # dark
+    assert outside.max() == outside.min()  # and grey
+    assert (shown[10, 20] != pixels[10, 20]).any()  # outlined
+    with pytest.raises(ValueError, match="the mask is"):
+        highlight(pixels, torch.zeros(1, 10, 10))

@@ -69,6 +69,7 @@ def initial(models: Any, config: Any) -> torch.Tensor:
 EXPECTED = {
     "magicapture": ("lora", {0, 1}),
     "paper_ar": ("lora", {0, 1}),
+    "paper_start": ("lora", {0, 1}),
     "no_ar": ("lora", {0, 1}),
     "no_composed": ("lora", {0, 1}),
     "no_ar_no_composed": ("lora", {0, 1}),
@@ -77,11 +78,14 @@ EXPECTED = {
     "dreambooth": ("unet", set()),
     "dreambooth_prior": ("unet", set()),
     "textual_inversion": ("nothing", {0, 1}),
+    "textual_inversion_photos": ("nothing", {0, 1}),
     "custom_diffusion": ("cross_kv", {0, 1}),
+    "custom_diffusion_photos": ("cross_kv", {0, 1}),
 }
+TRAINED = [name for name, method in METHODS.items() if method.trains]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_each_method_changes_only_what_it_should(quick: Any, tmp_path: Path, name: str) -> None:
     kind, rows = EXPECTED[name]
     config = METHODS[name].config("quick", quick)
@@ -103,12 +107,26 @@ def test_each_method_changes_only_what_it_should(quick: Any, tmp_path: Path, nam
     assert changed_rows == rows
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_no_method_decodes_for_losses_that_it_has_not(quick: Any) -> None:
+    """A schedule can ask more of the decoded composed picture than the paper does."""
+    quick.schedules = {
+        "quick": {**QUICK, "lambda_colour": 4.0, "lambda_lightness": 0.02, "initial_words": "photos"}
+    }
+    configs = {name: METHODS[name].config("quick", quick) for name in TRAINED}
+    decoding = {name for name, config in configs.items() if config.decodes}
+    assert decoding == {"magicapture", "paper_ar", "paper_start", "no_ar", "no_identity", "one_phase"}
+    from_photos = {name for name, config in configs.items() if config.initial_words == "photos"}
+    plain = {"paper_start", "dreambooth", "dreambooth_prior", "textual_inversion", "custom_diffusion"}
+    assert from_photos == set(TRAINED) - plain
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_each_method_computes_only_its_own_terms(quick: Any, tmp_path: Path, name: str) -> None:
     plain = {"source", "reference"}
     expected = {
         "magicapture": plain | {"composed", "identity", "attention"},
         "paper_ar": plain | {"composed", "identity", "attention"},
+        "paper_start": plain | {"composed", "identity", "attention"},
         "no_ar": plain | {"composed", "identity"},
         "no_composed": plain | {"attention"},
         "no_ar_no_composed": plain,
@@ -125,6 +143,7 @@ def test_all_get_as_many_steps(quick: Any) -> None:
     for method in METHODS.values():
         config = method.config("quick", quick)
         assert config.ti_steps + config.lora_steps == 4, method.name
+    assert [method.name for method in METHODS.values() if not method.trains] == ["draft"]
 
 
 def test_the_papers_schedules(quick: Any) -> None:

@@ -400,3 +400,21 @@ def test_every_name_of_a_photo(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert [path.name for path in list_photos(tmp_path)] == names
     assert [path.name for path in other_files(tmp_path)] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("factor", [1.05, 1.5, 2.5])
+def test_large_photos_are_reduced_in_the_same_way_whatever_the_factor(
+    factor: float, orientation: int
+) -> None:
+    import skimage.data
+
+    scene = Image.fromarray(np.asarray(skimage.data.coffee()))  # 600×400
+    exif = Image.Exif()
+    exif[274] = orientation
+    side = round(600 / factor)
+    pixels = read_photo(encoded(scene, "JPEG", quality=95, exif=exif), max_side=side).pixels
+    upright = {1: scene, 3: scene.rotate(180), 6: scene.rotate(-90, expand=True)}[orientation]
+    wanted = upright.resize(pixels.shape[1::-1], Image.Resampling.LANCZOS)
+    assert max(pixels.shape) == side
+    assert np.abs(pixels.astype(float) - np.asarray(wanted)).mean() < 4

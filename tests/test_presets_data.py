@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from magicapture_core.concepts import doubt, prepare_concept
 from magicapture_core.faces import choose_analyser, embed_face
+from magicapture_core.models.words import look_features
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset, preset_names
+from magicapture_core.provenance import read_provenance
 from magicapture_core.ui.portrait_cards import ideas_for
+from magicapture_core.ui.stored_session import OWN
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = sorted(path for path in (ROOT / "assets" / "people").iterdir() if path.is_dir())
@@ -31,10 +38,37 @@ def faces_of(folder: Path) -> np.ndarray:
     return np.stack(found)
 
 
-def test_there_are_four_people_and_six_presets() -> None:
+def test_there_are_four_people_and_sixteen_presets() -> None:
     assert len(PEOPLE) == 4
     assert {"passport", "profile"} < set(preset_names())
-    assert len(preset_names()) >= 6
+    assert len(preset_names()) >= 16
+    assert OWN not in preset_names()  # the visitor's own style photos have this name in the wizard
+    assert len({load_preset(name).title for name in preset_names()}) == len(preset_names())
+
+
+def looks_of(name: str) -> torch.Tensor:
+    """Look features (6, 38) of a preset's photos."""
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in load_preset(name).photos]
+    return look_features(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1)
+
+
+def test_presets_differ_clearly() -> None:
+    """By 22 grey levels at least (root mean square of the features); passport and profile by 24."""
+    means = {name: looks_of(name).mean(0) for name in preset_names()}
+    for one, other in itertools.combinations(means, 2):
+        assert (means[one] - means[other]).square().mean().sqrt() > 20, (one, other)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_references_are_small_marked_and_have_masks_that_nobody_doubts(name: str) -> None:
+    paths = load_preset(name).photos
+    assert sum(path.stat().st_size for path in paths) < 300_000
+    assert all(read_provenance(path).generated for path in paths)
+    analyser, _ = choose_analyser("bundled")
+    concept = prepare_concept(
+        [read_photo(path) for path in paths], "style", resolution=256, analyser=analyser, framing="aligned"
+    )
+    assert {example.name: doubt(example) for example in concept.examples if doubt(example)} == {}
 
 
 @pytest.mark.parametrize("folder", PEOPLE, ids=lambda path: path.name)

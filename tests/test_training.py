@@ -861,12 +861,12 @@ def test_face_windows_hold_the_face_and_stay_inside(toy: Any) -> None:
     encoded = encode_concept(toy_concept("style"), toy, flip=True)
     windows = face_windows(encoded, 4, whole=False)
     assert windows.side < 16
-    cut = windows.cut(encoded.latents, list(range(6)))
+    cut = windows.cut(encoded.latents, torch.arange(6))
     assert cut.shape[-2:] == (windows.side, windows.side)
-    shifted = windows.shift(encoded.landmarks, list(range(6)), 4)
+    shifted = windows.shifted(encoded.landmarks, 4)
     assert shifted.min() >= 0
     assert shifted.max() < windows.side * 4
-    top, left = windows.corners[3]
+    top, left = windows.corners[3].tolist()
     assert torch.equal(cut[3], encoded.latents[3, :, top : top + windows.side, left : left + windows.side])
 
 

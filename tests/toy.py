@@ -250,7 +250,7 @@ class ToyAnalyser:
         self.blind = blind
         self._embedder = ToyEmbedder()
 
-    def detect(self, pixels: np.ndarray) -> list[Any]:
+    def detect(self, pixels: np.ndarray, *, small: bool = True) -> list[Any]:  # noqa: ARG002
         """pixels: (h, w, 3) uint8. One face, its box the middle half of the picture; none when blind."""
         if self.blind:
             return []

@@ -141,17 +141,22 @@ def _shoot(page: Any, options: Options, path: Path) -> None:
 
 def walk(page: Any, options: Options) -> None:
     """From the first step to the last."""
-    page.locator("#mc-consent input").check()
     page.wait_for_selector("#mc-files")
     take(page, options, "0-begin")
     page.locator("#mc-people [data-act=person]").nth(options.person).click()
+    began = time.monotonic()
     page.wait_for_selector("#mc-photos .mc-photo:nth-child(6)")
+    page.wait_for_function("!document.querySelector('#mc-photos .mc-level-coming')")
+    print(f"verdicts: after {time.monotonic() - began:.1f} s", flush=True)
+    page.locator("#mc-next-0").click()
+    _time_drafts(page, began)
+    page.locator(f"#mc-presets [data-id={options.preset}]").click()
+    page.wait_for_selector(f"#mc-presets [data-id={options.preset}][aria-pressed=true]")
+    take(page, options, "2-style")
+    page.locator("#mc-back-1").click()
+    page.wait_for_selector("#mc-photos .mc-photo:visible")
     take(page, options, "1-photos")
     page.locator("#mc-next-0").click()
-    page.locator(f"#mc-presets [data-id={options.preset}]").click()
-    _time_drafts(page)
-    page.wait_for_selector("#mc-style-photos .mc-photo:nth-child(4)")
-    take(page, options, "2-style")
     page.locator("#mc-next-1").click()
     page.wait_for_selector("#mc-style-masks .mc-mask:nth-child(4)")
     take(page, options, "3-masks")
@@ -179,13 +184,13 @@ def walk(page: Any, options: Options) -> None:
     take(page, options, "6-finish")
 
 
-def _time_drafts(page: Any) -> None:
-    """Wait for the four drafts; print what a visitor waits for after the choice of a style."""
-    began = time.monotonic()
-    for count in (1, 4):
-        wanted = f"document.querySelectorAll('#mc-drafts img').length >= {count}"
-        page.wait_for_function(wanted, timeout=TRAINING)
-        print(f"drafts: {count} after {time.monotonic() - began:.1f} s", flush=True)
+def _time_drafts(page: Any, began: float) -> None:
+    """Wait for a draft in every look; print what a visitor waits for after the last photo, and when all are there."""
+    page.wait_for_selector("#mc-presets .mc-draft", timeout=TRAINING)
+    print(f"drafts: the first after {time.monotonic() - began:.1f} s", flush=True)
+    page.wait_for_selector("#mc-drafts [aria-busy=false]", timeout=TRAINING)
+    count = page.locator("#mc-presets .mc-draft").count()
+    print(f"drafts: {count} after {time.monotonic() - began:.1f} s", flush=True)
 
 
 def train(page: Any, options: Options) -> None:

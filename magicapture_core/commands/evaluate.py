@@ -52,10 +52,19 @@ class Evaluate:
     """How many people, the first ones of the benchmark; or their names, with commas. Default: all."""
     styles: str | None = None
     """How many styles, the first ones of the benchmark; or their names, with commas. Default: all."""
+    part: str | None = None
+    """A part of the benchmark that its benchmark.json names: the mini benchmark has "chosen" (settings are chosen on
+    it) and "reported" (the table is of it). Default: everything."""
+    held_out: int = 1
+    """Photos of each person, the last ones, that are not trained on. Likeness is compared with them, too. 0: none."""
     pictures: int = 8
     """Pictures of the composed prompt per cell (or per checkpoint and scale, with --run)."""
     edited_pictures: int = 0
     """Pictures of each edited prompt per cell. 0: none."""
+    other_people: int = 4
+    """Pictures of "a photo of a person" per cell, to measure whether others come to look like the subject. 0: none."""
+    budget: float | None = None
+    """Minutes after which no further pair of a person and a style begins. Default: no limit."""
     steps: int | None = None
     """Denoising steps. Default: as the model suggests."""
     faces: FaceVariant = "auto"
@@ -83,11 +92,13 @@ class Evaluate:
         """Exits 1 if a cell failed."""
         if (self.run_folder is None) == (self.benchmark is None):
             raise Problem("Give either --benchmark mini|FOLDER or --run RUN, one of the two.")
-        if self.pictures < 1 or self.edited_pictures < 0:
+        if self.pictures < 1 or min(self.edited_pictures, self.other_people, self.held_out) < 0:
             raise Problem(
-                "--pictures must be 1 or more and --edited-pictures 0 or more, "
-                f"got {self.pictures} and {self.edited_pictures}."
+                "--pictures must be 1 or more, and --edited-pictures, --other-people and --held-out 0 or more; got "
+                f"{self.pictures}, {self.edited_pictures}, {self.other_people} and {self.held_out}."
             )
+        if self.budget is not None and not self.budget > 0:
+            raise Problem(f"--budget is a number of minutes above 0, got {self.budget:g}.")
         return self._choose() if self.run_folder is not None else self._compare()
 
     # --- a table of methods -----------------------------------------------------------------------
@@ -97,7 +108,7 @@ class Evaluate:
 
         table.check_parquet()
         assert self.benchmark is not None
-        found = benchmark.load_benchmark(self.benchmark).part(self.identities, self.styles)
+        found = benchmark.load_benchmark(self.benchmark).part(self.identities, self.styles, self.part)
         chosen = methods.choose_methods(self.methods)
         setup = self._setup()
         everything = runner.open_evaluation(self.out, setup, found, chosen)
@@ -107,7 +118,10 @@ class Evaluate:
             f"{len(found.identities)} people × {len(found.styles)} styles × {len(chosen)} methods: {len(tasks)} cells"
         )
         started, done_before = time.monotonic(), len(tasks)
-        for done in runner.run(tasks, setup, self.out, ray=self.ray, progress=_show_steps):
+        budget = None if self.budget is None else self.budget * 60
+        finished = 0
+        for done in runner.run(tasks, setup, self.out, ray=self.ray, progress=_show_steps, budget=budget):
+            finished = done.number
             done_before = min(done_before, done.number - 1)
             each = (time.monotonic() - started) / (done.number - done_before)
             left = duration(each * (done.total - done.number))
@@ -115,6 +129,10 @@ class Evaluate:
             failed += done.problem is not None
             console.print(
                 f"{done.number}/{done.total} {done.task}: {what} in {duration(done.seconds)}, {left} left"
+            )
+        if self.budget is not None and finished < len(tasks):
+            console.print(
+                f"--budget {self.budget:g} is used up: {finished} of {len(tasks)} cells. The same command goes on."
             )
         written = report.write_report(setup, found, everything, self.out)
         console.print(f"Report: {escape(str(written))}", soft_wrap=True)
@@ -143,6 +161,8 @@ class Evaluate:
             schedule=self.schedule or usual_schedule(models.schedules),
             pictures=self.pictures,
             edited_pictures=self.edited_pictures,
+            other_people=self.other_people,
+            held_out=self.held_out,
             steps=self.steps,
             faces=self.faces,
             likeness=likeness,

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from magicapture_core.commands.console import BAD_INPUT, DONE, console
 from magicapture_core.commands.signing import Signing
-from magicapture_core.formats import REFUSED, paper, photo_spec
+from magicapture_core.formats import REFUSED, background_colour, paper, photo_spec
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Sheet:
     """Paper to print on."""
     keep_background: bool = False
     """Keep the background, instead of replacing it with the required colour."""
+    background: str | None = None
+    """Colour of the background, for example "#dde3ea" or white. Default: what the specification asks for."""
     json: bool = False
     """Print the checklist as JSON instead of a table."""
     force: bool = False
@@ -56,7 +58,12 @@ class Sheet:
                 "PDF sheets cannot be signed by C2PA here: choose --out with .png or .jpg, or do not sign."
             )
         spec = photo_spec(self.spec)
-        photo = make_passport_photo(read_photo(self.picture).pixels, spec, replace=not self.keep_background)
+        colour = None if self.background is None else background_colour(self.background)
+        if colour is not None and self.keep_background:
+            raise Problem("Give --background or --keep-background, one of the two.")
+        photo = make_passport_photo(
+            read_photo(self.picture).pixels, spec, replace=not self.keep_background, background=colour
+        )
         write = photo.passed or self.force
         if write:
             said = read_provenance(self.picture)

@@ -1,6 +1,7 @@
-"""From photos to training examples, and what to tell people about their photos."""
+"""Training examples from photos, and verdicts on photos."""
 
 from magicapture_core.concepts.comparing import Verdict, compare, judge_photos
+from magicapture_core.concepts.doubts import doubt
 from magicapture_core.concepts.examples import Concept, Example, Kind, Role, prepare_concept
 from magicapture_core.concepts.verdicts import Level, Look, Reason, look_at
 
@@ -14,6 +15,7 @@ __all__ = [
     "Role",
     "Verdict",
     "compare",
+    "doubt",
     "judge_photos",
     "look_at",
     "prepare_concept",

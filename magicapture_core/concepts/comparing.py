@@ -1,4 +1,4 @@
-"""Accept, warn or refuse: what people are told about their photos, each by itself and as one of several.
+"""Verdicts on photos: accept, warn or refuse, from each photo by itself and from the comparison of all.
 
 The thresholds were set with tools/calibrate_verdicts.py, as those of verdicts.py were.
 """
@@ -29,7 +29,7 @@ LEFT_OUT = ("other_person", "several_faces", "near_duplicate")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is thought of one photo. "accept" may carry reasons, too: things worth knowing, none of them bad."""
+    """The verdict on one photo. "accept" can have reasons, too: facts that the user should know."""
 
     name: str
     level: Level

@@ -30,9 +30,9 @@ SUBJECT_CROP = 2.0
 SUBJECT_CROP_MAX = 3.0
 # An object's square: its box and a tenth of it on each side.
 OBJECT_CROP = 1.2
-# Enlarging by less than this is not visible, and saying so would be noise.
+# Enlarging by less than this is not visible and is not reported.
 TOLERATED_ENLARGEMENT = 1.1
-# Faces smaller than this give no landmarks worth the name and fewer pixels than the recogniser's 112.
+# Smaller faces give unreliable landmarks, and fewer pixels than the recogniser's 112.
 MIN_FACE_PIXELS = 48
 # Of two faces the larger is meant only if it is clearly larger; at 1 / 0.7 people agree on who is meant.
 RIVAL_FACE = 0.7
@@ -59,7 +59,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """What one placeholder word learns from."""
+    """The training examples of one placeholder token."""
 
     role: Role
     kind: Kind
@@ -129,7 +129,7 @@ def style_square(faces: Sequence[Face], height: int, width: int) -> Box:
         return _square(width / 2, height / 2, side, height, width)
     middle = _square(width / 2, height / 2, side, height, width)
     x, y = middle[0] + side / 2, middle[1] + side / 2
-    for face in reversed(faces):  # the largest has the last word
+    for face in reversed(faces):  # the largest face decides
         left, top, right, bottom = face.box
         x = _shifted(x, side, left, right)
         y = _shifted(y, side, top, bottom)

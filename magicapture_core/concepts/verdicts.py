@@ -1,4 +1,4 @@
-"""What is thought of one photo by itself, before hours of training depend on it; `comparing` puts them together.
+"""Checks of a single photo before training; `comparing` compares the photos with each other.
 
 The thresholds were set with tools/calibrate_verdicts.py on the synthetic faces, scikit-image's astronaut and
 matplotlib's Grace Hopper, and on spoiled copies of them; its output is the reason for each value given here.
@@ -22,6 +22,7 @@ from magicapture_core.concepts.examples import (
     subject_square,
 )
 from magicapture_core.concepts.measures import Measures, face_crop, measure, picture_range, reduced
+from magicapture_core.concepts.turning import needed_turns
 from magicapture_core.faces import Face, FaceAnalyser, embed_face
 from magicapture_core.photos import Photo
 
@@ -42,8 +43,6 @@ EXTREME_YAW = 40.0
 EXTREME_PITCH = 30.0
 # A lean is undone by alignment, but teaches the model leaning heads; half way to lying is hardly ever meant.
 EXTREME_ROLL = 40.0
-# Good photos of upright faces score .74 and more; what is taken for a face in a turned cup of coffee stays below .7.
-TURNED_SCORE = 0.72
 # Lids closer than this share of the eye's width AND a blink seen in the whole face: of 1638 good photos the lids
 # alone are so close in 0.1 %, and blinks reach .39 in 99.9 %; painted-shut eyes give .02 to .12, and .42 to .75.
 # Both eyes must be closed: a wink is an expression.
@@ -74,7 +73,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Finding:
-    """A reason, and how much it weighs."""
+    """A reason and its level."""
 
     level: Level
     reason: Reason
@@ -82,7 +81,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one photo shows by itself: all that must be known to judge it, alone and among others."""
+    """What was found in one photo: all that its verdict and the comparison with other photos need."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -118,8 +117,9 @@ def look_at(
     else:
         face = main_face(faces)
         findings = _judge_subject(photo, faces, resolution)
-        if not faces or (face is not None and face.size < MIN_FACE_PIXELS):
-            findings = _lying(photo, analyser, face) or findings
+        turns = needed_turns(photo.pixels, analyser, face) if not faces or face is not None else 0
+        if turns:
+            findings = [_lying(turns)]
     views = [reduced(photo.pixels)] + ([] if face is None else [face_crop(photo.pixels, face)])
     known = role == "subject" and face is not None and face.size >= MIN_FACE_PIXELS
     return Look(
@@ -132,20 +132,9 @@ def look_at(
     )
 
 
-def _lying(photo: Photo, analyser: FaceAnalyser, seen: Face | None) -> list[Finding]:
-    """A better advice than "no face" where the photo only has to be turned. seen: what was taken for a face."""
-    small = reduced(photo.pixels)
-    shrunk = len(small) / len(photo.pixels)
-    least = max(MIN_FACE_PIXELS, 2 * seen.size if seen else 0) * shrunk
-    found: dict[int, float] = {}
-    for turns in (1, 2, 3):
-        faces = analyser.detect(np.ascontiguousarray(np.rot90(small, turns)))
-        if faces and faces[0].size >= least and faces[0].score >= TURNED_SCORE:
-            found[turns] = faces[0].score
-    if not found:
-        return []
-    how = "is upside down" if max(found, key=lambda turns: found[turns]) == 2 else "lies on its side"
-    return [_refuse("pose", f"The photo {how}. Turn it upright in a photo program, and add it again.")]
+def _lying(turns: int) -> Finding:
+    how = "is upside down" if turns == 2 else "lies on its side"
+    return _refuse("pose", f"The photo {how}. Turn it upright in a photo program, and add it again.")
 
 
 def _hash(pixels: np.ndarray) -> np.ndarray:

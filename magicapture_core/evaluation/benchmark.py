@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,38 @@ class Benchmark:
     """Identity → kind of group ("skin_tone", …) → which; empty where nobody said."""
     about: str = ""
     """What the photos are and under which terms, in a sentence or two."""
+    neutral: frozenset[str] = frozenset()
+    """Styles that leave the colour of skin as it is."""
+    parts: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """Name of a part ("chosen", "reported") → "identities" and "styles" → names."""
 
-    def part(self, identities: str | None, styles: str | None) -> Benchmark:
+    def part(
+        self, identities: str | None = None, styles: str | None = None, part: str | None = None
+    ) -> Benchmark:
         """Some of each: "3" is the first three in the order of benchmark.json (else of the alphabet), "p05,p08" are
-        those two; None is all. Raises Problem where there are not so many, or none of that name."""
-        return replace(
-            self,
-            identities=self._some("identities", self.identities, identities),
-            styles=self._some("styles", self.styles, styles),
-        )
+        those two; None is all, of a part that benchmark.json names or of everything. Raises Problem where there are not
+        so many, or none of that name."""
+        if part is None:
+            return replace(
+                self,
+                identities=self._some("identities", self.identities, identities),
+                styles=self._some("styles", self.styles, styles),
+            )
+        if part not in self.parts:
+            known = ", ".join(self.parts) or "none"
+            raise Problem(f"{self.name} has no part {part!r}. Its parts: {known}.")
+        names = {what: ",".join(self.parts[part][what]) for what in ("identities", "styles")}
+        return self.part(names["identities"], names["styles"]).part(identities, styles)
+
+    def training_photos(self, identity: str, held_out: int) -> tuple[Path, ...]:
+        """A person's photos without the last `held_out` ones. Raises Problem where fewer than 2 are left."""
+        photos = self.identities[identity]
+        if len(photos) - held_out < 2:
+            raise Problem(
+                f"{self.folder / 'identities' / identity} has {len(photos)} photos; with {held_out} held out, at least "
+                f"{held_out + 2} are needed. Add photos, or choose a smaller --held-out (0: train on all)."
+            )
+        return photos[: len(photos) - held_out]
 
     def _some(
         self, what: str, there: Mapping[str, tuple[Path, ...]], wanted: str | None
@@ -72,6 +95,8 @@ def load_benchmark(name: str) -> Benchmark:
         styles,
         groups,
         facts.get("about", ""),
+        frozenset(name for name, style in facts.get("styles", {}).items() if style.get("neutral")),
+        facts.get("parts", {}),
     )
 
 
@@ -83,9 +108,12 @@ def _facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise Problem(f"{path} cannot be read ({error}). Correct it, or take it away.") from error
-    unknown = set(facts) - {"about", "identities", "styles"} if isinstance(facts, dict) else {"no object"}
+    known = {"about", "identities", "styles", "parts"}
+    unknown = set(facts) - known if isinstance(facts, dict) else {"no object"}
     if unknown:
-        raise Problem(f"{path} has {', '.join(sorted(unknown))}; expected about, identities and styles.")
+        raise Problem(
+            f"{path} has {', '.join(sorted(unknown))}; expected about, identities, styles and parts."
+        )
     return dict(facts)
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +29,20 @@ from magicapture_core.config import Framing, GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.class_pictures import class_latents
-from magicapture_core.evaluation.edits import COMPOSED, EDITS, text_similarity
-from magicapture_core.evaluation.judges import Judges, Seen
-from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.edits import ANYONE, ANYONE_PROMPT, COMPOSED, EDITS
+from magicapture_core.evaluation.judges import Judges
+from magicapture_core.evaluation.methods import METHODS
+from magicapture_core.evaluation.scoring import (
+    People,
+    attention_at_the_end,
+    score_edits,
+    score_picture,
+    see_photos,
+)
 from magicapture_core.evaluation.tasks import SMOKE, EncoderName, FaceVariant, Setup, Task
 from magicapture_core.faces import choose_analyser
 from magicapture_core.files import atomic_file
-from magicapture_core.generation import generate
+from magicapture_core.generation import Portrait, draft, generate
 from magicapture_core.models import ModelBundle, load
 from magicapture_core.photos import read_photo
 from magicapture_core.problems import Problem
@@ -77,12 +84,12 @@ def run_cell(task: Task, setup: Setup, out: Path, progress: Progress | None = No
     """
     if is_done(task, setup, out):
         return
-    folder, method, models = task.folder(out), METHODS[task.method], models_for(setup.model)
+    folder, models = task.folder(out), models_for(setup.model)
     prompts = _prompts(setup)
     if any(not path.exists() for path in _pictures(folder, prompts)):
         _train(task, setup, models, folder, progress)
         for kind, (prompt, count) in prompts.items():
-            _draw(kind, prompt, count, setup, method, models, folder)
+            _draw(kind, prompt, count, task, setup, models, folder)
     cell = _judge(task, setup, folder, prompts)
     if not setup.keep_runs:
         _tidy(folder)
@@ -106,7 +113,13 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, progress
             f"The face network of the loss is {analyser.embedder().name} here, expected {setup.likeness}: not every "
             "machine has the same weight files. Give all of them the same, or say which with --faces."
         )
-    config = METHODS[task.method].config(setup.schedule, models, setup.seed)
+    method = METHODS[task.method]
+    if not method.trains:
+        _write_facts(
+            marker, {"seconds": 0.0, "steps": 0, "attention": [], "likeness": setup.likeness, "files": []}
+        )
+        return
+    config = method.config(setup.schedule, models, setup.seed)
     resume = (run_folder / "config.json").exists()
     reports = train(
         models,
@@ -131,6 +144,11 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, progress
         "likeness": run.facts().likeness,
         "files": sorted(path.name for path in run.adapter.glob("*.safetensors")),
     }
+    _write_facts(marker, facts)
+
+
+def _write_facts(marker: Path, facts: dict[str, Any]) -> None:
+    marker.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(marker) as path:
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
@@ -150,6 +168,8 @@ def _prompts(setup: Setup) -> dict[str, tuple[str, int]]:
     prompts = {COMPOSED: (COMPOSED_PROMPT, setup.pictures)}
     if setup.edited_pictures:
         prompts |= {name: (edit.prompt, setup.edited_pictures) for name, edit in EDITS.items()}
+    if setup.other_people:
+        prompts[ANYONE] = (ANYONE_PROMPT, setup.other_people)
     return prompts
 
 
@@ -164,7 +184,7 @@ def _pictures(folder: Path, prompts: Mapping[str, tuple[str, int]]) -> Iterator[
 
 
 def _draw(
-    kind: str, prompt: str, count: int, setup: Setup, method: Method, models: ModelBundle, folder: Path
+    kind: str, prompt: str, count: int, task: Task, setup: Setup, models: ModelBundle, folder: Path
 ) -> None:
     """Make the missing pictures of one prompt."""
     done = 0
@@ -175,11 +195,20 @@ def _draw(
     config = replace(
         portrait_settings(models, setup), prompt=prompt, count=count - done, seed=FIRST_SEED + done
     )
-    if method.adapter_scale is not None:
-        config = replace(config, adapter_scale=method.adapter_scale)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for portrait in generate(models, folder / "run", config, analyser=choose_analyser(setup.faces)[0]):
+    for portrait in _portraits(task, setup, models, folder, config):
         portrait.save(_picture(folder, kind, portrait.seed))
+
+
+def _portraits(
+    task: Task, setup: Setup, models: ModelBundle, folder: Path, config: GenerateConfig
+) -> Iterator[Portrait]:
+    method, analyser = METHODS[task.method], choose_analyser(setup.faces)[0]
+    if method.trains:
+        scale = config.adapter_scale if method.adapter_scale is None else method.adapter_scale
+        return generate(models, folder / "run", replace(config, adapter_scale=scale), analyser=analyser)
+    subject, style = _concept(setup, "subject", task.identity), _concept(setup, "style", task.style)
+    return draft(models, subject, style, config, analyser=analyser)
 
 
 def portrait_settings(models: ModelBundle, setup: Setup) -> GenerateConfig:
@@ -196,6 +225,7 @@ def _wanted(setup: Setup) -> dict[str, Any]:
     return {
         "pictures": setup.pictures,
         "edited_pictures": setup.edited_pictures,
+        "other_people": setup.other_people,
         "judged_by": list(setup.judged_by),
     }
 
@@ -209,8 +239,13 @@ def _judge(task: Task, setup: Setup, folder: Path, prompts: Mapping[str, tuple[s
             f"The judges here are {', '.join(judges.names)}, expected {', '.join(setup.judged_by)}: not every machine "
             "has the same weight files. Give all of them the same."
         )
-    person = _seen(setup.benchmark, "identities", task.identity, judges)
-    style = _seen(setup.benchmark, "styles", task.style, judges)
+    benchmark = load_benchmark(setup.benchmark)
+    photos = folder_of(benchmark, "identities", task.identity)
+    trained_on = benchmark.training_photos(task.identity, setup.held_out)
+    person = _seen(trained_on, judges)
+    held_out = _seen(photos[len(trained_on) :], judges) if setup.held_out else None
+    style = _seen(folder_of(benchmark, "styles", task.style), judges)
+    neutral = task.style in benchmark.neutral
     rows, plain = [], []
     for kind, (prompt, count) in prompts.items():
         for number in range(count):
@@ -221,7 +256,8 @@ def _judge(task: Task, setup: Setup, folder: Path, prompts: Mapping[str, tuple[s
                     "identity": task.identity, "style": task.style, "method": task.method, "kind": kind,
                     "prompt": prompt, "seed": FIRST_SEED + number,
                     "file": path.relative_to(folder.parents[3]).as_posix(),
-                    **score_picture(seen, person, style, judges), **_edit_scores(kind, seen, judges),
+                    **score_picture(seen, person, style, judges, held_out=held_out, neutral=neutral),
+                    **score_edits(kind, seen, judges),
                 }
             )  # fmt: skip
             if kind == COMPOSED:
@@ -232,7 +268,7 @@ def _judge(task: Task, setup: Setup, folder: Path, prompts: Mapping[str, tuple[s
         "steps": facts["steps"],
         "likeness": facts["likeness"],
         "diversity": metrics.diversity(np.stack(plain)),
-        **_attention(facts["attention"]),
+        **attention_at_the_end(facts["attention"]),
         "judges": judges.notes(),
         "pictures": rows,
     }  # fmt: skip
@@ -243,74 +279,7 @@ def _trained(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def score_picture(seen: Seen, person: People, style: People, judges: Judges) -> dict[str, Any]:
-    """The scores of one picture. CSIM is None where no face was found."""
-    vector = seen.vector if len(person.vectors) else None
-    return {
-        "face": seen.face is not None,
-        "csim_mean": None if vector is None else metrics.csim_mean(vector, person.vectors),
-        "csim_best": None if vector is None else metrics.csim_best(vector, person.vectors),
-        "style_score": metrics.style_similarity(
-            judges.images.embed(seen.pixels, seen.keep), style.embeddings
-        ),
-        "face_colour": metrics.face_colour_distance(
-            metrics.face_colour(seen.pixels, seen.keep), style.colours
-        )
-        if len(style.colours) and not seen.keep.all()
-        else None,
-        "copying": metrics.copying(seen.pixels, [*person.photos, *style.photos]),
-        "aesthetic": judges.aesthetic.score(seen.pixels) if judges.aesthetic is not None else None,
-    }
-
-
-def _edit_scores(kind: str, seen: Seen, judges: Judges) -> dict[str, Any]:
-    """Whether each edit is visible: in the pictures with it, and in the pictures without it."""
-    if kind == COMPOSED:
-        return {"shows": {name: edit.shows(seen) for name, edit in EDITS.items()}}
-    edit = EDITS[kind]
-    scores: dict[str, Any] = {"shows": {kind: edit.shows(seen)}}
-    text = text_similarity(judges.images, seen.pixels, edit.words)
-    return scores if text is None else {**scores, "text": text}
-
-
-def _attention(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Attention of each token for the composed prompt at the end of training: share outside its region, and mean."""
-    found: dict[str, float] = {}
-    for row in rows:
-        if row["task"] == "composed":
-            token = row["token"].strip("<>")
-            found |= {f"attention_{token}": row["outside"], f"mean_{token}": row["mean"]}
-    return found
-
-
 # --- what every cell of a process shares ----------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class People:
-    """What the scoring networks find in a folder of photos."""
-
-    photos: tuple[np.ndarray, ...]
-    vectors: np.ndarray
-    """(m, dim) embeddings of the faces that were found."""
-    embeddings: np.ndarray
-    """(n, dim) style vectors of all photos, without their faces."""
-    colours: np.ndarray
-    """(m, 2) colours of the faces that were found."""
-
-
-def see_photos(photos: Iterable[np.ndarray], judges: Judges) -> People:
-    """Find and measure the faces in photos ((h, w, 3) uint8 RGB each)."""
-    seen = [judges.faces.look(photo) for photo in photos]
-    vectors = [one.vector for one in seen if one.vector is not None]
-    return People(
-        tuple(one.pixels for one in seen),
-        np.stack(vectors) if vectors else np.zeros((0, 1), np.float32),
-        np.stack([judges.images.embed(one.pixels, one.keep) for one in seen]),
-        np.reshape(
-            [metrics.face_colour(one.pixels, one.keep) for one in seen if not one.keep.all()], (-1, 2)
-        ),
-    )
 
 
 def folder_of(benchmark: Benchmark, which: Literal["identities", "styles"], name: str) -> tuple[Path, ...]:
@@ -334,26 +303,29 @@ def judges_for(likeness: str, encoder: EncoderName) -> Judges:
 
 
 @lru_cache(maxsize=256)
-def _seen(benchmark: str, which: Literal["identities", "styles"], name: str, judges: Judges) -> People:
-    paths = folder_of(load_benchmark(benchmark), which, name)
+def _seen(paths: tuple[Path, ...], judges: Judges) -> People:
     return see_photos((read_photo(path).pixels for path in paths), judges)
 
 
 def _concept(setup: Setup, role: Literal["subject", "style"], name: str) -> Concept:
     models = models_for(setup.model)
-    return _prepared(setup.benchmark, role, name, models.resolution, setup.faces, models.framing)
+    benchmark = load_benchmark(setup.benchmark)
+    if role == "subject":
+        folder_of(benchmark, "identities", name)
+        paths = benchmark.training_photos(name, setup.held_out)
+    else:
+        paths = folder_of(benchmark, "styles", name)
+    return _prepared(paths, role, models.resolution, setup.faces, models.framing)
 
 
 @lru_cache(maxsize=64)
 def _prepared(
-    benchmark: str,
+    paths: tuple[Path, ...],
     role: Literal["subject", "style"],
-    name: str,
     resolution: int,
     faces: FaceVariant,
     framing: Framing,
 ) -> Concept:
-    paths = folder_of(load_benchmark(benchmark), "identities" if role == "subject" else "styles", name)
     analyser = choose_analyser(faces)[0]
     return prepare_concept(
         [read_photo(path) for path in paths], role, resolution=resolution, analyser=analyser, framing=framing

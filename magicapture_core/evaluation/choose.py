@@ -1,4 +1,4 @@
-"""In use: which checkpoint of a run, and which adapter scale, is best for these photos?"""
+"""Scores the checkpoints of one run at several adapter scales on its photos, and recommends one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from magicapture_core.adapters.files import FOLDER, copy_adapter, has_embeddings
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.evaluation import metrics
-from magicapture_core.evaluation.cells import People, score_picture, see_photos
 from magicapture_core.evaluation.judges import Judges
+from magicapture_core.evaluation.scoring import People, score_picture, see_photos
 from magicapture_core.evaluation.sheets import labelled_rows
 from magicapture_core.files import atomic_file
 from magicapture_core.generation import generate
@@ -165,7 +165,7 @@ def _score(
 
 @contextmanager
 def _as_run(run: Run, checkpoint: Path) -> Iterator[Path]:
-    """A run folder whose adapter is the checkpoint's, for as long as the context lasts. The run is left alone."""
+    """A run folder whose adapter is the checkpoint's, for as long as the context lasts. The run is not changed."""
     with TemporaryDirectory(prefix="magicapture-") as temporary:
         folder = Path(temporary)
         shutil.copyfile(run.folder / "config.json", folder / "config.json")

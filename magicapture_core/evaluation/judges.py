@@ -44,6 +44,8 @@ class Seen:
     """(dim,) face embedding of unit length; None without a face."""
     keep: np.ndarray
     """(h, w) bool: True outside all faces."""
+    faces: int
+    """How many faces the picture shows."""
 
 
 class FaceJudge:
@@ -66,11 +68,11 @@ class FaceJudge:
         for face in faces:
             keep &= self._analyser.face_mask(pixels, face) < 0.5
         if not faces:
-            return Seen(pixels, None, None, keep)
+            return Seen(pixels, None, None, keep, 0)
         image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
         crop = align(image, torch.from_numpy(faces[0].landmarks)[None])
         vector = np.asarray(self._embed(crop), np.float32).ravel()
-        return Seen(pixels, faces[0], vector / np.linalg.norm(vector), keep)
+        return Seen(pixels, faces[0], vector / np.linalg.norm(vector), keep, len(faces))
 
 
 def choose_face_judge(loss_network: str) -> FaceJudge:

@@ -20,11 +20,22 @@ from magicapture_core.schedules import PAPER, known_schedules
 QUICK_PRIOR = 40
 """`prior_pictures` in schedules other than the paper's, which have fewer steps. The papers have 200."""
 
+_NOTHING_DECODED: dict[str, Any] = {"lambda_id": 0.0, "lambda_colour": 0.0, "lambda_lightness": 0.0}
+"""Without the losses of the decoded composed picture: Eq. 7, and where a schedule has them, colour and lightness of the
+face."""
 # Settings that all methods without masks, without two phases and without a composed prompt have in common.
 _PLAIN: dict[str, Any] = {
-    "masked": False, "lambda_id": 0.0, "lambda_attn": 0.0, "composed_weight": 0.0, "style_weight": 1.0,
-    "learning_rate_decay": "constant",
+    **_NOTHING_DECODED, "masked": False, "lambda_attn": 0.0, "composed_weight": 0.0, "style_weight": 1.0,
+    "learning_rate_decay": "constant", "initial_words": "paper",
 }  # fmt: skip
+_TEXTUAL_INVERSION: dict[str, Any] = {
+    "paper": {"ti_steps": 5000, "lora_steps": 0, "ti_learning_rate": 5e-3}, "steps": "first phase",
+}  # fmt: skip
+_CUSTOM_DIFFUSION: dict[str, Any] = {
+    "paper": {"ti_steps": 0, "lora_steps": 500, "lora_learning_rate": 8e-5, "embedding_learning_rate": 8e-5},
+    "steps": "second phase", "rate": 0.8, "words": "as weights", "adapter_scale": 1.0,
+}  # fmt: skip
+_FROM_PHOTOS: dict[str, Any] = {"initial_words": "photos"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Method:
     """Learning rate of the words in phase 2, in every schedule except the paper's."""
     adapter_scale: float | None = None
     """Adapter scale for its pictures; None: the same as for portraits. 1 is the full trained change."""
+    trains: bool = True
+    """False: its pictures are drafts, made with the words that the model computes from the photos."""
     paper_row: tuple[float, float, float] | None = None
     """CSIM, Style and Aesthetic in MagiCapture's Table 1 (SD 1.5; 10 identities × 10 styles × 100 pictures)."""
 
@@ -112,16 +125,25 @@ METHODS: dict[str, Method] = {
             "Eq. 8 measures a map by its own extremes, as the paper's does.",
             {"attention_scale": "extremes"},
         ),
+        Method(
+            "draft", "draft, no training",
+            "No training: the model computes both words from the photos (a model with words.safetensors only).",
+            {}, trains=False,
+        ),
+        Method(
+            "paper_start", "start as in the paper",
+            "The words start as in the paper, not from the photos.", {"initial_words": "paper"},
+        ),
         Method("no_ar", "without AR", "Without Attention Refocusing (Eq. 8).", {"lambda_attn": 0.0}),
         Method(
             "no_composed", "without composed prompt",
             "Without composed-prompt learning (Eq. 6); the identity loss (Eq. 7) is taken on the composed prompt, so "
             "it goes, too.",
-            {"composed_weight": 0.0, "lambda_id": 0.0},
+            {**_NOTHING_DECODED, "composed_weight": 0.0},
         ),
         Method(
             "no_ar_no_composed", "without both", "Masked reconstruction alone (Eqs. 4 and 5).",
-            {"lambda_attn": 0.0, "composed_weight": 0.0, "lambda_id": 0.0},
+            {**_NOTHING_DECODED, "lambda_attn": 0.0, "composed_weight": 0.0},
             paper_row=(0.429, 0.726, 6.178),
         ),
         Method("no_identity", "without identity loss", "Without Eq. 7.", {"lambda_id": 0.0}),
@@ -151,16 +173,24 @@ METHODS: dict[str, Method] = {
         Method(
             "textual_inversion", "Textual Inversion",
             "Gal et al. 2023: the two words alone, without masks.",
-            _PLAIN, {"ti_steps": 5000, "lora_steps": 0, "ti_learning_rate": 5e-3},
-            steps="first phase", paper_row=(0.224, 0.623, 5.670),
+            _PLAIN, paper_row=(0.224, 0.623, 5.670), **_TEXTUAL_INVERSION,
+        ),
+        Method(
+            "textual_inversion_photos", "Textual Inversion, words from photos",
+            "Textual Inversion, whose words start from the photos, as MagiCapture's do in the quick schedule.",
+            {**_PLAIN, **_FROM_PHOTOS}, **_TEXTUAL_INVERSION,
         ),
         Method(
             "custom_diffusion", "Custom Diffusion",
             "Kumari et al. 2023: keys and values of cross-attention and the two words, jointly on both sets of "
             "photos, without masks. Without its random resizing and its regularisation pictures.",
             {**_PLAIN, "trained": "cross_kv", "lora_weight_decay": 0.01},
-            {"ti_steps": 0, "lora_steps": 500, "lora_learning_rate": 8e-5, "embedding_learning_rate": 8e-5},
-            steps="second phase", rate=0.8, words="as weights", adapter_scale=1.0, paper_row=(0.436, 0.606, 5.263),
+            paper_row=(0.436, 0.606, 5.263), **_CUSTOM_DIFFUSION,
+        ),
+        Method(
+            "custom_diffusion_photos", "Custom Diffusion, words from photos",
+            "Custom Diffusion, whose words start from the photos, as MagiCapture's do in the quick schedule.",
+            {**_PLAIN, **_FROM_PHOTOS, "trained": "cross_kv", "lora_weight_decay": 0.01}, **_CUSTOM_DIFFUSION,
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is measured of pictures, as functions of arrays. n pictures, m photos, dim of an embedding."""
+"""Metrics of pictures, as functions of arrays. Axes: n pictures, m photos, dim of an embedding."""
 
 from __future__ import annotations
 
@@ -27,19 +27,29 @@ def style_similarity(generated: np.ndarray, references: np.ndarray) -> float:
     return float((unit(references) @ unit(generated)).mean())
 
 
-def face_colour(pixels: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """(2,) mean a* and b* (CIELAB, D65, about -100 to 100) of the faces of a picture, without their lightness, in which
-    people differ more than styles. pixels: (h, w, 3) uint8 RGB; keep: (h, w) bool, False in at least one face."""
+def csim_single(generated: np.ndarray, photos: np.ndarray) -> float:
+    """Mean cosine of a face (dim,) with each of several faces (m, dim). -1 to 1. It does not grow with their number, so
+    one photo that was not trained on can be compared with."""
+    return float((unit(photos) @ unit(generated)).mean())
+
+
+def face_lab(pixels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """(3,) mean L* (0 to 100), a* and b* (about -100 to 100) of the faces of a picture (CIELAB, D65).
+
+    pixels: (h, w, 3) uint8 RGB; keep: (h, w) bool, False in at least one face.
+    """
     import cv2
 
     lab = cv2.cvtColor(np.ascontiguousarray(pixels[~keep])[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return np.asarray(lab[0, :, 1:].mean(axis=0))
+    return np.asarray(lab[0].mean(axis=0))
 
 
-def face_colour_distance(generated: np.ndarray, references: np.ndarray) -> float:
-    """Distance of a face's colour (2,) from the mean of the references' faces (m, 2): 0 and up; 2 can be seen.
+def colour_distance(generated: np.ndarray, references: np.ndarray) -> float:
+    """Distance of a face's colour (c,) from the mean of the references' faces (m, c): 0 and up; 2 can be seen.
 
-    For what Style leaves out: whether the style has reached the face.
+    With a* and b*, against the style's faces: whether the style has reached the face, which Style leaves out (people
+    differ more in lightness than styles do). With L*, a* and b*, against the subject's photos: whether the skin keeps
+    its colour.
     """
     return float(np.linalg.norm(generated - references.mean(axis=0)))
 
@@ -83,7 +93,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return unit(small - small.mean())
 
 
-# --- how sure -------------------------------------------------------------------------------------
+# --- intervals ------------------------------------------------------------------------------------
 
 Cell = tuple[str, str]
 """Identity and style."""
@@ -95,7 +105,7 @@ class Estimate:
 
     mean: float
     low: float
-    """NaN, as `high`, where there is one person or one style only: nothing is known of how others would come out."""
+    """NaN, as `high`, where there is one person or one style only: no interval can be computed."""
     high: float
     cells: int
     """How many cells have a value. With few identities or styles the interval is itself a rough one."""
@@ -144,6 +154,6 @@ def _resampled(table: np.ndarray, rng: np.random.Generator, draws: int) -> np.nd
 
 
 def mean_of(values: Sequence[float | None]) -> float:
-    """Mean of the values that are there (neither None nor NaN); NaN where none is."""
+    """Mean of the values that are neither None nor NaN; NaN if there are none."""
     here = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(here)) if here else float("nan")

@@ -1,4 +1,4 @@
-"""One HTML file that a person can read: the table, what it rests on, plots and pictures. It asks nothing of the net."""
+"""The report as one HTML file: the table, notes, plots and pictures. It loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _interval(found: Estimate, digits: int, sign: str = "") -> str:
 
 
 def _ends(found: Estimate) -> tuple[float, float]:
-    """Of a line to draw; a point where there is no interval."""
+    """The two ends of an interval's line; the same point twice if there is no interval."""
     return (found.low, found.high) if found.known else (found.mean, found.mean)
 
 
@@ -125,7 +125,7 @@ def _inline(path: Path) -> str:
 
 
 def scatter(results: Results) -> dict[str, Any]:
-    """Likeness against style, a point with its interval per method: places in a 640×400 drawing."""
+    """Likeness against style, a point with its interval per method: coordinates in a 640×400 drawing."""
     points = []
     for method in results.methods:
         style, csim = results.estimate(method.name, "style"), results.estimate(method.name, "csim_zero")
@@ -152,7 +152,7 @@ def scatter(results: Results) -> dict[str, Any]:
 
 
 class _Axis:
-    """Values to places, with round numbers to write beside it."""
+    """A linear scale from values to coordinates, with round tick values."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         low, high = min(values), max(values)
@@ -165,7 +165,7 @@ class _Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """About five round numbers: (place, text)."""
+        """About five round values: (coordinate, text)."""
         rough = (self.high - self.low) / 5
         step = min((1, 2, 5, 10), key=lambda s: abs(s - rough / 10 ** np.floor(np.log10(rough))))
         step *= 10 ** np.floor(np.log10(rough))

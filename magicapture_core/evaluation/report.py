@@ -65,6 +65,9 @@ def _facts(setup: Setup, results: table.Results) -> dict[str, str]:
     }
     for method in results.methods:
         if method.name != "magicapture":
+            if not method.trains:
+                facts[method.title] = method.about
+                continue
             config = method.config(setup.schedule, models, setup.seed)
             scale = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}
             facts[method.title] = _listed({**differing(config, base), **scale}) + " (over MagiCapture's)"

@@ -12,8 +12,10 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from magicapture_core.progress import Progress
 
 RETRIES = 3
 """How often a task is given to another worker after its worker died."""
-FREE = ("pictures", "edited_pictures", "keep_runs", "encoder", "judged_by")
+FREE = ("pictures", "edited_pictures", "other_people", "keep_runs", "encoder", "judged_by")
 """Settings that may change when an evaluation is continued: they add to the results and do not change them."""
 PHOTOS = ("identities", "styles")
 
@@ -46,13 +48,42 @@ class Done:
 
 
 def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
-    """All cells. After an early stop, the first pairs have all methods, instead of all pairs having one method."""
-    return [
-        Task(identity, style, method.name)
-        for identity in benchmark.identities
-        for style in benchmark.styles
-        for method in methods
-    ]
+    """All cells, in an order that leaves a balanced table wherever it is cut off.
+
+    Every method of a pair comes before the next pair, and the pairs run along the diagonals of people × styles, so that
+    no person, and no style, has more than two pairs more than another.
+    """
+    people, styles = list(benchmark.identities), list(benchmark.styles)
+    few, many = sorted((people, styles), key=len)
+    pairs = [(one, few[(n + turn) % len(few)]) for turn in range(len(few)) for n, one in enumerate(many)]
+    if many is styles:
+        pairs = [(person, style) for style, person in pairs]
+    return [Task(person, style, method.name) for person, style in pairs for method in methods]
+
+
+class Budget:
+    """Lets pairs of a person and a style begin as long as all their cells are expected to end in time."""
+
+    def __init__(self, seconds: float | None, tasks: Sequence[Task]) -> None:
+        self.seconds = seconds
+        self._cells = Counter(task.pair for task in tasks)
+        self._started = time.monotonic()
+        self._begun: set[tuple[str, str]] = set()
+        self._done = 0
+
+    def count(self) -> None:
+        """A cell has ended."""
+        self._done += 1
+
+    def allows(self, task: Task) -> bool:
+        """Whether a cell may begin. The first pair always may; a pair that has begun goes on to its last cell."""
+        if self.seconds is not None and self._begun and task.pair not in self._begun:
+            elapsed = time.monotonic() - self._started
+            each = elapsed / self._done if self._done else 0.0
+            if elapsed + each * self._cells[task.pair] > self.seconds:
+                return False
+        self._begun.add(task.pair)
+        return True
 
 
 def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequence[Method]) -> list[Method]:
@@ -163,8 +194,11 @@ def run(
     ray: str | None = None,
     work: Callable[[Task, Setup, Path], Outcome] = attempt,
     progress: Progress | None = None,
+    budget: float | None = None,
 ) -> Iterator[Done]:
     """Run every cell that is not finished, and report each. After a failed cell the others are still run.
+
+    budget: seconds after which no further pair of a person and a style begins (see `Budget`); None: no limit.
 
     ray: None for this process; "local" for as many workers as this machine has cores; else a cluster's address, all
     of whose machines see `out` under the same path (and the model and weights, too). work: what a Ray worker does.
@@ -172,10 +206,13 @@ def run(
     """
     missing = [task for task in tasks if not is_done(task, setup, out)]
     failed: dict[str, str] = {}
+    limit = Budget(budget, missing)
+    allowed = takewhile(limit.allows, missing)
     one_by_one = (
-        _here(missing, setup, out, progress) if ray is None else _on_ray(missing, setup, out, ray, work)
+        _here(allowed, setup, out, progress) if ray is None else _on_ray(allowed, setup, out, ray, work)
     )
     for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
+        limit.count()
         if problem is not None:
             failed[str(task)] = problem
         yield Done(task, number, len(tasks), seconds, problem)
@@ -200,13 +237,13 @@ def _write_failures(out: Path, failed: dict[str, str]) -> None:
         temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
 
 
-def _here(tasks: Sequence[Task], setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
+def _here(tasks: Iterable[Task], setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
     for task in tasks:
         yield attempt(task, setup, out, progress)
 
 
 def _on_ray(
-    tasks: Sequence[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
+    tasks: Iterator[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
 ) -> Iterator[Outcome]:
     """Ray gives a task to another worker if its worker dies; the cell then continues from its last file."""
     if importlib.util.find_spec("ray") is None:
@@ -242,8 +279,14 @@ def _on_ray(
     try:
         gpus = 1 if torch.cuda.is_available() else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
-        waiting = {remote.remote(task, setup, out.resolve()): task for task in tasks}
-        while waiting:
+        slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+        waiting: dict[Any, Task] = {}
+        while True:
+            # No more than can run: whether a cell may still begin is known when its turn comes.
+            for task in islice(tasks, slots - len(waiting)):
+                waiting[remote.remote(task, setup, out.resolve())] = task
+            if not waiting:
+                return
             ready, _ = ray.wait(list(waiting), num_returns=1)
             task = waiting.pop(ready[0])
             try:

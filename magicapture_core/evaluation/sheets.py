@@ -1,4 +1,4 @@
-"""Contact sheets: the photos, and below them each method's pictures, as small tiles under a line of text."""
+"""Contact sheets: the photos, and below them each method's pictures, as small labelled tiles."""
 
 from __future__ import annotations
 

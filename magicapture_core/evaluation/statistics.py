@@ -1,6 +1,6 @@
 """A style encoder that comes with the project: statistics of colour, light, layout and texture outside the face.
 
-It is no CLIP: it sees how a picture looks, not what it means. That is what the mini benchmark's styles differ in
+Unlike CLIP it measures appearance and not content. The mini benchmark's styles differ in appearance
 (background, light, colour, finish), and its data sheet says how well it tells them apart.
 """
 

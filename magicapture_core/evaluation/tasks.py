@@ -25,6 +25,10 @@ class Setup:
     """Pictures of the composed prompt per cell."""
     edited_pictures: int
     """Pictures of each edited prompt per cell; 0: none."""
+    other_people: int
+    """Pictures of the prompt "a photo of a person" per cell, for language drift; 0: none."""
+    held_out: int
+    """The last photos of each person, this many, are not trained on; likeness is compared with them, too."""
     steps: int | None
     """Denoising steps; None: as the model suggests."""
     faces: FaceVariant
@@ -47,6 +51,11 @@ class Task:
     identity: str
     style: str
     method: str
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The person and the style."""
+        return self.identity, self.style
 
     def folder(self, out: Path) -> Path:
         """The folder of its files."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,28 +21,59 @@ ARCFACE_POINTS = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Warps:
+    """How aligned crops are cut out of pictures of one size; made once of the landmarks, used as often as wanted.
+
+    Cutting never waits for a GPU: how densely a face is sampled is known to the host. Indexing selects items.
+    """
+
+    grids: tuple[Tensor, ...]
+    """For each item (fine, fine, 2): where the picture is sampled, in `grid_sample`'s [-1, 1]."""
+    plans: tuple[tuple[int, int], ...]
+    """For each item (pool, samples) of `_sampling_plan`."""
+
+    @classmethod
+    def made(cls, landmarks: Tensor, height: int, width: int, size: int = ARCFACE_SIZE) -> Warps:
+        """landmarks: (b, 5, 2) in pixels of pictures of height × width. On the landmarks' device; waits for it."""
+        transform = crop_to_image(landmarks.float(), size)  # b 2 3
+        scales = torch.linalg.vector_norm(transform[:, :, 0], dim=1).tolist()
+        plans = [_sampling_plan(scale) for scale in scales]
+        plans = [(min(pool, height, width), samples) for pool, samples in plans]
+        grids: list[Tensor] = [transform] * len(plans)
+        for plan in set(plans):
+            items = [i for i, other in enumerate(plans) if other == plan]
+            for i, grid in zip(items, _grids(transform[items], height, width, size, *plan), strict=True):
+                grids[i] = grid
+        return cls(tuple(grids), tuple(plans))
+
+    def __getitem__(self, items: Sequence[int]) -> Warps:
+        return Warps(tuple(self.grids[i] for i in items), tuple(self.plans[i] for i in items))
+
+    def cut(self, images: Tensor) -> Tensor:
+        """(b, 3, height, width), one an item → (b, 3, size, size) float32, differentiable in `images`."""
+        images = images.float()
+        if len(set(self.plans)) == 1:
+            return _sampled(images, torch.stack(self.grids), *self.plans[0])
+        each = zip(images.split(1), self.grids, self.plans, strict=True)
+        return torch.cat([_sampled(image, grid[None], *plan) for image, grid, plan in each])
+
+
 def align(images: Tensor, landmarks: Tensor, size: int = ARCFACE_SIZE) -> Tensor:
     """Warp each picture so that its five landmarks fall on ArcFace's five points.
 
     images: (b, 3, h, w), any value range; landmarks: (b, 5, 2) in pixels of `images` (pixel centres are whole
     numbers). Returns (b, 3, size, size) float32, bilinear, differentiable in `images`. Faces larger than the crop
     are averaged over the pixels they cover, so nothing aliases. Beyond the picture its border is repeated. An
-    item's result does not depend on the rest of its batch.
+    item's result does not depend on the rest of its batch. Waits for a GPU; see `Warps`.
     """
     if images.ndim != 4 or landmarks.shape != (images.shape[0], 5, 2):
         raise ValueError(
             f"align expects images (b, 3, h, w) and landmarks (b, 5, 2), got {tuple(images.shape)} "
             f"and {tuple(landmarks.shape)}"
         )
-    images = images.float()
-    transform = crop_to_image(landmarks.to(images.device, torch.float32), size)  # b 2 3
-    plans = [_sampling_plan(scale) for scale in torch.linalg.vector_norm(transform[:, :, 0], dim=1).tolist()]
-    crops: list[Tensor] = [images.new_empty(0)] * len(plans)
-    for plan in set(plans):
-        items = [i for i, other in enumerate(plans) if other == plan]
-        for i, crop in zip(items, _warp(images[items], transform[items], size, *plan), strict=True):
-            crops[i] = crop
-    return torch.stack(crops)
+    height, width = images.shape[2:]
+    return Warps.made(landmarks.to(images.device), height, width, size).cut(images)
 
 
 def align_in_photo(pixels: np.ndarray, landmarks: np.ndarray, size: int = ARCFACE_SIZE) -> Tensor:
@@ -99,18 +133,21 @@ def _sampling_plan(scale: float) -> tuple[int, int]:
     return pool, max(1, round(scale / pool))
 
 
-def _warp(images: Tensor, transform: Tensor, size: int, pool: int, samples: int) -> Tensor:
-    """Sample `samples`² points in every crop pixel of a picture that was averaged over pool × pool blocks."""
-    pool = min(pool, images.shape[2], images.shape[3])
-    if pool > 1:
-        images = F.avg_pool2d(images, pool)
+def _grids(transform: Tensor, height: int, width: int, size: int, pool: int, samples: int) -> Tensor:
+    """(b, fine, fine, 2): `samples`² points in every crop pixel, in pictures averaged over pool × pool blocks."""
     fine = size * samples
-    steps = (torch.arange(fine, device=images.device, dtype=torch.float32) + 0.5) / samples - 0.5
+    steps = (torch.arange(fine, device=transform.device, dtype=torch.float32) + 0.5) / samples - 0.5
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # fine fine 3
     points = torch.einsum("bij,hwj->bhwi", transform, points)  # b fine fine 2, pixels of the picture
     points = (points + 0.5) / pool - 0.5
-    extent = points.new_tensor([images.shape[3], images.shape[2]])
-    grid = (2 * points + 1) / extent - 1
-    crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    extent = points.new_tensor([width // pool, height // pool])
+    return (2 * points + 1) / extent - 1
+
+
+def _sampled(images: Tensor, grids: Tensor, pool: int, samples: int) -> Tensor:
+    """(b, 3, h, w) and (b, fine, fine, 2) → (b, 3, size, size)."""
+    if pool > 1:
+        images = F.avg_pool2d(images, pool)
+    crops = F.grid_sample(images, grids, mode="bilinear", padding_mode="border", align_corners=False)
     return F.avg_pool2d(crops, samples) if samples > 1 else crops

@@ -1,4 +1,4 @@
-"""The bundled variant: MediaPipe finds, measures and cuts out faces; SFace recognises them. Nothing to download."""
+"""The bundled variant: MediaPipe for detection, landmarks and masks, SFace for recognition. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -31,18 +31,21 @@ MIN_DETECTION = 0.5
 # A weak detection counts only if the landmarker also sees a face; a strong one counts alone.
 SURE_DETECTION = 0.8
 # The detector works on 192 pixels, so a face under about a tenth of the picture's side may escape it. Where it
-# finds none, it looks again at windows of half the side, then of a quarter, each shifted by half a window.
+# finds none, it looks again at windows of half the side, then of a quarter.
 WINDOWS = (0.5, 0.25)
+# Share of a window that it has in common with the next. A face larger than a fifth of the smaller windows is seen in
+# the larger ones, so every smaller face lies whole, with room around it, in one of them.
+WINDOW_OVERLAP = 1 / 3
 # A face that fills the photo or touches its edge is found once there is some room around it.
 PADDING = 0.3
 # Longest side of the picture that is searched so: the smallest windows still have twice the detector's pixels, and the
-# sixty looks at a photo without a face cost no more where it is large.
+# thirty passes over a photo without a face cost no more where it is large.
 SEARCH_SIDE = 1536
 # Sides of the crop shown to the landmarker, in detection boxes: it wants the whole head, but large. More than one
 # is tried, because a face that fills the picture or is half cut off is found in one and not in another.
 CROP_SCALES = (2.0, 1.5, 3.0)
-# Sides of the blank pictures shown to a new task while its notes are kept away. One note, about memory that happens to
-# be misaligned, comes once per process, at the first call it hits: with four calls 2 of 30 processes still showed it.
+# Sides of the blank pictures that a new task gets while stderr is redirected. MediaPipe writes one note, on misaligned
+# memory, once per process, at the first call with such memory: after four calls 2 of 30 processes still wrote it.
 WARM_UP_SIDES = tuple(range(64, 352, 12))
 # Two boxes that overlap by more than this are one face, seen twice.
 SAME_FACE_IOU = 0.3
@@ -70,14 +73,14 @@ class BundledAnalyser:
         self._lock = threading.RLock()  # a MediaPipe task serves one caller at a time
         self._tasks: dict[str, Any] = {}
         self._embedders: dict[str, FaceEmbedder] = {}
-        # MediaPipe's own __del__ complains when the interpreter is half gone; a finalizer runs before that.
+        # MediaPipe's own __del__ raises errors while the interpreter shuts down; a finalizer runs before that.
         self._finalizer = weakref.finalize(self, _close, self._tasks)
 
-    def detect(self, pixels: np.ndarray) -> list[Face]:
+    def detect(self, pixels: np.ndarray, *, small: bool = True) -> list[Face]:
         check_pixels(pixels)
         faces: list[Face] = []
         with self._lock:
-            for detections in self._looks(pixels):
+            for detections in self._looks(pixels, WINDOWS if small else WINDOWS[:1]):
                 faces = self._confirmed(pixels, detections)
                 if faces:
                     break
@@ -112,7 +115,7 @@ class BundledAnalyser:
         return self._tasks[name]
 
     def _detections(self, pixels: np.ndarray, left: int, top: int) -> Iterator[Face]:
-        """What the detector sees in `pixels`, a window of the photo whose corner is at (left, top)."""
+        """Detections in `pixels`, a window of the photo whose corner is at (left, top); in the photo's pixels."""
         height, width = pixels.shape[:2]
         offset = np.array([left, top], np.float32)
         for detection in self._task("detector").detect(_mp_image(pixels)).detections:
@@ -128,13 +131,13 @@ class BundledAnalyser:
                 score=float(detection.categories[0].score),
             )
 
-    def _looks(self, pixels: np.ndarray) -> Iterator[Iterator[Face]]:
-        """Detections of ever closer, ever slower looks."""
-        yield self._detections(pixels, 0, 0)
+    def _looks(self, pixels: np.ndarray, windows: tuple[float, ...]) -> Iterator[Iterator[Face]]:
+        """Detections in the whole picture, in the padded picture, then in windows of each size: ever slower."""
         small, factor = _for_searching(pixels)
-        yield (_grown(face, factor) for face in self._search_padded(small))
-        for share in WINDOWS:
-            yield (_grown(face, factor) for face in self._search_windows(small, share))
+        yield (face.scaled(factor) for face in self._detections(small, 0, 0))
+        yield (face.scaled(factor) for face in self._search_padded(small))
+        for share in windows:
+            yield (face.scaled(factor) for face in self._search_windows(small, share))
 
     def _confirmed(self, pixels: np.ndarray, detections: Iterable[Face]) -> list[Face]:
         """The detections that the landmarker, or a high score, confirms, each face once."""
@@ -159,8 +162,8 @@ class BundledAnalyser:
     def _search_windows(self, pixels: np.ndarray, share: float) -> Iterator[Face]:
         height, width = pixels.shape[:2]
         size = max(32, round(max(height, width) * share))
-        for top in range(0, max(height - size // 2, 1), max(size // 2, 1)):
-            for left in range(0, max(width - size // 2, 1), max(size // 2, 1)):
+        for top in _window_starts(height, size):
+            for left in _window_starts(width, size):
                 yield from self._detections(pixels[top : top + size, left : left + size], left, top)
 
     def measure(self, pixels: np.ndarray, detection: Face) -> Face | None:
@@ -176,7 +179,7 @@ class BundledAnalyser:
             outline = mesh[list(FACE_OVAL)]
             box = (*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist())
             if _iou(box, detection.box) < SAME_FACE_IOU:
-                continue  # it found a neighbour
+                continue  # it found another face
             shapes = result.face_blendshapes[0] if result.face_blendshapes else []
             return Face(
                 box=box,
@@ -190,6 +193,12 @@ class BundledAnalyser:
         return None
 
 
+def _window_starts(side: int, size: int) -> list[int]:
+    """Where windows of `size` begin so that they cover `side` and overlap by WINDOW_OVERLAP or more."""
+    steps = math.ceil(max(0, side - size) / (size * (1 - WINDOW_OVERLAP)))
+    return [round(step * (side - size) / steps) for step in range(steps)] + [max(0, side - size)]
+
+
 def _for_searching(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     """The picture at SEARCH_SIDE at most, and what its coordinates are multiplied by to be the photo's."""
     import cv2
@@ -197,15 +206,15 @@ def _for_searching(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     factor = max(1.0, max(pixels.shape[:2]) / SEARCH_SIDE)
     if factor == 1:
         return pixels, factor
+    whole = min(
+        int(factor), *pixels.shape[:2]
+    )  # averaging whole blocks is several times faster than parts of them
+    height, width = (side // whole * whole for side in pixels.shape[:2])
+    blocks = cv2.resize(
+        pixels[:height, :width], (width // whole, height // whole), interpolation=cv2.INTER_AREA
+    )
     size = [max(1, round(side / factor)) for side in pixels.shape[1::-1]]
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), factor
-
-
-def _grown(face: Face, factor: float) -> Face:
-    """A detection in pixels of the photo."""
-    left, top, right, bottom = (value * factor for value in face.box)
-    landmarks = ((face.landmarks + 0.5) * factor - 0.5).astype(np.float32)
-    return Face(box=(left, top, right, bottom), landmarks=landmarks, score=face.score)
+    return cv2.resize(blocks, size, interpolation=cv2.INTER_LINEAR), factor
 
 
 def _openness(mesh: np.ndarray) -> dict[str, float]:
@@ -222,7 +231,7 @@ def _openness(mesh: np.ndarray) -> dict[str, float]:
 
 
 def _five_points(mesh: np.ndarray) -> np.ndarray:
-    """(5, 2): the eyes' centres are those of their contours, which stay put when the gaze wanders."""
+    """(5, 2): the eyes' centres are those of their contours, which do not move with the gaze."""
     return np.stack(
         [
             mesh[list(LEFT_EYE)].mean(axis=0),
@@ -270,7 +279,7 @@ def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def _ellipse(box: tuple[float, float, float, float]) -> np.ndarray:
-    """The outline where only a box is known."""
+    """(36, 2) outline of a face of which only the box is known."""
     angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     left, top, right, bottom = box
     x = (left + right) / 2 + (right - left) / 2 * np.cos(angles)

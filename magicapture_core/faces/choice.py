@@ -62,6 +62,17 @@ def embed_face(analyser: FaceAnalyser, pixels: np.ndarray, face: Face) -> np.nda
     return result
 
 
+def recognisability(analyser: FaceAnalyser, pixels: np.ndarray, face: Face) -> float:
+    """Length of the embedding before its normalisation, larger than 0: how well the face can be recognised.
+
+    pixels: (h, w, 3) uint8 RGB. Only values of the same embedder compare; one that normalises by itself always gives 1.
+    """
+    check_pixels(pixels)
+    with torch.no_grad():
+        features = analyser.embedder().features(align_in_photo(pixels, face.landmarks) / 255)
+    return float(features.norm())
+
+
 def _build(variant: Literal["bundled", "facexlib"]) -> FaceAnalyser:
     if variant == "facexlib" and variant not in _built:
         from magicapture_core.faces.facexlib_variant import fetch_weights

@@ -59,10 +59,10 @@ class ArcFace(FaceEmbedder):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, aligned: Tensor) -> Tensor:
+    def features(self, aligned: Tensor) -> Tensor:
         self.check_input(aligned)
-        embedding: Tensor = self.backbone(aligned.float() * 2 - 1)
-        return nn.functional.normalize(embedding, dim=1)
+        features: Tensor = self.backbone(aligned.float() * 2 - 1)  # facexlib's network normalises them itself
+        return features
 
 
 class FacexlibAnalyser:
@@ -85,15 +85,15 @@ class FacexlibAnalyser:
             "the paper; MediaPipe adds pose, expressions and the person's outline."
         )
 
-    def detect(self, pixels: np.ndarray) -> list[Face]:
+    def detect(self, pixels: np.ndarray, *, small: bool = True) -> list[Face]:  # noqa: ARG002
         import cv2
 
         check_pixels(pixels)
         scale = min(1.0, DETECTION_SIDE / max(pixels.shape[:2]))
         size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+        shrunk = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
         with self._lock, torch.no_grad():
-            rows = self._detector.detect_faces(np.ascontiguousarray(small[:, :, ::-1]), MIN_DETECTION)
+            rows = self._detector.detect_faces(np.ascontiguousarray(shrunk[:, :, ::-1]), MIN_DETECTION)
         height, width = pixels.shape[:2]
         faces = [_face(row, scale) for row in rows if np.isfinite(row).all()]
         faces = [self._with_pose(pixels, face) for face in faces if _is_in(face, height, width)]
@@ -138,7 +138,7 @@ class FacexlibAnalyser:
 
 
 def fetch_weights() -> str:
-    """Get the three weight files, all or none being of use. Returns which parser there is."""
+    """Download what is missing of the three weight files. Returns the parser's name. Raises MissingFiles."""
     parser = next((name for name in PARSERS if find_weight(name)), PARSERS[0])
     for name in (DETECTOR, parser, RECOGNISER):
         fetch_weight(name)
@@ -156,7 +156,7 @@ def _face(row: np.ndarray, scale: float) -> Face:
 
 
 def _is_in(face: Face, height: int, width: int) -> bool:
-    """Whether the box meets the photo and is no larger than it can be; a damaged network answers anything."""
+    """Whether the box overlaps the photo and is less than twice its size; damaged weights give any numbers."""
     left, top, right, bottom = face.box
     meets = left < width and right > 0 and top < height and bottom > 0
     return meets and 0 < right - left < 2 * width and 0 < bottom - top < 2 * height

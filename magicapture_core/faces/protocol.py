@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -46,6 +47,16 @@ class Face:
         """Geometric mean of the box's sides in pixels: what "how large is the face" means here."""
         return float(max(self.width, 0.0) * max(self.height, 0.0)) ** 0.5
 
+    def scaled(self, factor: float) -> Face:
+        """The face where the picture is enlarged by `factor` (or reduced, below 1)."""
+        left, top, right, bottom = (value * factor for value in self.box)
+
+        def moved(points: np.ndarray) -> np.ndarray:
+            return ((points + 0.5) * factor - 0.5).astype(np.float32)
+
+        outline = None if self.outline is None else moved(self.outline)
+        return replace(self, box=(left, top, right, bottom), landmarks=moved(self.landmarks), outline=outline)
+
 
 class FaceEmbedder(nn.Module):
     """A frozen face recognition network: differentiable in its input, never trained.
@@ -58,6 +69,13 @@ class FaceEmbedder(nn.Module):
     dim: int
 
     def forward(self, aligned: Tensor) -> Tensor:
+        return F.normalize(self.features(aligned), dim=1)
+
+    def features(self, aligned: Tensor) -> Tensor:
+        """Aligned faces (b, 3, size, size), RGB in [0, 1] -> (b, dim) float32, the embedding before its normalisation.
+
+        Its length tells how well a face can be recognised: it is lower for blurred, covered and turned faces.
+        """
         raise NotImplementedError
 
     def check_input(self, aligned: Tensor) -> None:
@@ -76,8 +94,12 @@ class FaceAnalyser(Protocol):
     description: str
     """One sentence for the user: which detector, parser and recogniser."""
 
-    def detect(self, pixels: np.ndarray) -> list[Face]:
-        """Faces in `pixels` ((h, w, 3) uint8 RGB), the largest first."""
+    def detect(self, pixels: np.ndarray, *, small: bool = True) -> list[Face]:
+        """Faces in `pixels` ((h, w, 3) uint8 RGB), the largest first.
+
+        small: also look for faces of less than about a twentieth of the longer side, which takes several times as long
+        where there is no face. A variant may look for them in any case. ValueError for other shapes or types.
+        """
         ...
 
     def face_mask(self, pixels: np.ndarray, face: Face) -> np.ndarray:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magicapture_core.faces.protocol import FaceEmbedder
@@ -65,11 +64,11 @@ class SFace(FaceEmbedder):
         self.layers = nn.Sequential(*layers)
         self.linear = nn.Linear(channels * 7 * 7, self.dim)
 
-    def forward(self, aligned: Tensor) -> Tensor:
+    def features(self, aligned: Tensor) -> Tensor:
         self.check_input(aligned)
         x = (aligned.float() * 255 - 127.5) / 128  # b 3 112 112, as the network was trained
-        x = self.linear(self.layers(x).flatten(1))  # b 128
-        return F.normalize(x, dim=1)
+        features: Tensor = self.linear(self.layers(x).flatten(1))  # b 128
+        return features
 
 
 def load_sface(shards: tuple[Path, ...] = SFACE_SHARDS) -> SFace:

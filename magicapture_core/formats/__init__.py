@@ -1,5 +1,14 @@
 """Passport-style output. What is named here is data, light to import; the work is in `passport` and `sheet`."""
 
-from magicapture_core.formats.specs import PAPERS, REFUSED, SPECS, Paper, PhotoSpec, paper, photo_spec
+from magicapture_core.formats.specs import (
+    PAPERS,
+    REFUSED,
+    SPECS,
+    Paper,
+    PhotoSpec,
+    background_colour,
+    paper,
+    photo_spec,
+)
 
-__all__ = ["PAPERS", "REFUSED", "SPECS", "Paper", "PhotoSpec", "paper", "photo_spec"]
+__all__ = ["PAPERS", "REFUSED", "SPECS", "Paper", "PhotoSpec", "background_colour", "paper", "photo_spec"]

@@ -1,4 +1,4 @@
-"""What a photo is checked for, with the measured values. Thresholds say where they come from."""
+"""Checks of a passport-style photo, with the measured values. Each threshold names its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The person cut out cleanly: a coarse segmentation refined along the picture's own edges."""
+"""Alpha matte of a person: a coarse segmentation, refined along the picture's edges."""
 
 from __future__ import annotations
 

@@ -48,12 +48,14 @@ def make_passport_photo(
     spec: PhotoSpec,
     *,
     replace: bool = True,
+    background: tuple[int, int, int] | None = None,
     analyser: FaceAnalyser | None = None,
 ) -> PassportPhoto:
     """Crop and scale `pixels` ((h, w, 3) uint8 RGB) to `spec`, and check the result.
 
-    replace: put the person on the specification's background. analyser: None takes the bundled one, which measures
-    outline, pose and expression. PhotoProblem where no face is found.
+    replace: put the person on another background. background: its colour, RGB 0..255; None for the specification's.
+    A colour that the specification does not permit fails its check. analyser: None takes the bundled one, which
+    measures outline, pose and expression. PhotoProblem where no face is found.
     """
     check_pixels(pixels)
     analyser = analyser or choose_analyser("bundled")[0]
@@ -72,7 +74,7 @@ def make_passport_photo(
     photo_alpha[_above(to_photo, spec.pixels)] = 0
     inside = _warp(np.ones_like(alpha), to_photo, spec.pixels, beyond=0.0)
     if replace:
-        photo = replace_background(photo, photo_alpha, spec.background)
+        photo = replace_background(photo, photo_alpha, background or spec.background)
     checks = check_photo(
         photo,
         photo_alpha,
@@ -124,7 +126,7 @@ def _transform(head: Head, spec: PhotoSpec, per_mm: float, eyes: float) -> np.nd
 def _lack(transform: np.ndarray, spec: PhotoSpec, shape: tuple[int, ...], replace: bool) -> float:
     """What the photo needs beyond the picture's edges, in weighted mm.
 
-    Below there would be more of the person, which nobody has seen; over and beside the head only background, if
+    Below it would be more of the person, which the picture lacks; over and beside the head only background, if
     that is replaced anyway, but shoulders reach the sides.
     """
     width, height = spec.pixels
@@ -138,7 +140,7 @@ def _lack(transform: np.ndarray, spec: PhotoSpec, shape: tuple[int, ...], replac
 
 
 def _above(to_photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: what of the photo lies over the picture's upper edge, where there is nobody."""
+    """(h, w) bool: what of the photo lies over the picture's upper edge, where the person is not."""
     inverse = np.linalg.inv(np.vstack([to_photo, [0, 0, 1]]))
     y, x = np.mgrid[: size[1], : size[0]]
     over: np.ndarray = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2] < -0.5

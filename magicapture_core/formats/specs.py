@@ -149,6 +149,16 @@ def photo_spec(name: str) -> PhotoSpec:
     return found
 
 
+def background_colour(text: str) -> tuple[int, int, int]:
+    """RGB 0..255 of a colour as CSS writes it: "#dde3ea", "rgb(221, 227, 234)", "white". Problem for anything else."""
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(text.strip())[:3]
+    except ValueError as error:
+        raise Problem(f"The background colour is written as #dde3ea or white; got {text!r}.") from error
+
+
 @dataclass(frozen=True)
 class Paper:
     """What a sheet is printed on, upright."""

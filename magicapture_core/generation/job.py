@@ -1,4 +1,4 @@
-"""Everything that is checked and looked up before the first denoising step."""
+"""Checks and preparations before the first denoising step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from magicapture_core.prompts import (
 )
 
 SHOWN_REST = 200
-"""Letters of a prompt's cut-off end that are told."""
+"""Letters of a prompt's cut-off end that the warning quotes."""
 SMALL_MODEL = 200_000_000
 """Parameters of a UNet below which several pictures at once fit everywhere; SD 1.5 has 860 million."""
 
@@ -41,7 +41,7 @@ class Job:
     models: ModelBundle
     config: GenerateConfig
     learned: Learned | None
-    """None: the plain model draws."""
+    """None: the model without an adapter."""
     token_ids: tuple[int, int] | None
     input_ids: Tensor
     """(2, tokens): the prompt and the negative prompt."""
@@ -80,7 +80,7 @@ class Job:
         size = (config.width or trained, config.height or trained)
         words = _read_words(config, prompts[0].text, spans[0])
         unread = [word for word in config.attention_words if word not in words]
-        if unread and not cut:  # what was cut off is told already
+        if unread and not cut:  # the warning about the cut names these already
             warnings.append(f"No heat map of {', '.join(unread)}: the model does not read it as a word.")
         side = None
         if words and size[0] != size[1]:
@@ -110,7 +110,7 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is written into the pictures. A model's folder is named without the way to it."""
+        """The settings that are stored in the pictures. Of a model's path only the last part is stored."""
         config = to_dict(self.config)
         kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler")
         name = self.models.name

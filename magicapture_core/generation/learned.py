@@ -1,4 +1,4 @@
-"""What portraits are made from: a trained run, or, for drafts, words that the model makes of photos."""
+"""What portraits are generated from: a trained run, or, for drafts, embeddings that the model computes from photos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from magicapture_core.problems import Problem
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """The two words, the adapter's weights and whom the portraits are compared with."""
+    """The two embeddings, the adapter's folder, and the subject's face embedding for scores."""
 
     embeddings: Tensor
     """(2, width) of [V1] and [V2]."""
@@ -35,7 +35,7 @@ class Learned:
     """Folder of the trained weights; None where there are none."""
     analyser: FaceAnalyser | None = None
     identity: Tensor | None = None
-    """(dim,) the subject's mean embedding, by `analyser`'s network; None: nobody compares."""
+    """(dim,) the subject's mean embedding, by `analyser`'s network; None: no scores."""
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -70,7 +70,7 @@ class Learned:
         analyser: FaceAnalyser,
         noun: str = "person",
     ) -> Learned:
-        """For drafts: the words that `models` makes of photos. Raises Problem where it cannot make any."""
+        """For drafts: embeddings that `models` computes from photos. Raises Problem if it cannot."""
         words = models.words
         if words is None:
             raise Problem(
@@ -110,7 +110,7 @@ class Learned:
 def _identity(
     run: Run, analyser: FaceAnalyser | None
 ) -> tuple[Tensor | None, FaceAnalyser | None, list[str]]:
-    """The subject's embedding and who compares with it; both None, with the reason, if nobody can."""
+    """The subject's embedding and the analyser for scores; both None, with the reason, if scores are not possible."""
     stored = run.identity()
     if stored is None:
         return None, None, []

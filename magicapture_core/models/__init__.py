@@ -21,6 +21,8 @@ from magicapture_core.config import Framing
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.files import EXPECTED, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, first_line, from_hub
+from magicapture_core.models.kernels import kernels_for
+from magicapture_core.models.precision import take_float32, vae_dtype_for
 from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.models.words import read_words
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
@@ -48,6 +50,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> ModelBundle:
     """Load a Stable Diffusion 1.x or 2.x.
@@ -56,18 +59,21 @@ def load(
     file or a hub id. None: SD 1.5 from the hub with a GPU, "mini" without one. A path beside an existing folder
     is never taken for a hub id.
     device, dtype: None chooses by hardware: bfloat16 on a GPU or CPU that computes in it, else float32.
+    vae_dtype: of the autoencoder; None for float32 on a CUDA GPU, else `dtype`.
     progress: called during a download, if there must be one. A StoppedError that it raises ends the download.
     Raises MissingFiles where files are neither here nor to be had, Problem where they are of another kind.
     """
     device = torch.device(device) if device else best_device()
     dtype = dtype or best_dtype(device)
+    vae_dtype = vae_dtype or vae_dtype_for(device, dtype)
     name = str(name or (HUB_ID if device.type == "cuda" else "mini"))
     path = _locate(name, dtype, progress)
     if name != "mini" and Path(name).expanduser().exists():
         name = str(path)  # a run remembers it, and may be used from another folder
     with _opening, _no_progress_bars():
         try:
-            pipeline = open_file(path, dtype) if path.is_file() else open_folder(path, dtype)
+            open_it = open_file if path.is_file() else open_folder
+            pipeline = open_it(path, dtype, vae_dtype)
             settings, words = _settings(path), read_words(path)
         except Problem:
             raise
@@ -82,6 +88,7 @@ def load(
     bundle.framing = settings.get("framing", "photo")
     bundle.vocabulary = frozenset(settings.get("vocabulary", ()))
     bundle.words = words
+    kernels_for(device).apply(bundle)
     return bundle
 
 
@@ -162,8 +169,11 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
     if device.type == "cpu" and dtype == torch.bfloat16:
         # Torch's fused attention is slow in this one case: it alone took a third of a training step.
         for network in (pipeline.unet, pipeline.vae):
-            network.set_attn_processor(AttnProcessor())
+            if network.dtype == dtype:
+                network.set_attn_processor(AttnProcessor())
         pipeline.text_encoder.set_attn_implementation("eager")
+    if pipeline.vae.dtype != dtype:
+        take_float32(pipeline.unet, dtype)
     return StableDiffusion(
         name=name,
         source=str(path),

@@ -18,6 +18,7 @@ from torch import Tensor
 from magicapture_core.attention import nearest_side
 from magicapture_core.config import Framing, TrainConfig
 from magicapture_core.models.conditioning import Conditioning
+from magicapture_core.models.kernels import Kernels
 from magicapture_core.models.placeholders import initial_embeddings
 from magicapture_core.models.words import Words
 from magicapture_core.problems import Problem
@@ -30,6 +31,8 @@ class ModelBundle(ABC):
     # --- of the family, known without loading a model ---------------------------------------------
     family: ClassVar[str]
     """Name in run folders."""
+    half_decodes: ClassVar[bool] = True
+    """Whether the decoder keeps its quality in half precision, so that Eq. 7 may use it so."""
     pipeline_class: ClassVar[str]
     """diffusers' class for text to image."""
     kohya_prefixes: ClassVar[Mapping[str, str]]
@@ -43,7 +46,7 @@ class ModelBundle(ABC):
     tokenizer: Any
     unet: Any
     vae: Any
-    """In the precision that the family's needs."""
+    """In the precision that the family's needs; on a CUDA GPU in float32, whatever the UNet computes in."""
     noise_scheduler: Any
     """A DDPMScheduler with the model's own noise schedule and prediction type."""
     device: torch.device
@@ -61,6 +64,8 @@ class ModelBundle(ABC):
     """Every word of the captions that it was trained with, in small letters; empty: too many to be listed."""
     words: Words | None = None
     """What makes words of photos, where the model brings it."""
+    kernels: Kernels = field(default_factory=Kernels)
+    """How it computes. Change it by `Kernels.apply`."""
 
     # --- what a family says -----------------------------------------------------------------------
 

@@ -30,13 +30,14 @@ class Conditioning:
         return self._each(lambda tensor: tensor.to(dtype))
 
     def as_leaf(self) -> Conditioning:
-        """A copy without the graph behind it, in which the gradient of several calls adds up. See `backward_from`."""
-        return self._each(lambda tensor: tensor.detach().requires_grad_())
+        """A float32 copy without the graph behind it, in which the gradient of several calls adds up. See
+        `backward_from`."""
+        return self._each(lambda tensor: tensor.detach().float().requires_grad_())
 
     def backward_from(self, leaf: Conditioning) -> None:
         """Back-propagate the gradient that `leaf` (of `as_leaf`) has collected into what made this."""
         pairs = [
-            (mine, theirs.grad)
+            (mine, theirs.grad.to(mine.dtype))
             for mine, theirs in zip(self._tensors(), leaf._tensors(), strict=True)
             if theirs.grad is not None
         ]

@@ -35,13 +35,17 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 EXPECTED = "a Stable Diffusion 1.x or 2.x text-to-image model"
 
 
-def open_folder(folder: Path, dtype: torch.dtype) -> Any:
+def open_folder(folder: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """A pipeline from a diffusers folder."""
     from diffusers import StableDiffusionPipeline
 
     variant = weight_variant(folder)
     return StableDiffusionPipeline.from_pretrained(
-        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+        folder,
+        dtype={"default": dtype, "vae": vae_dtype},
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
     )
 
 
@@ -90,19 +94,24 @@ def _has_weights(folder: Path, stem: str, variant: str | None) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def open_file(file: Path, dtype: torch.dtype) -> Any:
+def open_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
     """A pipeline from one .safetensors file with the original (not diffusers') key names."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
     version = _file_version(file)
     tokenizer = CLIPTokenizer.from_pretrained(
         CONFIGS / "tokenizer", pad_token="!" if version == "v2" else "<|endoftext|>"
     )
+    configs = str(CONFIGS / version)
+    vae = AutoencoderKL.from_single_file(
+        str(file), config=configs, subfolder="vae", dtype=vae_dtype, local_files_only=True
+    )
     old_text = _old_text_encoder(file, CONFIGS / version, dtype)
     pipeline = StableDiffusionPipeline.from_single_file(
         str(file),
-        config=str(CONFIGS / version),
+        config=configs,
+        vae=vae,
         tokenizer=tokenizer,
         safety_checker=None,
         feature_extractor=None,

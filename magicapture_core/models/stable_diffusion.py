@@ -11,6 +11,7 @@ from torch import Tensor
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.placeholders import learned_embeddings
+from magicapture_core.models.precision import draw_in_float32
 
 BASE_VERSIONS = {768: "sd_v1", 1024: "sd_v2"}
 """kohya's names of the base models, by the width of their text encoders."""
@@ -64,7 +65,7 @@ class StableDiffusion(ModelBundle):
             requires_safety_checker=self.safety_checker is not None,
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return pipeline if self.vae.dtype == self.dtype else draw_in_float32(pipeline)
 
     def prompt_arguments(self, prompt: Conditioning, negative: Conditioning | None) -> dict[str, Tensor]:
         """See `ModelBundle.prompt_arguments`."""

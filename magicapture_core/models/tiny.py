@@ -56,9 +56,8 @@ def _check(decoder: Any, models: ModelBundle, latents: Tensor, folder: Path) -> 
     if (decoder.config.latent_channels, scale) != (latents.shape[1], models.vae_scale_factor):
         raise problem
     with torch.no_grad():
-        latents = latents.to(models.dtype)
-        ours = decoder.decode(latents).sample.float()
-        theirs = models.vae.decode(latents / models.vae.config.scaling_factor).sample.float()
+        ours = decoder.decode(latents.to(models.dtype)).sample.float()
+        theirs = models.decode(latents).float()
     error = (ours.clamp(-1, 1) - theirs.clamp(-1, 1)).square().mean().item() / 4  # of [0, 1]
     if not 10 * math.log10(1 / max(error, 1e-12)) >= ALIKE:
         raise problem

@@ -1,4 +1,4 @@
-"""Photos as people have them: any camera, any app, any orientation, and now and then not a photo at all."""
+"""Reading photo files: all usual formats, orientations and colour spaces, with a clear error for everything else."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Photo:
     """One photo, ready to be looked at."""
 
     name: str
-    """Its file name: what the user knows it by."""
+    """Its file name, as the user knows it."""
     pixels: np.ndarray
     """(h, w, 3) uint8 RGB, upright, the longest side at most MAX_SIDE unless asked otherwise."""
 
@@ -98,7 +98,7 @@ def read_photo(
 
     Upright by its EXIF; colours brought to sRGB by its profile; transparency over white; grey, CMYK and 16 bit
     become 8-bit RGB; of an animation the first frame. Photos beyond max_side are scaled down; None: none is.
-    PhotoProblem, naming the photo, for everything that is no photo, is damaged, or is larger than max_megapixels
+    PhotoProblem, naming the photo, for everything that is not a photo, is damaged, or is larger than max_megapixels
     (at most MAX_MEGAPIXELS).
     """
     data, name = _bytes_of(source, name)
@@ -129,7 +129,7 @@ def read_photo(
 
 
 def list_photos(folder: Path | str) -> list[Path]:
-    """The photo files directly in `folder`, in the order people count ("2.jpg" before "10.jpg").
+    """The photo files directly in `folder`, in natural order ("2.jpg" before "10.jpg").
 
     PhotoProblem if there is no such folder or no photo in it.
     """
@@ -146,7 +146,7 @@ def list_photos(folder: Path | str) -> list[Path]:
 
 
 def other_files(folder: Path) -> list[Path]:
-    """The files directly in `folder` that `list_photos` does not take; hidden ones are nobody's photos."""
+    """The files directly in `folder` that `list_photos` does not take, without hidden files."""
     others = [
         path
         for path in folder.iterdir()
@@ -225,7 +225,9 @@ def _not_a_photo(data: bytes, name: str) -> str:
 
 
 def _no_photo(name: str, kind: str) -> str:
-    return f"{name} is no photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
+    return (
+        f"{name} is not a photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
+    )
 
 
 def _is_text(start: bytes) -> bool:

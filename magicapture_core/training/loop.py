@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_o
 from magicapture_core.training.data import Encoded
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.memory import Plan
-from magicapture_core.training.optimisation import NotFiniteError, Optimisation
+from magicapture_core.training.optimisation import PHASES, Launched, NotFiniteError, Optimisation
 from magicapture_core.training.preparation import Prepared, check_fit, prepared
 from magicapture_core.training.previews import AttentionView, Sample, shown_pictures
 from magicapture_core.training.recorder import Recorder
@@ -76,7 +76,8 @@ def train(
     """Learn `subject` and `style` into `run_folder`: phase 1 textual inversion, phase 2 LoRA.
 
     Yields a StepReport per optimizer step. Closing the generator between two reports saves a checkpoint
-    from which `resume=True` goes on bit for bit (on the CPU). The models come back as they were.
+    from which `resume=True` goes on bit for bit (on the CPU). The models come back as they were. On a CUDA GPU the
+    step after the last report may have been made already: then the checkpoint is of that one.
     analyser: whose face recognition Eq. 7 uses; None chooses. class_latents: what prior preservation trains on, where
     `config.prior_weight` asks for it (`evaluation.class_pictures` makes them).
     Raises RunProblem for a folder that cannot be used, a changed setting or photo on resume, a loss that is
@@ -106,13 +107,7 @@ def train(
             recorder.begin()
             if resume:
                 recorder.restore()
-            clock = _Clock(config)
-            try:
-                while optimisation.step < optimisation.total_steps and not _settled(recorder, processes):
-                    yield _advance(optimisation, recorder, clock, ready.note)
-            except (GeneratorExit, NotFiniteError):
-                recorder.save()
-                raise
+            yield from _reports(optimisation, recorder, _Clock(config), ready.note, processes)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -122,29 +117,57 @@ def train(
         raise problem from error
 
 
-def _advance(optimisation: Optimisation, recorder: Recorder, clock: _Clock, note: str | None) -> StepReport:
-    """One optimizer step and whatever is due after it."""
-    started = time.monotonic()
-    losses, learning_rates = optimisation.advance()
-    seconds = time.monotonic() - started
-    phase = optimisation.phase
-    recorded = recorder.record(losses, learning_rates, seconds)
-    clock.tick(phase, seconds, time.monotonic() - started - seconds)
-    settled = recorder.settled and optimisation.step < optimisation.total_steps
+def _reports(
+    optimisation: Optimisation, recorder: Recorder, clock: _Clock, note: str | None, processes: PartialState
+) -> Generator[StepReport]:
+    """A report for each step. Saves a checkpoint when it is closed, and when a loss is not finite."""
+    ahead: Launched | None = None
+    try:
+        while ahead is not None or (
+            optimisation.step < optimisation.total_steps and not _settled(recorder, processes)
+        ):
+            step = ahead or optimisation.launch()
+            ahead = None
+            if optimisation.works_ahead and not recorder.due(step.step):
+                ahead = (
+                    optimisation.launch()
+                )  # the device need not wait until this one's losses have been read
+            yield _report(optimisation, recorder, clock, step, note)
+    except NotFiniteError:
+        recorder.save()
+        raise
+    except GeneratorExit:
+        if ahead is not None:
+            with suppress(NotFiniteError):  # it is made again on resume, and told then
+                recorder.record(ahead, optimisation.settle(ahead))
+        recorder.save()
+        raise
+
+
+def _report(
+    optimisation: Optimisation, recorder: Recorder, clock: _Clock, step: Launched, note: str | None
+) -> StepReport:
+    """What a launched step came to, and whatever is due after it."""
+    losses = optimisation.settle(step)
+    began = time.monotonic()
+    recorded = recorder.record(step, losses)
+    clock.tick(step.phase, step.seconds, time.monotonic() - began)
+    settled = recorder.settled and step.step < optimisation.total_steps
     if settled:
-        note = f"Likeness no longer rises, so the training ends after step {optimisation.step}."
-    elif optimisation.step > 1:
+        note = f"Likeness no longer rises, so the training ends after step {step.step}."
+    elif step.step > 1:
         note = None
+    phase_step = step.step - (0 if step.phase == PHASES[0] else optimisation.config.ti_steps)
     return StepReport(
-        phase=phase,
-        step=optimisation.step,
+        phase=step.phase,
+        step=step.step,
         total_steps=optimisation.total_steps,
-        phase_step=optimisation.phase_step,
-        phase_steps=optimisation.phase_steps(phase),
+        phase_step=phase_step,
+        phase_steps=optimisation.phase_steps(step.phase),
         losses=losses,
-        learning_rates=learning_rates,
-        seconds=seconds,
-        seconds_left=clock.left(phase, optimisation.phase_step),
+        learning_rates=step.rates,
+        seconds=step.seconds,
+        seconds_left=clock.left(step.phase, phase_step),
         attention=recorded.attention,
         sample=recorded.sample,
         checkpoint=recorded.checkpoint,

@@ -16,11 +16,13 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.placeholders import token_positions, with_placeholders
+from magicapture_core.models.precision import HalfDecoder
 from magicapture_core.models.tiny import tiny_decoder
 from magicapture_core.prompts import Task, templates
 from magicapture_core.training.data import Encoded, Windows, face_windows
 from magicapture_core.training.draws import Phase, StepDraw, TaskDraw
 from magicapture_core.training.likeness import Likeness
+from magicapture_core.training.sending import Sent, sent
 
 
 @dataclass
@@ -82,43 +84,53 @@ class Objective:
         whole = not person or self.config.identity_decode == "full"
         self.windows: Windows = face_windows(self.style, self.models.vae_scale_factor, whole=whole)
         # Eq. 7 needs a face in the style photo whose pose x0 keeps, or an object whose place it takes.
-        self.comparable = self.style.has_face if person else (self.style.face.amax((1, 2, 3)) > 0).cpu()
+        comparable = self.style.has_face if person else self.style.face.amax((1, 2, 3)) > 0
+        self.comparable = comparable.to(self.models.device)
         self.landmarks = self.style.landmarks.nan_to_num()
+        scale = self.models.vae_scale_factor
+        side = self.windows.side * scale
+        self.warps = self.likeness.warps(self.windows.shifted(self.landmarks, scale), side, side)
+        if self.face_colour is not None:
+            self.face_colour = losses.FaceColour(*(part.to(self.models.device) for part in self.face_colour))
+        if self.lightness is not None:
+            self.lightness = self.lightness.to(self.models.device)
         self.prior: Encoded | None = None
         decodes = self.config.decodes and self.config.lora_steps > 0
         tiny = decodes and self.config.identity_decode == "tiny"
         self.tiny = tiny_decoder(self.models, self.style.latents) if tiny else None
+        half = (
+            decodes and not tiny and self.models.half_decodes and self.models.vae.dtype != self.models.dtype
+        )
+        self.decoder = HalfDecoder(self.models.vae, self.models.dtype) if half else None
 
     def step(self, draw: StepDraw, phase: Phase, style_weight: float, per_call: int) -> dict[str, Tensor]:
         """Back-propagate one optimizer step. Returns the mean of each unweighted term, 0-d, on the device.
 
-        per_call: items of each task per UNet call; the gradient does not depend on it.
+        per_call: items of each task per UNet call; the gradient does not depend on it. Asks the device for nothing.
         """
-        count = len(draw.tasks[0].items)
-        unique, where = self._unique_prompts(draw)
-        encoded = self.prompts.encode(unique)
+        there = sent(draw, self.prompts.ids, self.prompts.token_ids, self.models.device)
+        return self.backpropagate(there, phase, style_weight, per_call)
+
+    def backpropagate(
+        self, step: Sent, phase: Phase, style_weight: float, per_call: int
+    ) -> dict[str, Tensor]:
+        """`step` once what was drawn is on the device."""
+        count = len(step.draw.tasks[0].items)
+        encoded = self.prompts.encode(step.input_ids)
         # The text encoder runs once a step, however many UNet calls follow: they leave their gradient
         # in a leaf, which is passed on at the end.
         leaf = encoded.as_leaf()
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.models.device))
         for start in range(0, count, per_call):
-            part = slice(start, start + per_call)
-            indices = {task: all_of_it[part] for task, all_of_it in where.items()}
+            part = step.part(slice(start, start + per_call))
             # One after the other: the graph of the first is freed before the second is built.
-            terms = self._reconstruction(draw.part(part), indices, unique, leaf, phase)
+            terms = self._reconstruction(part, leaf, phase)
             self._backward(terms, style_weight, count, totals)
-            if draw.identity is not None:
-                terms = self._decoded(draw.part(part), indices, leaf)
+            if part.draw.identity is not None:
+                terms = self._decoded(part, leaf)
                 self._backward(terms, style_weight, count, totals)
         encoded.backward_from(leaf)
         return dict(totals)
-
-    def _unique_prompts(self, draw: StepDraw) -> tuple[Tensor, dict[Task, Tensor]]:
-        """Each prompt of the step once, (p, tokens), and for each task's items their indices in it."""
-        ids = torch.cat([self.prompts.ids[task.task][task.prompts] for task in draw.tasks])
-        unique, inverse = ids.unique(dim=0, return_inverse=True)
-        parts = inverse.chunk(len(draw.tasks))
-        return unique, {task.task: part for task, part in zip(draw.tasks, parts, strict=True)}
 
     def _backward(
         self, terms: dict[str, Tensor], style_weight: float, count: int, totals: dict[str, Tensor]
@@ -143,18 +155,16 @@ class Objective:
         for name, mean in means.items():
             totals[name] = totals[name] + mean.detach()
 
-    def _reconstruction(
-        self, draw: StepDraw, indices: dict[Task, Tensor], unique: Tensor, leaf: Conditioning, phase: Phase
-    ) -> dict[str, Tensor]:
+    def _reconstruction(self, step: Sent, leaf: Conditioning, phase: Phase) -> dict[str, Tensor]:
         """Eqs. 4 to 6 and 8: all tasks go through the UNet in one call."""
-        device = self.models.device
-        index = torch.cat([indices[task.task] for task in draw.tasks])
-        latents = torch.cat([self._data(task).latents[task.items.to(device)] for task in draw.tasks])
-        face = torch.cat([self._data(task).face[task.items.to(device)] for task in draw.tasks])
-        noise = torch.cat([task.noise for task in draw.tasks]).to(device)
-        timesteps = torch.cat([task.timesteps for task in draw.tasks]).to(device)
+        draw = step.draw
+        index = torch.cat([task.prompts for task in draw.tasks])
+        latents = torch.cat([self._data(task).latents[task.items] for task in draw.tasks])
+        face = torch.cat([self._data(task).face[task.items] for task in draw.tasks])
+        noise = torch.cat([task.noise for task in draw.tasks])
+        timesteps = torch.cat([task.timesteps for task in draw.tasks])
         listening = phase == "lora" and self.config.lambda_attn > 0
-        positions = self.prompts.positions(unique[index])
+        positions = step.positions[index]
         self.store.positions = positions if listening else None
         noisy_latents = losses.add_noise(latents, noise, self.alphas_cumprod[timesteps])
         model_pred = self.models.predict(noisy_latents, timesteps, leaf[index])
@@ -191,23 +201,22 @@ class Objective:
         )  # b 2
         return (per_token * present).sum(1) / present.sum(1).clamp(min=1)
 
-    def _decoded(self, draw: StepDraw, indices: dict[Task, Tensor], leaf: Conditioning) -> dict[str, Tensor]:
+    def _decoded(self, step: Sent, leaf: Conditioning) -> dict[str, Tensor]:
         """What is asked of the decoded x̂0 of composed items: Eq. 7, colour and lightness of the face."""
-        assert draw.identity is not None
-        device, task = self.models.device, draw.identity
-        items = task.items.tolist()
-        original = self._original_sample(task, leaf[indices["composed"]])
-        pictures = self._decode(self.windows.cut(original, items))
-        comparable = self.comparable[task.items].to(device)
+        task = step.draw.identity
+        assert task is not None
+        original = self._original_sample(task, leaf[task.prompts])
+        pictures = self._decode(self.windows.cut(original, task.items))
+        comparable = self.comparable[task.items]
+        face = self.windows.cut(self.style.face[task.items], task.items)
         terms: dict[str, Tensor] = {}
         if self.config.lambda_id > 0:
-            terms["identity"] = self._identity(pictures, draw, items) * comparable
-        face = self.windows.cut(self.style.face[task.items.to(device)], items)
+            terms["identity"] = self._identity(pictures, face, step) * comparable
         if self.config.lambda_lightness > 0 and self.lightness is not None:
             light = losses.face_lightness(pictures.float(), face)
             # As far as the noise leaves it open: the style photo's own face shows through little noise, and what were
             # asked of the model there would add up along the sampler's steps to more than was wanted.
-            open_to_it = 1 - self.alphas_cumprod[task.timesteps.to(device)]
+            open_to_it = 1 - self.alphas_cumprod[task.timesteps]
             terms["lightness"] = losses.skin_lightness(light, self.lightness) * open_to_it * comparable
         if self.config.lambda_colour > 0 and self.face_colour is not None:
             chroma = losses.chroma_of(pictures.float(), self.models.vae_scale_factor)
@@ -216,25 +225,20 @@ class Objective:
 
     def _original_sample(self, task: TaskDraw, conditioning: Conditioning) -> Tensor:
         """ẑ0 by Tweedie from z_r^(t_id): its own noise level and its own UNet pass. (n,c,h,w)"""
-        device = self.models.device
-        timesteps, noise = task.timesteps.to(device), task.noise.to(device)
-        abar = self.alphas_cumprod[timesteps]
-        noisy_latents = losses.add_noise(self.style.latents[task.items.to(device)], noise, abar)
+        abar = self.alphas_cumprod[task.timesteps]
+        noisy_latents = losses.add_noise(self.style.latents[task.items], task.noise, abar)
         self.store.positions = None
-        model_pred = self.models.predict(noisy_latents, timesteps, conditioning)
+        model_pred = self.models.predict(noisy_latents, task.timesteps, conditioning)
         return losses.pred_original_sample(noisy_latents, model_pred, abar, self.models.prediction_type)
 
-    def _identity(self, pictures: Tensor, draw: StepDraw, items: list[int]) -> Tensor:
-        """Eq. 7 of decoded pictures, through which the gradient goes. (n,)"""
-        assert draw.identity is not None
-        assert draw.compared_with is not None
-        task = draw.identity
+    def _identity(self, pictures: Tensor, face: Tensor, step: Sent) -> Tensor:
+        """Eq. 7 of decoded pictures, through which the gradient goes. face: theirs, as cells. (n,)"""
+        assert step.draw.compared_with is not None
         if self.config.subject_kind != "person":  # the subject's photos were cut out, too (likeness.py)
-            place = self.windows.cut(self.style.face[task.items.to(self.style.face.device)], items)
-            pictures = pictures * F.interpolate(place.to(pictures), pictures.shape[-2:])
-        landmarks = self.windows.shift(self.landmarks[task.items], items, self.models.vae_scale_factor)
-        generated = self.likeness(pictures, landmarks)
-        return losses.identity(generated, self.subject_features[draw.compared_with.to(self.models.device)])
+            pictures = pictures * F.interpolate(face.to(pictures), pictures.shape[-2:])
+        warps = self.warps[step.places] if self.warps is not None else None
+        generated = self.likeness(pictures, warps)
+        return losses.identity(generated, self.subject_features[step.draw.compared_with])
 
     def _data(self, task: TaskDraw) -> Encoded:
         if task.task == "prior":
@@ -252,4 +256,6 @@ class Objective:
         """D: scaled latents → pictures (b, 3, h, w) in [-1,1]; the gradient goes through."""
         if self.tiny is not None:
             return self.tiny.decode(latents.to(self.models.dtype)).sample
+        if self.decoder is not None:
+            return self.decoder(latents)
         return self.models.decode(latents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -20,12 +20,45 @@ from magicapture_core.problems import RunProblem
 from magicapture_core.training.draws import Phase, Sizes, draw_step
 from magicapture_core.training.memory import Plan
 from magicapture_core.training.objective import Objective
+from magicapture_core.training.sending import Arrival, Mark
 
 PHASES: tuple[Phase, ...] = ("textual_inversion", "lora")
 
 
 class NotFiniteError(RunProblem):
     """A loss or the gradient is NaN or infinite; the weights are those of the step before."""
+
+
+class Position(NamedTuple):
+    """What of a training the host knows after a step, beside the weights."""
+
+    step: int
+    generator: Tensor
+    schedule: dict[str, Any]
+    rates: dict[str, float]
+
+
+@dataclass
+class Launched:
+    """An optimizer step that the device may still be working on."""
+
+    step: int
+    """Its number, from 1, over both phases."""
+    phase: Phase
+    rates: dict[str, float]
+    """The learning rates it uses."""
+    terms: tuple[str, ...]
+    arrival: Arrival
+    """The losses by `terms`, and the gradient's norm: the one thing that is read back."""
+    started: Mark
+    before: Position
+    finished: Mark | None = None
+
+    @property
+    def seconds(self) -> float:
+        """What it took; waits for it."""
+        assert self.finished is not None
+        return self.finished.since(self.started)
 
 
 @dataclass
@@ -49,6 +82,14 @@ class Optimisation:
     """Steps done, over both phases."""
     optimizer: torch.optim.Optimizer | None = None
     schedule: Any = None
+    guard: Tensor | None = None
+    """0-d on the device: 1 from a step on whose losses or gradient are not finite. None: the host looks at every step
+    before the optimizer acts on it."""
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether a step may be launched before the last one was settled. Not before the first."""
+        return self.guard is not None and self.objective.models.kernels.ahead
 
     @property
     def total_steps(self) -> int:
@@ -72,24 +113,54 @@ class Optimisation:
     def advance(self) -> tuple[dict[str, float], dict[str, float]]:
         """One optimizer step. Returns the unweighted loss terms and the learning rates it used.
 
-        Raises NotFiniteError before anything is changed.
+        Raises NotFiniteError with everything as it was before.
         """
-        step = self.step + 1
-        phase: Phase = PHASES[0] if step <= self.config.ti_steps else PHASES[1]
-        if self.optimizer is None or step == self.config.ti_steps + 1:
+        step = self.launch()
+        return self.settle(step), step.rates
+
+    def launch(self) -> Launched:
+        """Begin an optimizer step. What it needs of `settle` is a check: where that comes late, as on a CUDA GPU, which
+        works on while the host goes on, the device itself leaves the weights alone from a bad step on."""
+        phase, before = self._next_phase(), self._position()
+        if self.optimizer is None or (phase == PHASES[1] and self.step == self.config.ti_steps):
             self.start_phase(phase)
+            before = self._position()
         assert self.optimizer is not None
-        losses = self._gradient(phase, step)
+        started = Mark(self.objective.models.device)
+        terms = self._gradient(phase)
+        norm = nn.utils.get_total_norm([each.grad for each in self.trained() if each.grad is not None])
+        values = torch.stack([*terms.values(), norm])
+        if self.guard is not None:
+            self.guard.copy_(torch.maximum(self.guard, (~values.isfinite().all()).to(self.guard)))
+        step = Launched(self.step + 1, phase, self._rates(), tuple(terms), Arrival(values), started, before)
+        if self.guard is None:
+            self._check_finite(step)
         if self.config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.trained(), self.config.max_grad_norm)
-        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+            nn.utils.clip_grads_with_norm_(self.trained(), self.config.max_grad_norm, norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if phase == PHASES[0] and self.config.embedding_norm is not None:
-            self._pull_norms(self.config.embedding_norm, rates["embeddings"])
-        self.step = step
-        return losses, rates
+            self._pull_norms(self.config.embedding_norm, step.rates["embeddings"])
+        self.step += 1
+        step.finished = Mark(self.objective.models.device)
+        return step
+
+    def settle(self, step: Launched) -> dict[str, float]:
+        """Wait for a launched step and return its unweighted loss terms.
+
+        Raises NotFiniteError with everything as it was before that step, whatever was launched after it.
+        """
+        if self.guard is not None:
+            self._check_finite(step)
+        return dict(zip(step.terms, step.arrival.values(), strict=False))
+
+    def _next_phase(self) -> Phase:
+        return PHASES[0] if self.step < self.config.ti_steps else PHASES[1]
+
+    def _rates(self) -> dict[str, float]:
+        assert self.optimizer is not None
+        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
 
     def start_phase(self, phase: Phase) -> None:
         """Phase 1 trains the two embeddings; phase 2 adds LoRA or what else is trained. Each has its own optimizer."""
@@ -112,7 +183,12 @@ class Optimisation:
         if self.plan.gradient_checkpointing:
             self.objective.models.unet.enable_gradient_checkpointing()
             self.objective.models.unet.train()
-        self.optimizer = torch.optim.AdamW(groups)
+        kernels = self.objective.models.kernels
+        self.optimizer = torch.optim.AdamW(groups, fused=kernels.fused_adamw or None)
+        if kernels.fused_adamw:
+            # As torch.amp.GradScaler does: the kernel reads it, and where it is 1 leaves weights and moments alone.
+            self.guard = torch.zeros((), device=self.embeddings.device)
+            self.optimizer.found_inf = self.guard  # type: ignore[attr-defined]
         self.schedule = get_scheduler(
             config.learning_rate_decay,
             self.optimizer,
@@ -120,9 +196,8 @@ class Optimisation:
             num_training_steps=self.phase_steps(phase),
         )
 
-    def _gradient(self, phase: Phase, step: int) -> dict[str, float]:
-        """Draw a step's items and leave the gradient of their losses in what is trained. Returns the losses."""
-        before = self.generator.get_state()
+    def _gradient(self, phase: Phase) -> dict[str, Tensor]:
+        """Draw a step's items and leave the gradient of their losses in what is trained. Returns the losses, 0-d."""
         draw = draw_step(
             self.generator,
             self.sizes,
@@ -131,50 +206,65 @@ class Optimisation:
             rank=self.processes.process_index,
             processes=self.processes.num_processes,
         )
-        done = step - 1 - (0 if phase == PHASES[0] else self.config.ti_steps)
+        done = self.step - (0 if phase == PHASES[0] else self.config.ti_steps)
         early = done < self.config.style_weight_until * self.phase_steps(phase)
         style_weight = self.config.style_weight if early else 1.0
         with self.weights.autocast():
             terms = self.objective.step(draw, phase, style_weight, self.plan.items_per_call)
-        losses = self._reduce(terms)
-        try:
-            self._check_finite(losses, step)
-        except NotFiniteError:
-            self.generator.set_state(before)  # this step was not made
-            raise
-        return losses
+        return self._reduce(terms)
 
     def trained(self) -> list[nn.Parameter]:
         """All that has a gradient now."""
         return [self.embeddings, *self.weights.parameters.values()]
 
-    def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """Average gradients and losses over the processes; one transfer to the host."""
-        values = torch.stack(list(terms.values()))
-        if self.processes.num_processes > 1:
-            values = reduce(values, "mean")
-            for parameter in self.trained():
-                if parameter.grad is not None:
-                    parameter.grad = reduce(parameter.grad, "mean")
-        return dict(zip(terms, values.tolist(), strict=True))
+    def _reduce(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Average gradients and losses over the processes."""
+        if self.processes.num_processes == 1:
+            return terms
+        for parameter in self.trained():
+            if parameter.grad is not None:
+                parameter.grad = reduce(parameter.grad, "mean")
+        return dict(zip(terms, reduce(torch.stack(list(terms.values())), "mean").unbind(), strict=True))
 
-    def _check_finite(self, losses: dict[str, float], step: int) -> None:
-        """Before the optimizer acts on it: the weights are still those of the last good step."""
-        bad = [f"{name} loss" for name, value in losses.items() if not math.isfinite(value)]
-        gradients = [parameter.grad for parameter in self.trained() if parameter.grad is not None]
-        if not bad and not bool(nn.utils.get_total_norm(gradients).isfinite()):
+    def _check_finite(self, step: Launched) -> None:
+        """Put everything back to before a step whose losses or gradient are no finite numbers, and raise."""
+        *losses, norm = step.arrival.values()
+        bad = [
+            f"{name} loss" for name, value in zip(step.terms, losses, strict=True) if not math.isfinite(value)
+        ]
+        if not bad and not math.isfinite(norm):
             bad = ["gradient"]
-        if bad:
-            raise NotFiniteError(
-                f"The {' and the '.join(bad)} is not a finite number at step {step}. What was learned before "
-                "is saved and usable. Lower the learning rates or train in fp32, and start a new run."
-            )
+        if not bad:
+            return
+        self._go_back(step.before)
+        raise NotFiniteError(
+            f"The {' and the '.join(bad)} is not a finite number at step {step.step}. What was learned before "
+            "is saved and usable. Lower the learning rates or train in fp32, and start a new run."
+        )
+
+    def _position(self) -> Position:
+        rates = self._rates() if self.optimizer is not None else {}
+        schedule = self.schedule.state_dict() if self.schedule is not None else {}
+        return Position(self.step, self.generator.get_state(), schedule, rates)
+
+    def _go_back(self, position: Position) -> None:
+        """The host's side of a step that was not made; on the device the weights have stayed."""
+        assert self.optimizer is not None
+        self.step = position.step
+        self.generator.set_state(position.generator)
+        self.schedule.load_state_dict(position.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = position.rates[group["name"]]
+        self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def _pull_norms(self, target: float, rate: float) -> None:
         """Unlike the paper (its code does it): move each embedding's norm a little toward `target`."""
         norms = self.embeddings.norm(dim=1, keepdim=True)
-        self.embeddings.mul_((norms + min(1.0, 100 * rate) * (target - norms)) / norms.clamp(min=1e-12))
+        factors = (norms + min(1.0, 100 * rate) * (target - norms)) / norms.clamp(min=1e-12)
+        if self.guard is not None:
+            factors = torch.where(self.guard > 0, 1.0, factors)
+        self.embeddings.mul_(factors)
 
     # --- to disk and back -------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
 from magicapture_core.training.draws import Phase
-from magicapture_core.training.optimisation import Optimisation
+from magicapture_core.training.optimisation import Launched, Optimisation
 
 RISE = 0.01
 """Cosine by which likeness must rise to count as rising: below it is noise with a few sample pictures."""
@@ -73,22 +73,22 @@ class Recorder:
         if self.writes and self.analyser is not None and len(objective.subject_features):
             self.run.save_identity(objective.subject_features, objective.likeness.name)
 
-    def record(self, losses: dict[str, float], rates: dict[str, float], seconds: float) -> Recorded:
+    def record(self, step: Launched, losses: dict[str, float]) -> Recorded:
         """Keep one step's numbers, and make what is due after it."""
         if not self.writes:
             return Recorded([], None, None)
         row: dict[str, Any] = {
-            "step": self.optimisation.step,
-            "phase": self.optimisation.phase,
+            "step": step.step,
+            "phase": step.phase,
             **losses,
-            **{f"lr_{name}": rate for name, rate in rates.items()},
-            "seconds": round(seconds, 4),
+            **{f"lr_{name}": rate for name, rate in step.rates.items()},
+            "seconds": round(step.seconds, 4),
         }
         self.run.append_losses(row)
-        attention = self.attention() if self._due(self.config.attention_every) else []
-        sample = self.sample() if self._due(self.config.sample_every) else None
+        attention = self.attention() if self._due(self.config.attention_every, step.step) else []
+        sample = self.sample() if self._due(self.config.sample_every, step.step) else None
         best = sample is not None and self._keep_likeness(sample)
-        due = best or self.settled or self._due(self.config.checkpoint_every)
+        due = best or self.settled or self._due(self.config.checkpoint_every, step.step)
         return Recorded(attention, sample, self.save() if due else None)
 
     def _keep_likeness(self, sample: previews.Sample) -> bool:
@@ -105,6 +105,12 @@ class Recorder:
     def _read_likeness(self) -> None:
         rows = [(row["step"], row["likeness"]) for row in self.run.likeness()]
         self.likeness = [(step, value) for step, value in rows if in_last_phase(step, self.config)]
+
+    def due(self, step: int) -> bool:
+        """Whether anything is made after that step, for which the networks must stay as it leaves them."""
+        config = self.config
+        every = (config.attention_every, config.sample_every, config.checkpoint_every)
+        return any(self._due(each, step) for each in every)
 
     def save(self) -> Path | None:
         """Write a checkpoint of the last step done, unless it is written already."""
@@ -169,7 +175,7 @@ class Recorder:
         previews.write_sample(sample, self.run.folder / "samples" / f"step-{step:06d}.png")
         return sample
 
-    def _due(self, every: int) -> bool:
+    def _due(self, every: int, step: int) -> bool:
         """Whether what happens every so many steps is due (also at the end of each phase)."""
-        step, ends = self.optimisation.step, (self.config.ti_steps, self.optimisation.total_steps)
+        ends = (self.config.ti_steps, self.optimisation.total_steps)
         return every > 0 and (step % every == 0 or step in ends)

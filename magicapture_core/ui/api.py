@@ -83,10 +83,12 @@ class Api:
             photos.use_preset(key, preset)
         if files:
             refused = photos.take(key, _role(role), files)[1]
+            if role == "style":
+                photos.own_style(key)
         if use_all:
-            for photo in self.studio.sessions.find(key).photos[role]:
+            for photo in self.studio.sessions.find(key).photos_of(_role(role)):
                 photos.use_anyway(key, _role(role), photo.id)
-        judged = self.studio.sessions.find(key).photos[role]
+        judged = self.studio.sessions.find(key).photos_of(_role(role))
         return {"session": key, "photos": [_verdict(photo) for photo in judged], "refused": refused}
 
     @plain_errors

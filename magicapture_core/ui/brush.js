@@ -1,12 +1,11 @@
 // The brush: paints the mask of a face over a photo. Nothing leaves the page before "Save".
-const TINT = '255, 64, 96';
-let canvas, context, mask, pen, photo, undo, tool, last, cursor;
+let tint, canvas, context, mask, pen, photo, undo, tool, last, cursor;
 
 function begin() {
   canvas = element.querySelector('canvas');
   const box = element.querySelector('.mc-brush');
   if (!canvas || !box || !box.dataset.photo) return;
-  context = canvas.getContext('2d');
+  context = canvas.getContext('2d'); tint = box.dataset.tint;
   undo = []; tool = 'paint'; last = cursor = null;
   photo = new Image();
   const painted = new Image();
@@ -63,7 +62,7 @@ function remember() {
 
 function stroke(from, to) {
   pen.globalCompositeOperation = tool === 'erase' ? 'destination-out' : 'source-over';
-  pen.strokeStyle = `rgb(${TINT})`; pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = size();
+  pen.strokeStyle = `rgb(${tint})`; pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = size();
   pen.beginPath(); pen.moveTo(from.x, from.y); pen.lineTo(to.x + 0.01, to.y); pen.stroke();
 }
 

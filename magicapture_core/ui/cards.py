@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.ui.jobs import Snapshot
-from magicapture_core.ui.stored_session import Role, StoredPhoto
+from magicapture_core.ui.stored_session import UNSEEN, Role, StoredPhoto
 
 Example = tuple[str, Sequence[str]]
 """A caption and the shown pictures above it."""
@@ -51,6 +51,7 @@ BADGES = {
     "accept": ("good", "Good"),
     "warn": ("fair", "Could be better"),
     "refuse": ("bad", "Cannot be used"),
+    UNSEEN: ("coming", "Looking at it …"),
 }
 
 
@@ -109,23 +110,33 @@ def photo_cards(photos: Sequence[StoredPhoto]) -> str:
 
 def _photo_card(photo: StoredPhoto) -> str:
     kind, title = BADGES[photo.level]
-    use = reasons = ""
+    reasons = ""
     if photo.kept and photo.level == "warn":
         kind, title = "good", "Used anyway" if photo.left_out else "Good"
     else:
-        reasons = "".join(f"<li>{escape(_sentence(reason))}</li>" for reason in photo.reasons)
-    if photo.left_out and photo.kept:
-        use = button("leave", photo.id, "Leave out", f"Leave {photo.name} out")
-    elif photo.left_out:
-        title = "Left out"
-        use = button("use", photo.id, "Use anyway", f"Use {photo.name} anyway")
+        reasons = "".join(f"<li>{escape(sentence(reason))}</li>" for reason in photo.reasons)
+    could = photo.level not in ("refuse", UNSEEN)
+    if could and not photo.used:
+        title = "Not used"
     name = escape(photo.name)
     return (
-        f'<li class="mc-photo mc-level-{kind}"><div class="mc-thumb"><img src="{address(photo.thumb)}" alt="{name}">'
+        f'<li class="mc-photo mc-level-{kind}{"" if photo.used or not could else " mc-unticked"}">'
+        f'<div class="mc-thumb"><img src="{address(photo.thumb)}" alt="{name}">{_tick(photo) if could else ""}'
+        f"{button('remove', photo.id, '✕', f'Remove {photo.name}', kind='mc-remove')}"
         f'<span class="mc-badge mc-{kind}">{title}</span></div>'
         f'<p class="mc-name" title="{name}">{name}</p>'
         + (f'<ul class="mc-reasons">{reasons}</ul>' if reasons else "")
-        + f'<div class="mc-actions">{use}{button("remove", photo.id, "Remove", f"Remove {photo.name}")}</div></li>'
+        + "</li>"
+    )
+
+
+def _tick(photo: StoredPhoto) -> str:
+    """The box that says whether a photo is used."""
+    ticked = "true" if photo.used else "false"
+    return (
+        f'<button type="button" class="mc-tick" role="checkbox" aria-checked="{ticked}" '
+        f'data-act="{"leave" if photo.used else "use"}" data-id="{escape(photo.id, quote=True)}" '
+        f'aria-label="{escape(f"Use {photo.name}", quote=True)}"></button>'
     )
 
 
@@ -138,7 +149,8 @@ def button(act: str, target: str, text: str, label: str = "", *, kind: str = "")
     )
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
@@ -147,12 +159,15 @@ def summary(photos: Sequence[StoredPhoto], role: Role, kind: str = "person") -> 
     """How many photos are learned from and whether they are enough."""
     if not photos:
         return ""
+    waiting = sum(photo.level == UNSEEN for photo in photos)
+    if waiting:
+        return note(f"Looking at the photos: {len(photos) - waiting} of {len(photos)} …")
     usable = [photo for photo in photos if photo.used]
     refused = sum(photo.level == "refuse" for photo in photos)
     left_out = len(photos) - len(usable) - refused
     rest = f" {refused} cannot be used." if refused else ""
     if left_out:
-        rest += f" {left_out} {'is' if left_out == 1 else 'are'} left out unless you press “Use anyway”."
+        rest += f" {left_out} {'is' if left_out == 1 else 'are'} not ticked, so not used."
     what = "style" if role == "style" else ("person" if kind == "person" else "object")
     if not usable and left_out:
         return note(f"None of these photos is used.{rest}", "bad")
@@ -186,44 +201,6 @@ most."""
 def likeness_in_words(identity: float | None) -> str:
     """How alike, in words; empty where the likeness is low or unknown."""
     return next((words for least, words in LIKENESS if identity is not None and identity >= least), "")
-
-
-def drafts(pictures: Sequence[tuple[str, float | None]], coming: int, note_below: str = "") -> str:
-    """Pictures made before any training, (shown picture, likeness), and empty places for those still being made."""
-    if not pictures and not coming:
-        return ""
-    figures = "".join(
-        f'<figure><img src="{address(picture)}" alt="Draft {number} of you in this look"><figcaption>'
-        f"{likeness_in_words(identity).capitalize() or '&nbsp;'}</figcaption></figure>"
-        for number, (picture, identity) in enumerate(pictures, 1)
-    )
-    figures += '<figure class="mc-coming"><span></span><figcaption>&nbsp;</figcaption></figure>' * coming
-    said = "Making drafts: a few seconds …" if coming else "Drafts: the look, not yet your face"
-    more = "Learning makes the face yours. Choose another look above, and new drafts come by themselves."
-    return (
-        f'<section class="mc-drafts" aria-busy="{"true" if coming else "false"}"><h3 class="mc-sub" role="status">'
-        f'{said}</h3><div class="mc-samples">{figures}</div>'
-        f'<p class="mc-quiet">{escape(f"{more} {note_below}".strip())}</p></section>'
-    )
-
-
-def mask_cards(title: str, role: Role, views: Iterable[tuple[str, str, str, bool, str | None]]) -> str:
-    """Photos as training sees them, each a button that opens the brush: (id, name, picture, corrected, problem)."""
-    cards = []
-    for photo_id, name, picture, corrected, problem in views:
-        mark = '<span class="mc-badge mc-good">Corrected</span>' if corrected else ""
-        mark = '<span class="mc-badge mc-bad">Needs a mask</span>' if problem else mark
-        said = f'<span class="mc-problem">{escape(_sentence(problem))}</span>' if problem else ""
-        cards.append(
-            f'<button type="button" class="mc-mask" data-act="edit-{role}" data-id="{escape(photo_id)}" '
-            f'aria-label="{escape(f"Correct the mask of {name}", quote=True)}">'
-            f'<span class="mc-thumb"><img src="{address(picture)}" alt="">{mark}</span>{said}</button>'
-        )
-    return (
-        f'<h3 class="mc-sub">{escape(title)}</h3><div class="mc-masks">{"".join(cards)}</div>'
-        if cards
-        else ""
-    )
 
 
 def downloads(paths: Sequence[Path]) -> str:

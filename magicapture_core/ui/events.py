@@ -79,17 +79,19 @@ def _wire_photos(wizard: Wizard) -> None:
     photos, style = wizard.steps[:2]
     key, seen = wizard.key, photos.outputs
     judging, taking = "Looking at the photos", "Taking these photos and looking at them"
-    _when(photos.consent.input, photos.agree, [key, photos.consent], seen)
+    agreed = [key, photos.consent, photos.files]
+    _when(photos.consent.input, photos.agree, agreed, seen, judging, trigger_mode="multiple")
     # More may be dropped while the first are looked at: they wait, where "once" would pass over them.
-    _when(photos.files.upload, photos.upload, [key, photos.files], seen, judging, trigger_mode="multiple")
-    _when(photos.camera_add.click, photos.upload, [key, photos.camera], seen, judging)
+    sent = [key, photos.files, photos.consent]
+    _when(photos.files.upload, photos.upload, sent, seen, judging, trigger_mode="multiple")
+    _when(photos.camera_add.click, photos.upload, [key, photos.camera, photos.consent], seen, judging)
     _when(photos.photos.click, photos.press, [key], seen, judging)
     _when(photos.people.click, photos.press, [key], seen, taking)
     _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging)
     _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST)
 
     for event in (
-        _when(style.presets.click, style.press, [key], style.outputs, taking),
+        _when(style.presets.click, style.press, [key], style.outputs),
         _when(style.photos.click, style.press, [key], style.outputs, judging),
         _when(
             style.files.upload,

@@ -71,18 +71,13 @@ class Job:
     """One stream of reports. Made by `Jobs.start`; every method may be called from any thread."""
 
     def __init__(
-        self,
-        owner: str,
-        kind: str,
-        stream: Callable[[Job], Stream],
-        jobs: Jobs,
-        device: str,
-        about: str,
-        gives_way: bool = False,
-    ) -> None:
+        self, owner: str, kind: str, stream: Callable[[Job], Stream], jobs: Jobs, device: str, about: str,
+        after: Callable[[Job], None] | None = None, gives_way: bool = False,
+    ) -> None:  # fmt: skip
         self.id = secrets.token_hex(8)
         self.gives_way = gives_way
         self.owner, self.kind, self.device, self.about = owner, kind, device, about
+        self._after = after
         self._stream, self._jobs = stream, jobs
         self._changed = threading.Condition()
         self._state: State = "waiting"
@@ -176,6 +171,14 @@ class Job:
             else:
                 self._end_early()
 
+    def _follow_up(self) -> None:
+        """Do what is to be done when it has ended, in the device's thread."""
+        try:
+            if self._after is not None:
+                self._after(self)
+        except Exception:
+            log.exception("what follows job %s (%s) failed", self.id, self.kind)
+
     def _fail(self, error: Exception) -> None:
         """Store what to tell the user. Nothing is kept that would hold the failed work's memory."""
         self.failure = as_problem(error)
@@ -247,9 +250,11 @@ class Jobs:
         *,
         device: str = "device",
         about: str = "",
+        after: Callable[[Job], None] | None = None,
         gives_way: bool = False,
     ) -> Job:
-        """Queue a job; `about` is the owner's own note on it. gives_way: it is stopped as soon as another one waits.
+        """Queue a job; `about` is the owner's own note on it, `after` is called once it has ended and may start
+        another. gives_way: it is stopped as soon as another one waits.
 
         Raises Problem if they have one that has not ended, or if too many wait.
         """
@@ -266,7 +271,7 @@ class Jobs:
                 raise Problem(
                     f"Too many people are waiting ({self._most} jobs). Nothing is lost: try again in a few minutes."
                 )
-            job = Job(owner, kind, stream, self, device, about, gives_way)
+            job = Job(owner, kind, stream, self, device, about, after, gives_way)
             self._newest[owner, kind] = job
             if device in self._queues:
                 for other in self._queues[device]:
@@ -279,6 +284,12 @@ class Jobs:
                     target=self._work, args=(device,), name=f"jobs-{device}", daemon=True
                 ).start()
         return job
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody's job works or waits."""
+        with self._lock:
+            return not self._queues
 
     def newest(self, owner: str, kind: str) -> Job | None:
         """The owner's newest job of a kind, ended or not."""
@@ -342,6 +353,7 @@ class Jobs:
             with self._lock:
                 job = self._queues[device][0]
             job._context.run(job._run)
+            job._context.run(job._follow_up)
             _give_memory_back()
             with self._lock:
                 self._queues[device].popleft()

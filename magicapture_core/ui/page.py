@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,7 @@ class Wizard:
             self.seen,
             self.timer,
             self.steps[STYLE].drafts,
+            self.steps[STYLE].presets,
             *self.steps[TRAIN].live,
             *self.steps[PORTRAITS].live,
         ]
@@ -129,6 +131,8 @@ class Wizard:
     @told("Start")
     def fill(self, key: str) -> Updates:
         """Fill the steps that are not seen yet. They need slower imports."""
+        for role in ("subject", "style"):  # where the page was closed before all were looked at
+            deque(self.studio.photos.looking(key, role), maxlen=0)  # type: ignore[arg-type]
         session = self.studio.sessions.find(key)
         landing = self._landing(session)
         updates = self._start_following_at(session, landing)
@@ -166,7 +170,7 @@ class Wizard:
         if any(not_ready(session, run) is None for run in session.runs):
             return PORTRAITS
         if session.usable("subject"):
-            return TRAIN if session.runs or session.usable("style") else STYLE
+            return TRAIN if session.runs or self.steps[STYLE].lacking(session) is None else STYLE
         return TRAIN if session.runs else PHOTOS
 
     def _at(self, session: Session, number: int) -> Updates:

@@ -49,8 +49,12 @@ class SessionJobs:
         has not ended, or if too many jobs wait.
         """
         return self.jobs.start(
-            self.sessions.owner(key), self.kind, lambda job: stream(job, key, *values), about=run_id
-        )
+            self.sessions.owner(key), self.kind, lambda job: stream(job, key, *values), about=run_id,
+            after=lambda job: self._ended(job, key),
+        )  # fmt: skip
+
+    def _ended(self, job: Job, key: str) -> None:
+        """What a kind of job does once one has ended."""
 
 
 class SlicedJobs(SessionJobs):

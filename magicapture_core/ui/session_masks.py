@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from magicapture_core.ui.server_models import ModelFacts
 
 EDITOR_SIDE = 768
-MASK_COLOUR = (255, 64, 96)
+MASK_COLOUR = (46, 204, 138)
+"""Of what is learned, under the brush and around it everywhere."""
+LEFT_OUT_COLOUR = (120, 120, 128)
+"""Under the brush, of what is not."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class MaskView:
     pictures: dict[str, str]
     """"overlay", "mask" and "photo" -> path."""
     problem: str | None = None
+    doubt: str | None = None
+    """Why somebody should look at the mask; None: nothing speaks against it."""
 
 
 class SessionMasks:
@@ -43,11 +48,13 @@ class SessionMasks:
     def __init__(self, sessions: Sessions, photos: SessionPhotos) -> None:
         self.sessions, self.photos = sessions, photos
 
-    def concept(self, session: Session, role: Role, resolution: int, framing: Framing) -> Concept:
-        """What is trained on: the usable photos, with the visitor's own masks."""
+    def concept(
+        self, session: Session, role: Role, resolution: int, framing: Framing, look: str | None = None
+    ) -> Concept:
+        """What is trained on: the usable photos, with the visitor's own masks. look: as for `usable`."""
         from magicapture_core.concepts import prepare_concept
 
-        stored = session.usable(role)
+        stored = session.usable(role, look)
         masks = {photo.name: mask for photo in stored if (mask := own_mask(session, photo)) is not None}
         with self.photos.face_networks:
             return prepare_concept(
@@ -55,18 +62,18 @@ class SessionMasks:
                 analyser=self.photos.analyser()[0], kind=session.kind, masks=masks, framing=framing,
             )  # fmt: skip
 
-    def views(self, key: str, role: Role) -> list[MaskView]:
+    def views(self, key: str, role: Role, look: str | None = None) -> list[MaskView]:
         """Every usable photo as training will see it; made once and kept until something changes."""
         with self.sessions.changing(key) as session:
             facts = self.photos.facts(session)
-            return [self._view(session, role, photo, facts) for photo in session.usable(role)]
+            return [self._view(session, role, photo, facts) for photo in session.usable(role, look)]
 
     def _view(self, session: Session, role: Role, photo: StoredPhoto, facts: ModelFacts) -> MaskView:
-        from magicapture_core.concepts import prepare_concept
+        from magicapture_core.concepts import doubt, prepare_concept
 
         made_from = f"{photo.mask} {session.kind} {facts.resolution} {facts.framing}"
         if photo.views.get("made from") == made_from:
-            return MaskView(photo, role, photo.views)
+            return MaskView(photo, role, photo.views, doubt=photo.views.get("doubt"))
         drop_views(photo)
         mask = own_mask(session, photo)
         masks = {} if mask is None else {photo.name: mask}
@@ -79,14 +86,17 @@ class SessionMasks:
         except PhotoProblem as problem:
             return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))
         photo.views = {"made from": made_from}
-        for name, pixels in pictures_of(concept.examples[0]).items():
+        said = None if mask is not None else doubt(concept.examples[0])
+        if said:
+            photo.views["doubt"] = said
+        for name, pixels in pictures_of(concept.examples[0], role).items():
             path = session.new_shown(".webp")
             picture = Image.fromarray(pixels)
             if picture.width < THUMB_SIDE // 2:  # a small model's pictures would be blurred by the browser
                 picture = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.LANCZOS)
             picture.save(path, quality=90)
             photo.views[name] = str(path)
-        return MaskView(photo, role, photo.views)
+        return MaskView(photo, role, photo.views, doubt=said)
 
     def editor(self, key: str, role: Role, photo_id: str) -> tuple[Session, Path, Path]:
         """Two shown pictures for the brush: the whole photo, and the mask of its face painted on nothing."""
@@ -100,7 +110,8 @@ class SessionMasks:
                 picture.size, Image.Resampling.BILINEAR
             )
             layer = np.zeros((picture.height, picture.width, 4), np.uint8)
-            layer[np.asarray(painted) >= 128] = (*MASK_COLOUR, 255)
+            colour = MASK_COLOUR if role == "subject" else LEFT_OUT_COLOUR
+            layer[np.asarray(painted) >= 128] = (*colour, 255)
             drop_brush_pictures(session)
             shown, mask = session.new_shown(".webp"), session.new_shown(".png")
             picture.save(shown, quality=88)
@@ -150,14 +161,15 @@ class SessionMasks:
         return face
 
 
-def pictures_of(example: Example) -> dict[str, np.ndarray]:
-    """The example as people see it: what a training learns from, nothing else. A style learns all but the face."""
-    from magicapture_core.masks import overlay
+def pictures_of(example: Example, role: Role) -> dict[str, np.ndarray]:
+    """The example as people see it, what is learned of it highlighted: of a person the face, of a style all else."""
+    from magicapture_core.masks import highlight
 
     photo = ((example.image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    face = example.masks.face[0].numpy()
-    mask = np.repeat((face * 255).astype(np.uint8)[..., None], 3, axis=2)
-    return {"overlay": overlay(photo, face), "mask": mask, "photo": photo}
+    masks = example.masks
+    learned = (masks.face if role == "subject" else masks.nonface)[0].numpy()
+    mask = np.repeat((learned * 255).astype(np.uint8)[..., None], 3, axis=2)
+    return {"overlay": highlight(photo, learned), "mask": mask, "photo": photo}
 
 
 def _named(session: Session, role: Role, photo_id: str) -> StoredPhoto:

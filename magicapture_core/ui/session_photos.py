@@ -19,7 +19,7 @@ from magicapture_core.ui.looks import Looks, digest_of
 from magicapture_core.ui.mask_files import drop_brush_pictures, drop_mask
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sessions import Sessions
-from magicapture_core.ui.stored_session import Role, Session, StoredPhoto
+from magicapture_core.ui.stored_session import OWN, UNSEEN, Role, Session, StoredPhoto
 
 if TYPE_CHECKING:
     from magicapture_core.concepts import Look
@@ -79,30 +79,42 @@ class SessionPhotos:
     def adding(
         self, key: str, role: Role, files: Sequence[tuple[Path, str]]
     ) -> Iterator[tuple[Session, list[str]]]:
-        """As `add`, one after another: the session after each photo, and what could not be added so far."""
+        """As `add`: the session after each photo is stored, and again after it is judged; what could not be added."""
         with self.sessions.changing(key) as session:
             if role == "subject" and not session.consent:
                 raise Problem("Before adding photos, tick the box that says you may use them.")
-            if role == "style" and session.preset is not None:
-                self._drop_all(session, "style")
-                session.preset = None
-            if role == "subject":
-                session.person = None
+            if role == "style" and OWN not in session.looks:
+                session.looks.append(OWN)
+            if role == "subject" and session.person is not None:
+                self._drop_all(session, "subject")
+                session.person, session.words = None, ""
         refused: list[str] = []
         for path, name in files:
             with self.sessions.changing(key) as session:
                 most = self.sessions.limits.photos
-                if len(session.photos[role]) >= most:
+                if len(session.photos_of(role, OWN)) >= most:
                     refused.append(f"{name} and those after it: {most} photos are the most. Remove some.")
                     break
                 try:
                     self.sessions.check_room(session)
                     self._store(session, role, path, name)
-                    self.judge(session, role)
                 except Problem as problem:
                     refused.append(str(problem))
             yield session, refused
+        for session in self.looking(key, role):
+            yield session, refused
         yield session, refused
+
+    def looking(self, key: str, role: Role) -> Iterator[Session]:
+        """Look at the photos that nobody has looked at yet: the session after each of them."""
+        while True:
+            with self.sessions.changing(key) as session:
+                photo = next((photo for photo in session.photos[role] if photo.level == UNSEEN), None)
+                if photo is None:
+                    return
+                photo.level = "accept"  # until it is judged, in a moment
+                self.judge(session, role)
+            yield session
 
     def take(self, key: str, role: Role, uploads: Sequence[str]) -> tuple[Session, list[str]]:
         """As `add`, with files that the visitor sent; they do not stay where they arrived."""
@@ -120,6 +132,12 @@ class SessionPhotos:
 
     def use_person(self, key: str, name: str) -> Session:
         """Take a sample person's photos instead of what is there."""
+        self.place_person(key, name)
+        *_, session = self.looking(key, "subject")
+        return session
+
+    def place_person(self, key: str, name: str) -> Session:
+        """As `use_person`; nobody looks at the photos yet."""
         person = next((person for person in sample_people() if person.name == name), None)
         if person is None:
             raise Problem(f"There is no sample person {name!r}.")
@@ -128,31 +146,40 @@ class SessionPhotos:
             self._drop_all(session, "subject")
             for path in person.photos:
                 self._store(session, "subject", path, path.name)
-            self.judge(session, "subject")
+        return session
+
+    def another_person(self, key: str) -> Session:
+        """Remove all photos of the person; what was learned from them stays."""
+        with self.sessions.changing(key) as session:
+            self._drop_all(session, "subject")
+            session.words, session.person = "", None
         return session
 
     def use_preset(self, key: str, name: str) -> Session:
-        """Take a preset's reference photos as the style."""
-        from magicapture_core.presets import load_preset
+        """Tick a ready-made look and no other."""
+        return self._choose(key, name, alone=True)
 
-        preset = load_preset(name)
-        with self.sessions.changing(key) as session:
-            self._drop_all(session, "style")
-            session.preset = name
-            for path in preset.photos:
-                self._store(session, "style", path, path.name)
-            self.judge(session, "style")
-            for photo in session.photos["style"]:
-                # Chosen by people who looked; a warning would only unsettle.
-                photo.kept = photo.level == "warn"
-        return session
+    def toggle_look(self, key: str, name: str) -> Session:
+        """Tick a look, or take its tick away. name: of a preset, or OWN."""
+        return self._choose(key, name, alone=False)
 
     def own_style(self, key: str) -> Session:
-        """Go from a preset to the visitor's own style photos."""
+        """Tick the visitor's own style photos and no other look."""
+        return self._choose(key, OWN, alone=True)
+
+    def _choose(self, key: str, name: str, *, alone: bool) -> Session:
+        from magicapture_core.presets import load_preset
+
+        preset = None if name == OWN else load_preset(name)
         with self.sessions.changing(key) as session:
-            if session.preset is not None:
-                self._drop_all(session, "style")
-                session.preset = None
+            if name in session.looks and not alone:
+                session.looks.remove(name)
+                return session
+            session.looks = [name] if alone else [*session.looks, name]
+            if preset is not None and not session.photos_of("style", name):
+                for path in preset.photos:
+                    # Chosen by people who looked: there is nothing to judge.
+                    self._store(session, "style", path, path.name, look=name)
         return session
 
     def remove(self, key: str, role: Role, photo_id: str) -> Session:
@@ -166,16 +193,16 @@ class SessionPhotos:
         return session
 
     def use_anyway(self, key: str, role: Role, photo_id: str, wanted: bool = True) -> Session:
-        """Use a photo that would be left out, or (not wanted) leave it out after all."""
+        """Use a photo, also one that would be left out; or (not wanted) do not use it."""
         with self.sessions.changing(key) as session:
             for photo in session.photos[role]:
                 if photo.id == photo_id:
-                    photo.kept = wanted
+                    photo.kept, photo.unticked = wanted, not wanted
         return session
 
-    def _store(self, session: Session, role: Role, path: Path, name: str) -> None:
+    def _store(self, session: Session, role: Role, path: Path, name: str, look: str = OWN) -> None:
         photo = read_photo(path, name, self.sessions.limits.megapixels)
-        taken = {other.name for other in session.photos[role]}
+        taken = {other.name for other in session.photos_of(role, look)}
         stem, suffix, number = Path(name).stem[:60] or "photo", Path(name).suffix, 2
         name = f"{stem}{suffix}"
         while name in taken:
@@ -189,8 +216,10 @@ class SessionPhotos:
         picture.thumbnail((THUMB_SIDE, THUMB_SIDE))
         picture.save(thumb, quality=85)
         height, width = photo.pixels.shape[:2]
-        session.photos[role].append(StoredPhoto(photo_id, name, photo_id, str(thumb), width, height))
-        self._look(session, role, session.photos[role][-1], photo)  # while its pixels are here
+        level = UNSEEN if look == OWN else "accept"
+        session.photos[role].append(
+            StoredPhoto(photo_id, name, photo_id, str(thumb), width, height, level, look=look)
+        )
 
     def _drop_all(self, session: Session, role: Role) -> None:
         for photo in list(session.photos[role]):
@@ -209,25 +238,25 @@ class SessionPhotos:
         return read_photo(session.folder / "photos" / photo.file, photo.name)
 
     def judge(self, session: Session, role: Role) -> None:
-        """Give every photo of a role its verdict. The caller has the session locked."""
+        """Give every photo of a role that was looked at its verdict. The caller has the session locked."""
         from magicapture_core.concepts import compare
 
-        stored = session.photos[role]
+        stored = [photo for photo in session.photos_of(role, OWN) if photo.level != UNSEEN]
         verdicts = compare([self._look(session, role, photo) for photo in stored])
         for photo, verdict in zip(stored, verdicts, strict=True):
             photo.level = verdict.level
             photo.reasons = [reason.text for reason in verdict.reasons]
             photo.left_out = verdict.left_out
 
-    def _look(self, session: Session, role: Role, stored: StoredPhoto, photo: Photo | None = None) -> Look:
-        """What is seen in a photo by itself. photo: its pixels, where they have been read."""
+    def _look(self, session: Session, role: Role, stored: StoredPhoto) -> Look:
+        """What is seen in a photo by itself."""
         from magicapture_core.concepts import look_at
 
         stored.digest = stored.digest or digest_of(session.folder / "photos" / stored.file)
         analyser, resolution, kind = self.analyser()[0], self.facts(session).resolution, session.kind
 
         def look() -> Look:
-            pixels = photo or self.read(session, stored)
+            pixels = self.read(session, stored)
             with self.face_networks:
                 return look_at(pixels, role, analyser=analyser, resolution=resolution, kind=kind)
 

@@ -12,48 +12,46 @@ from PIL import Image
 
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.session_masks import EDITOR_SIDE
+from magicapture_core.ui.look_cards import MaskCard, mask_cards
+from magicapture_core.ui.ready_looks import look_title
+from magicapture_core.ui.session_masks import EDITOR_SIDE, LEFT_OUT_COLOUR, MASK_COLOUR, MaskView
 from magicapture_core.ui.step import Step, Updates, told
-from magicapture_core.ui.stored_session import Role, Session
+from magicapture_core.ui.stored_session import OWN, Role, Session
 from magicapture_core.ui.studio import Studio
 
 HERE = Path(__file__).parent
 MOST_BYTES = 4_000_000
-VIEWS = [("Photo with the mark", "overlay"), ("Mask alone", "mask"), ("Photo alone", "photo")]
-TITLES = {
-    "person": {
-        "subject": "Your photos: the marked face is what is learned",
-        "style": "Style photos: everything but the marked face is learned",
-    },
-    "object": {
-        "subject": "Your photos: the marked object is what is learned",
-        "style": "Style photos: everything but the marked object is learned",
-    },
+VIEWS = [("The highlighted area", "overlay"), ("In black and white", "mask"), ("The photo alone", "photo")]
+LEARNED = {
+    "person": "Of you the face, of a look everything but the faces.",
+    "object": "Of your photos the object, of a look everything but the object.",
 }
 
 
 class MasksStep(Step):
-    """Overlays of every photo; a click opens the brush."""
+    """What is learned of every photo; a click opens the brush."""
 
-    name = "Masks"
+    name = "Check faces"
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         gr.HTML(cards.heading(
-            "What is learned from each photo",
-            "It is marked. If a mark is wrong, choose the photo and correct it with the brush.",
+            "Is the right area highlighted?",
+            "The highlighted area is what is learned. If an edge is wrong, choose the photo and correct it.",
         ))  # fmt: skip
-        self.view = gr.Radio(
-            VIEWS, value="overlay", show_label=False, container=False, elem_id="mc-mask-view"
-        )
         self.editing = gr.State(None)
         self.brush = gr.HTML(
             html_template=(HERE / "brush.html").read_text(encoding="utf-8"),
             js_on_load=(HERE / "brush.js").read_text(encoding="utf-8"), visible=False, elem_id="mc-brush",
         )  # fmt: skip
+        self.found = gr.HTML(elem_id="mc-doubts")
         self.subject = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-subject-masks")
         self.style = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-masks")
-        self.how = gr.HTML()
+        with gr.Accordion("Show it in another way", open=False):
+            self.view = gr.Radio(
+                VIEWS, value="overlay", show_label=False, container=False, elem_id="mc-mask-view"
+            )
+            self.how = gr.HTML()
 
     def show(self, session: Session) -> Updates:  # noqa: ARG002 - as every step
         """Hide the brush. The pictures come later, from `pictures`, because they take a moment."""
@@ -64,21 +62,19 @@ class MasksStep(Step):
         session = self.studio.sessions.find(key)
         facts = self.studio.facts(session)
         how = "Straightened and cut" if facts.framing == "aligned" else "Cut"
-        found: dict[Role, str] = {}
-        for role in ("subject", "style"):
-            views = self.studio.masks.views(key, role)  # type: ignore[arg-type]
-            found[role] = cards.mask_cards(  # type: ignore[index]
-                TITLES[session.kind][role], role,  # type: ignore[arg-type]
-                [
-                    (each.photo.id, each.photo.name, each.pictures.get(view, each.photo.thumb),
-                     each.photo.mask is not None, each.problem)
-                    for each in views
-                ],
-            )  # fmt: skip
+        views = self.studio.masks.views(key, "subject")
+        subject = mask_cards("Your photos", "subject", _cards(views, view))
+        rows: list[str] = []
+        for look in session.looks or [OWN]:
+            found = self.studio.masks.views(key, "style", look)
+            views += found
+            row = mask_cards(look_title(look), "style", _cards(found, view))
+            rows.append(row if not rows else _folded(look_title(look), found, row))
         reason = self.studio.photos.analyser()[1]
         return {
-            self.subject: found["subject"],
-            self.style: found["style"],
+            self.found: _found(views, session.kind),
+            self.subject: subject,
+            self.style: "".join(rows),
             self.how: f'<p class="mc-quiet">{how} to squares of {facts.resolution}×{facts.resolution} pixels, exactly '
             "as they are learned from.</p>"
             f'<details class="mc-more"><summary>How the faces were found</summary>{reason}</details>',
@@ -98,6 +94,8 @@ class MasksStep(Step):
         value = {
             "photo": cards.address(picture), "mask": cards.address(mask),
             "what": "object" if session.kind == "object" else "face",
+            "use": "learned" if role == "subject" else "left out, all else is learned",
+            "tint": ", ".join(map(str, MASK_COLOUR if role == "subject" else LEFT_OUT_COLOUR)),
         }  # fmt: skip
         return {self.brush: gr.HTML(value=value, visible=True), self.editing: [role, photo_id]}
 
@@ -113,6 +111,31 @@ class MasksStep(Step):
         else:
             session = self.studio.masks.automatic(key, role, photo_id)
         return {**self.show(session), **self.pictures(key, view)}
+
+
+def _cards(views: list[MaskView], view: str) -> list[MaskCard]:
+    return [
+        MaskCard(
+            each.photo.id, each.photo.name, each.pictures.get(view, each.photo.thumb), each.photo.mask is not None,
+            each.problem, each.doubt,
+        )
+        for each in views
+    ]  # fmt: skip
+
+
+def _folded(title: str, views: list[MaskView], row: str) -> str:
+    """A further look: one has a look at it where something is to be checked."""
+    doubtful = any(view.problem or view.doubt for view in views)
+    return f'<details class="mc-fold"{" open" if doubtful else ""}><summary>{title}</summary>{row}</details>'
+
+
+def _found(views: list[MaskView], kind: str) -> str:
+    """What is to be checked, in words."""
+    doubtful = sum(bool(view.problem or view.doubt) for view in views)
+    if doubtful:
+        those = "the photo" if doubtful == 1 else f"the {doubtful} photos"
+        return cards.note(f"{LEARNED[kind]} Please check {those} with a badge.", "warn")
+    return cards.note(f"{LEARNED[kind]} Nothing looks wrong: you can go on.", "good")
 
 
 def _role(name: str) -> Role:

@@ -12,7 +12,7 @@ from PIL import Image
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.step import Step, Updates
-from magicapture_core.ui.stored_session import Role, Session
+from magicapture_core.ui.stored_session import OWN, UNSEEN, Role, Session
 from magicapture_core.ui.studio import Studio
 
 
@@ -29,17 +29,12 @@ class PhotoListStep(Step):
         """Add uploads, and show each photo as soon as it is judged."""
         # The box is emptied first: emptied at the end, it would lose what was dropped meanwhile.
         yield {self.files: gr.File(value=None)}
-        count = len(sent)
-        for number, (session, refused) in enumerate(self.studio.photos.taking(key, self.role, sent), 1):
-            updates = {**self.show(session), self.refused: cards.note("\n".join(refused), "bad")}
-            if number < count:
-                updates[self.summary] = cards.note(f"Looked at {number} of {count} photos.")
-            yield updates
+        for session, refused in self.studio.photos.taking(key, self.role, sent):
+            yield {**self.show(session), self.refused: cards.note("\n".join(refused), "bad")}
         self.studio.drafts.renew(key)
-        yield {self.summary: self.show(self.studio.sessions.find(key))[self.summary]}
 
     def _pressed(self, key: str, act: str, photo_id: str) -> Session:
-        """Do what a photo's button says: remove the photo, use it anyway, or leave it out."""
+        """Do what a photo's button says: remove the photo, use it, or leave it out."""
         if act == "remove":
             return self.studio.photos.remove(key, self.role, photo_id)
         if act not in ("use", "leave"):
@@ -52,23 +47,26 @@ class PhotoListStep(Step):
         return self.show(session)
 
 
-def small_picture(studio: Studio, source: Path) -> str:
+def small_picture(studio: Studio, source: Path, side: int = 200) -> str:
     """A small copy of one of the project's own pictures, among the shown files; made once."""
     folder = studio.sessions.shown / "samples"
-    path = folder / f"{source.parent.name}-{source.stem}.webp"
+    path = folder / f"{source.parent.name}-{source.stem}-{side}.webp"
     if not path.exists():
         folder.mkdir(exist_ok=True)
         with Image.open(source) as image:
             picture = image.convert("RGB")
-        picture.thumbnail((200, 200))
+        picture.thumbnail((side, side))
         picture.save(path, quality=82)
     return str(path)
 
 
 def unusable(session: Session, role: Role, what: str) -> str | None:
-    """Why nothing can be learned from the photos that are there, or None."""
-    if session.usable(role):
+    """Why nothing can be learned from the visitor's own photos that are there, or None."""
+    photos = session.photos_of(role, OWN)
+    if any(photo.used for photo in photos):
         return None
-    if any(photo.left_out for photo in session.photos[role]):
-        return f"All of the {what} are left out. Press “Use anyway” on those that are right, or add others."
+    if any(photo.level == UNSEEN for photo in photos):
+        return f"The {what} are being looked at. One moment."
+    if any(photo.level != "refuse" for photo in photos):
+        return f"None of the {what} is ticked. Tick those that are right, or add others."
     return f"None of the {what} can be used. Add at least one that can."

@@ -22,7 +22,7 @@ GOOD = {"good-1": "Sharp", "good-2": "Even light", "good-3": "Face free", "good-
 BAD = {"blurred": "Blurred", "dark": "Too dark", "covered": "Eyes hidden", "several_faces": "Two people"}
 NOTES = (
     "4 to 6 photos of one person, taken on different days, from different sides.",
-    "Leave out filters, heavy make-up and hands before the face.",
+    "Leave out filters, heavy make-up and hands in front of the face.",
 )
 NOUNS = [("Person", ""), ("Woman", "woman"), ("Man", "man")]
 AGES = [("Any age", ""), ("Young", "young"), ("Middle-aged", "middle-aged"), ("Old", "old")]
@@ -42,11 +42,11 @@ def _photo_guidance(studio: Studio) -> str:
             for name, caption in captions.items()
         ]
 
-    return cards.guidance("Photos that work well", examples(GOOD), "Better leave out", examples(BAD), NOTES)
+    return cards.guidance("Photos that work well", examples(GOOD), "Avoid", examples(BAD), NOTES)
 
 
 class PhotosStep(PhotoListStep):
-    """Consent, photos of the subject, verdicts."""
+    """Photos of the subject, consent, verdicts."""
 
     name = "Photos"
     role = "subject"
@@ -58,15 +58,16 @@ class PhotosStep(PhotoListStep):
                 "Who is in the picture?", "Add 4 to 6 photos of one person, or try it with a sample person."
             )
         )
-        self.consent = gr.Checkbox(
-            False, label=CONSENT, elem_id="mc-consent", container=False, interactive=False
-        )  # until the session is found
-        with gr.Column(visible=False) as self.adding, gr.Row():
+        with gr.Row(elem_id="mc-adding"):
             with gr.Column(scale=3, min_width=300):
                 self.files = gr.File(
-                    label="Drop photos here, or click to choose them", file_count="multiple",
-                    file_types=["image", *PHOTO_SUFFIXES], height=190, elem_id="mc-files",
+                    label="Choose photos", file_count="multiple", file_types=["image", *PHOTO_SUFFIXES],
+                    height=190, elem_id="mc-files",
                 )  # fmt: skip
+                self.consent = gr.Checkbox(
+                    False, label=CONSENT, elem_id="mc-consent", container=False, interactive=False
+                )  # until the session is found
+                self.held = gr.HTML(elem_id="mc-held")
                 with gr.Accordion("Take a photo with this device's camera", open=False):
                     self.camera = gr.Image(
                         sources=["webcam"],
@@ -78,11 +79,11 @@ class PhotosStep(PhotoListStep):
                     )
                     self.camera_add = gr.Button("Use this photo")
             with gr.Column(scale=2, min_width=260):
-                gr.HTML(_photo_guidance(studio))
-        self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
+                self.guide = gr.HTML(elem_id="mc-guide")
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
+        self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
         with gr.Accordion("Who is it? Saying so helps the likeness", open=False, elem_classes="mc-waits"):
             with gr.Row():
                 self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
@@ -95,9 +96,13 @@ class PhotosStep(PhotoListStep):
     def show(self, session: Session) -> Updates:
         """The session's photos with their verdicts."""
         photos = session.photos["subject"]
+        guide = _photo_guidance(self.studio)
+        if photos:
+            guide = f'<details class="mc-more"><summary>Which photos work well</summary>{guide}</details>'
         return {
             self.consent: gr.Checkbox(value=session.consent, interactive=True),
-            self.adding: gr.Column(visible=session.consent),
+            self.held: "",
+            self.guide: guide,
             self.kind: session.kind,
             **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
             self.people: self._people(session),
@@ -108,10 +113,8 @@ class PhotosStep(PhotoListStep):
         }
 
     def _people(self, session: Session) -> str:
-        """The sample people: closed up once one is chosen, and none where the photos are the visitor's own."""
+        """The sample people; behind “Choose another person” once there are photos."""
         taken = bool(session.photos["subject"])
-        if taken and session.person is None:
-            return ""
         shown = [
             (person.name, person.title, f"{len(person.photos)} photos, an invented face", [
                 small_picture(self.studio, path) for path in person.photos[:3]
@@ -119,33 +122,58 @@ class PhotosStep(PhotoListStep):
             for person in sample_people()
         ]  # fmt: skip
         found = cards.choices(shown, session.person if taken else None, "person")
-        if not found:
-            return ""
-        if taken:
-            return f'<details class="mc-more"><summary>Take another sample person</summary>{found}</details>'
-        return f'<h3 class="mc-sub">Try it with a sample person</h3>{found}'
-
-    @told(name)
-    def agree(self, key: str, given: bool) -> Updates:
-        """The consent box was ticked or cleared."""
-        return self.show(self.studio.photos.consent(key, given))
+        if not taken:
+            return f'<h3 class="mc-sub">Or try it with a sample person</h3>{found}' if found else ""
+        anew = cards.button("another", "", "Remove these photos and add others")
+        return (
+            '<details class="mc-more" id="mc-another"><summary>Choose another person</summary>'
+            '<p class="mc-quiet">Removes the photos above. What was learned from them, and its portraits, stay.</p>'
+            f'<p class="mc-anew">{anew}</p>{found}</details>'
+        )
 
     @told_as_it_goes(name)
-    def upload(self, key: str, files: list[str] | str | None) -> Iterator[Updates]:
-        """Files were dropped, chosen or taken by the camera."""
+    def agree(self, key: str, given: bool, files: list[str] | None) -> Iterator[Updates]:
+        """The consent box was ticked or cleared. files: what was dropped before; now somebody may look at it."""
+        session = self.studio.photos.consent(key, given)
+        if given and files:
+            yield {self.held: ""}
+            yield from self._take(key, files)
+        else:
+            yield {**self.show(session), self.held: self._held(files) if files else ""}
+            self.studio.drafts.renew(key)
+
+    @told_as_it_goes(name)
+    def upload(self, key: str, files: list[str] | str | None, given: bool) -> Iterator[Updates]:
+        """Files were dropped, chosen or taken by the camera. given: the consent, as the page has it."""
         if not files:
             raise Problem("There is no photo yet. Take or choose one first.")
         sent = [files] if isinstance(files, str) else files
+        if not self.studio.photos.consent(key, given).consent:
+            yield {self.held: self._held(sent), self.said: ""}
+            return
         yield from self._take(key, sent)
         yield {self.camera: None}
 
-    @told(name)
-    def press(self, key: str, event: gr.EventData) -> Updates:
-        """Use a photo anyway, leave it out or remove it, or take a sample person."""
+    def _held(self, files: list[str]) -> str:
+        them = "it is" if len(files) == 1 else "they are"
+        return cards.note(
+            f"{cards.count(len(files), 'photo')} here. Tick the box above, and {them} used; before that nobody opens "
+            f"{'it' if len(files) == 1 else 'them'}.", "warn",
+        )  # fmt: skip
+
+    @told_as_it_goes(name)
+    def press(self, key: str, event: gr.EventData) -> Iterator[Updates]:
+        """Use a photo, leave it out or remove it, or take another person."""
         act, target = str(event.act), str(event.id)
         if act == "person":
-            return self._changed(key, self.studio.photos.use_person(key, target))
-        return self._changed(key, self._pressed(key, act, target))
+            yield self.show(self.studio.photos.place_person(key, target))
+            for session in self.studio.photos.looking(key, "subject"):
+                yield self.show(session)
+            self.studio.drafts.renew(key)
+        elif act == "another":
+            yield self._changed(key, self.studio.photos.another_person(key))
+        else:
+            yield self._changed(key, self._pressed(key, act, target))
 
     @told(name)
     def call(self, key: str, noun: str, age: str) -> Updates:
@@ -161,4 +189,6 @@ class PhotosStep(PhotoListStep):
         """Why the next step would make no sense yet."""
         if not session.photos["subject"]:
             return "Add some photos first, or take a sample person."
+        if not session.allowed:
+            return "Tick the box that says you may use these photos."
         return unusable(session, self.role, "photos")

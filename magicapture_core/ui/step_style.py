@@ -1,4 +1,4 @@
-"""Step 2: a ready-made style, or style photos of the visitor's own."""
+"""Step 2: ready-made looks, or style photos of the visitor's own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import gradio as gr
 
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.ui import cards
-from magicapture_core.ui.drafting import COUNT
+from magicapture_core.ui.look_cards import LookCard, look_cards
+from magicapture_core.ui.ready_looks import OWN_TITLE
 from magicapture_core.ui.step import Updates, told, told_as_it_goes
 from magicapture_core.ui.step_photo_list import PhotoListStep, small_picture, unusable
-from magicapture_core.ui.stored_session import Session
+from magicapture_core.ui.stored_session import OWN, Session, StoredDraft
 from magicapture_core.ui.studio import Studio
 from magicapture_core.weights import ASSETS
 
@@ -21,7 +22,7 @@ STYLE_NOTES = (
     "4 to 6 photos that share light, colours, clothes or setting; one person in each is best.",
     "The faces in them are left out: only the style is learned.",
 )
-BUILT_IN_MAKES = "The built-in model makes them; the model that you chose makes none."
+BUILT_IN_MAKES = "The built-in model makes the drafts; the model that you chose makes none."
 
 
 def _style_guidance(studio: Studio) -> str:
@@ -31,96 +32,128 @@ def _style_guidance(studio: Studio) -> str:
 
     one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
     mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
-    return cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
+    found = cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
+    return f'<details class="mc-more"><summary>Which photos make a style</summary>{found}</details>'
 
 
 class StyleStep(PhotoListStep):
-    """A preset, or the visitor's own style photos."""
+    """Looks to tick, each with a draft of the visitor, and the visitor's own style photos."""
 
     name = "Style"
     role = "style"
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
-        gr.HTML(cards.heading("Which style?", "Choose one, or add 4 to 6 photos in a style of your own."))
-        self.presets = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-presets")
-        with gr.Accordion("Use my own style photos", open=not PRESETS.is_dir()) as self.own, gr.Row():
-            with gr.Column(scale=3, min_width=300):
-                self.files = gr.File(
-                        label="Drop style photos here, or click to choose them", file_count="multiple",
-                        file_types=["image", *PHOTO_SUFFIXES], height=170, elem_id="mc-style-files",
-                    )  # fmt: skip
-            with gr.Column(scale=2, min_width=260):
-                gr.HTML(_style_guidance(studio))
+        gr.HTML(cards.heading(
+            "Which looks?", "Tick one or more: they are learned from the same photos, one after the other."
+        ))  # fmt: skip
         self.drafts = gr.HTML(elem_id="mc-drafts")
-        self.refused = gr.HTML()
-        self.summary = gr.HTML()
-        self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-photos")
+        self.presets = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-presets")
+        with gr.Column(visible=False, elem_id="mc-own") as self.own:
+            self.own_title = gr.HTML(js_on_load=cards.INTO_VIEW)
+            with gr.Row():
+                with gr.Column(scale=3, min_width=300):
+                    self.files = gr.File(
+                        label="Choose style photos", file_count="multiple", file_types=["image", *PHOTO_SUFFIXES],
+                        height=170, elem_id="mc-style-files",
+                    )  # fmt: skip
+                with gr.Column(scale=2, min_width=260):
+                    gr.HTML(_style_guidance(studio))
+            self.refused = gr.HTML()
+            self.summary = gr.HTML()
+            self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-style-photos")
 
     def show(self, session: Session) -> Updates:
-        """The presets with the chosen one marked, and the style photos."""
-        photos = session.photos["style"]
-        title = ""
-        if session.preset:
-            from magicapture_core.presets import load_preset
-
-            title = cards.note(
-                f"{load_preset(session.preset).title}: its photos are below. Remove any you dislike.", "good"
-            )
+        """The looks with the ticked ones marked, and the visitor's own style photos."""
+        photos = session.photos_of("style", OWN)
+        ticked = OWN in session.looks
         return {
-            self.presets: self._presets(session.preset),
-            self.drafts: self._drafts(session),
+            self.presets: self._looks(session),
+            self.drafts: self._said(session),
+            self.own: gr.Column(visible=ticked),
+            self.own_title: f'<h3 class="mc-sub" data-shown="own">{OWN_TITLE}</h3>' if ticked else "",
             self.photos: cards.photo_cards(photos),
-            self.summary: title or cards.summary(photos, "style"),
+            self.summary: cards.summary(photos, "style"),
             self.refused: "",
             self.said: "",
         }
 
     def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
         """The drafts if they have changed since `seen`, and the new `seen`."""
-        now = [session.drafts_of, len(session.drafts), self.studio.drafts.working(session)]
-        return ({} if now == seen else {self.drafts: self._drafts(session)}), now
-
-    def _drafts(self, session: Session) -> str:
         drafts = self.studio.drafts
-        holds = session.drafts_of is not None and session.drafts_of == drafts.source(session)
-        found = [(draft.picture, draft.identity) for draft in session.drafts] if holds else []
-        coming = COUNT - len(found) if drafts.working(session) else 0
-        problem = drafts.problem(session)
-        if problem and not found and not coming:
+        there = {look: draft.made_of for look, draft in drafts.holding(session).items()}
+        now = [there, drafts.working(session), drafts.problem(session)]
+        if now == seen:
+            return {}, seen
+        same = seen is not None and there == seen[0]
+        looks = {} if same else {self.presets: self._looks(session)}
+        return {self.drafts: self._said(session), **looks}, now
+
+    def _said(self, session: Session) -> str:
+        """How the drafts stand, in words."""
+        drafts = self.studio.drafts
+        there, problem = len(drafts.holding(session)), drafts.problem(session)
+        if problem and not drafts.working(session):
             return cards.note(f"There are no drafts: {problem}", "warn")
-        other = (
-            ""
-            if drafts.facts(session).name == (session.model or self.studio.models.default)
-            else BUILT_IN_MAKES
-        )
-        return cards.drafts(found, coming, other)
+        if drafts.working(session):
+            of_all = there + sum(look not in drafts.holding(session) for look in self._names(session))
+            said = f"Drawing a draft of you in each look: {there} of {of_all} …"
+        elif there:
+            said = "The pictures are drafts: the look, not yet your face. Learning makes the face yours."
+        else:
+            return ""
+        own_model = drafts.facts(session).name == (session.model or self.studio.models.default)
+        more = "" if own_model else f" {BUILT_IN_MAKES}"
+        busy = "true" if drafts.working(session) else "false"
+        return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{said}{more}</p>'
 
-    def _presets(self, chosen: str | None) -> str:
-        from magicapture_core.presets import load_preset, preset_names  # imports torch
+    def _names(self, session: Session) -> list[str]:
+        from magicapture_core.presets import preset_names  # imports torch
 
-        shown: list[tuple[str, str, str, list[Any]]] = []
+        own = [OWN] if session.usable("style", OWN) else []
+        return [*preset_names(), *own]
+
+    def _looks(self, session: Session) -> str:
+        from magicapture_core.presets import load_preset, preset_names
+
+        drafts = self.studio.drafts.holding(session)
+        shown = []
         for name in preset_names():
-            preset = load_preset(name)
-            pictures = [small_picture(self.studio, path) for path in preset.photos[:3]]
-            shown.append((name, preset.title, preset.description, pictures))
-        return cards.choices(shown, chosen, "preset")
+            preset, draft = load_preset(name), drafts.get(name)
+            examples = [small_picture(self.studio, path) for path in preset.photos[:3]]
+            picture = draft.picture if draft else small_picture(self.studio, preset.photos[0], 400)
+            shown.append(
+                LookCard(name, preset.title, preset.description, picture, draft is not None, examples)
+            )
+        return look_cards([*shown, self._own(session, drafts.get(OWN))], session.looks)
+
+    def _own(self, session: Session, draft: StoredDraft | None) -> LookCard:
+        thumbs = [photo.thumb for photo in session.usable("style", OWN)]
+        picture = draft.picture if draft else next(iter(thumbs), None)
+        return LookCard(
+            OWN, OWN_TITLE, "4 to 6 photos of a look that you bring.", picture, draft is not None, thumbs
+        )
 
     @told_as_it_goes(name)
     def upload(self, key: str, files: list[str] | None) -> Iterator[Updates]:
-        """Own style photos were added; they replace a preset."""
+        """Own style photos were added."""
         yield from self._take(key, files or [])
+        yield self.show(self.studio.sessions.find(key))
 
     @told(name)
     def press(self, key: str, event: gr.EventData) -> Updates:
-        """Choose a preset; use a photo anyway, leave it out or remove it."""
+        """Tick a look or take its tick away; use a photo, leave it out or remove it."""
         act, target = str(event.act), str(event.id)
-        if act == "preset":
-            return self._changed(key, self.studio.photos.use_preset(key, target))
+        if act == "look":
+            return self._changed(key, self.studio.photos.toggle_look(key, target))
         return self._changed(key, self._pressed(key, act, target))
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
-        if not session.photos["style"]:
-            return "Choose a style, or add some style photos."
+        if not session.looks:
+            return "Tick at least one look."
+        if OWN not in session.looks:
+            return None
+        if not session.photos_of("style", OWN):
+            return f"Add some photos to “{OWN_TITLE}”, or take its tick away."
         return unusable(session, self.role, "style photos")

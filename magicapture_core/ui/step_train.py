@@ -11,6 +11,8 @@ from magicapture_core.config import TrainConfig, from_dict
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, lent_gpu, likeness, settings
 from magicapture_core.ui.jobs import Snapshot
+from magicapture_core.ui.look_cards import learning_order
+from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sample_view import samples
 from magicapture_core.ui.server_models import CUSTOM, PATIENCE, ModelFacts
@@ -53,6 +55,7 @@ class TrainStep(Step):
             self.stop = gr.Button("Stop and keep", visible=False, elem_id="mc-stop")
             self.leave = gr.Button("Leave the queue", visible=False, elem_id="mc-leave")
         self.schedule = gr.Radio([], label="Quality and time", elem_id="mc-schedule")
+        self.looks = gr.HTML(elem_id="mc-learning")
         self.samples = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-samples")
         self.explained = gr.HTML(likeness.EXPLAINED, visible=False)
         self.attention = gr.HTML(elem_id="mc-attention")
@@ -91,7 +94,7 @@ class TrainStep(Step):
         """What changes while a training runs, or is measured."""
         return [
             self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
-            self.leave, self.stale, self.said, self.schedule, self.advanced, self.explained, self.needs,
+            self.leave, self.stale, self.said, self.looks, self.schedule, self.advanced, self.explained, self.needs,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -124,7 +127,7 @@ class TrainStep(Step):
         return {self.looked: None, **self.watch(session, None)[0]}
 
     def _filled_for(self, session: Session) -> list[Any]:
-        return [self.studio.facts(session).name, session.preset]
+        return [self.studio.facts(session).name, session.looks]
 
     # --- how long it takes ----------------------------------------------------------------------------
 
@@ -145,21 +148,22 @@ class TrainStep(Step):
             if name != CUSTOM or schedule == CUSTOM:
                 its = config if name == schedule else facts.config(name, session.preset)
                 title = SCHEDULES.get(name, name.title())
-                choices.append((f"{title}{self._about(facts, its)}", name))
+                choices.append((f"{title}{self._about(facts, its, len(session.looks) or 1)}", name))
         return {
             self.schedule: gr.Radio(choices, value=schedule, visible=not self._busy(session)),
             self.start: self._start_button(session, facts, config),
             self.needs: cards.note(self._needs(facts, config)),
         }
 
-    def _about(self, facts: ModelFacts, config: TrainConfig) -> str:
+    def _about(self, facts: ModelFacts, config: TrainConfig, looks: int = 1) -> str:
+        """How long so many looks take."""
         seconds = self.studio.training_jobs.pace.seconds(facts.name, config)
-        return f": about {cards.duration(seconds)}" if seconds else ""
+        return f": about {cards.duration(seconds * looks)}" if seconds else ""
 
     def _start_button(self, session: Session, facts: ModelFacts, config: TrainConfig) -> gr.Button:
         what = "Learn again" if session.runs else _purpose(session)
         return gr.Button(
-            f"{what}{self._about(facts, config)}", visible=not self._busy(session),
+            f"{what}{self._about(facts, config, len(session.looks) or 1)}", visible=not self._busy(session),
             variant="secondary" if session.runs else "primary",
         )  # fmt: skip
 
@@ -194,6 +198,7 @@ class TrainStep(Step):
         updates: Updates = {
             self.progress: cards.note(MEASURING) if measuring else progress(snapshot, run, saved),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
+            self.looks: self._order(session),
             **self._buttons(session, snapshot),
         }
         if (snapshot is None or snapshot.ended) and self.lacking(session) is None:
@@ -229,6 +234,16 @@ class TrainStep(Step):
     ) -> str:
         """The samples of a run up to a step."""
         return samples(session, session.run_folder(run), until, looked, ended) if run else ""
+
+    def _order(self, session: Session) -> str:
+        """Several ticked looks: which are learned, and which one is being learned."""
+        jobs, job = self.studio.training_jobs, self.studio.training_jobs.job(session)
+        run = jobs.shown(session)
+        now = run.look if run is not None and job is not None and job.active else None
+        return learning_order([
+            (look_title(look), "now" if look == now else "done" if jobs.learned(session, look) else "")
+            for look in session.looks
+        ])  # fmt: skip
 
     def _attention(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
         return attention(session, session.run_folder(run), run.settings, until)

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["subject", "style"]
+OWN = "own"
+"""The look that the visitor's own style photos show; every other one is a preset's name."""
+UNSEEN = "unseen"
+"""Level of a photo that nobody has looked at yet."""
 
 
 @dataclass
@@ -30,6 +34,10 @@ class StoredPhoto:
     """It could be used, but is not unless somebody says so: see Verdict.left_out."""
     kept: bool = False
     """Somebody said so."""
+    unticked: bool = False
+    """Somebody said that it is not to be used, though it could be."""
+    look: str = OWN
+    """Of a style photo: the look that it shows."""
     mask: str | None = None
     """Name in masks/ of the user's own mask of the face; None: automatic."""
     views: dict[str, str] = field(default_factory=dict)
@@ -40,7 +48,8 @@ class StoredPhoto:
     @property
     def used(self) -> bool:
         """Whether it is learned from."""
-        return self.level != "refuse" and (self.kept or not self.left_out)
+        wanted = not self.unticked and (self.kept or not self.left_out)
+        return wanted and self.level not in ("refuse", UNSEEN)
 
 
 @dataclass
@@ -57,6 +66,9 @@ class StoredRun:
     """TrainConfig as plain values."""
     started: float
     preset: str | None = None
+    """The ready-made look; None: the visitor's own style photos."""
+    then: list[str] = field(default_factory=list)
+    """Looks that are learned after it, one after the other."""
     step: int = 0
     total: int = 0
     choice: dict[str, Any] | None = None
@@ -65,6 +77,11 @@ class StoredRun:
     """Whether it came to its own end, after all steps or before."""
     adapter_scale: float | None = None
     """The strength that was adopted from it; None: the model's own suggestion."""
+
+    @property
+    def look(self) -> str:
+        """What it learns as the style."""
+        return self.preset or OWN
 
 
 @dataclass
@@ -95,6 +112,9 @@ class StoredDraft:
     seed: int
     identity: float | None
     """Cosine to the person's photos by face recognition; None without a face."""
+    look: str = OWN
+    made_of: str = ""
+    """A hash of the photos and words that it was made of."""
 
 
 @dataclass
@@ -110,8 +130,8 @@ class Session:
     photos: dict[str, list[StoredPhoto]] = field(default_factory=lambda: {"subject": [], "style": []})
     person: str | None = None
     """The sample person whose photos these are; None: the visitor's own."""
-    preset: str | None = None
-    """Chosen style preset; None: the visitor's own style photos."""
+    looks: list[str] = field(default_factory=list)
+    """Ticked looks, in the order in which they were ticked: names of presets, or OWN."""
     model: str | None = None
     runs: list[StoredRun] = field(default_factory=list)
     run: str | None = None
@@ -126,8 +146,6 @@ class Session:
     archive_run: str | None = None
     """The run that made them."""
     drafts: list[StoredDraft] = field(default_factory=list)
-    drafts_of: str | None = None
-    """A hash of what they were made of."""
     brush: list[str] = field(default_factory=list)
     """Shown pictures of the photo whose mask was corrected last."""
 
@@ -136,9 +154,30 @@ class Session:
         """Its name; the key cannot be found from it."""
         return self.folder.name
 
-    def usable(self, role: Role) -> list[StoredPhoto]:
-        """Photos that are learned from."""
-        return [photo for photo in self.photos[role] if photo.used]
+    @property
+    def look(self) -> str:
+        """The look that was ticked first."""
+        return self.looks[0] if self.looks else OWN
+
+    @property
+    def preset(self) -> str | None:
+        """The same, where it is a ready-made one; None: the visitor's own style photos."""
+        return None if self.look == OWN else self.look
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the photos of the person may be used: a sample person's always."""
+        return self.consent or self.person is not None
+
+    def photos_of(self, role: Role, look: str | None = None) -> list[StoredPhoto]:
+        """Photos of a role; of the style: those of one look, by default of the one that was ticked first."""
+        if role == "subject":
+            return self.photos[role]
+        return [photo for photo in self.photos[role] if photo.look == (look or self.look)]
+
+    def usable(self, role: Role, look: str | None = None) -> list[StoredPhoto]:
+        """Photos that are learned from. look: as for `photos_of`."""
+        return [photo for photo in self.photos_of(role, look) if photo.used]
 
     def chosen_run(self) -> StoredRun | None:
         """The run that portraits are made with."""
@@ -148,13 +187,14 @@ class Session:
         """Where a run is stored."""
         return self.folder / "runs" / run.id
 
-    def fingerprint(self) -> str:
-        """A hash of everything that a training would learn from."""
-        parts = [self.kind, self.preset or ""]
-        for role in ("subject", "style"):
-            if role == "style" and self.preset:
-                continue
-            parts += [f"{role}:{photo.id}:{photo.mask}" for photo in self.usable(role)]  # type: ignore[arg-type]
+    def fingerprint(self, look: str | None = None) -> str:
+        """A hash of everything that a training of a look would learn from. look: as for `photos_of`."""
+        look = look or self.look
+        ready = "" if look == OWN else look
+        parts = [self.kind, ready, *(f"subject:{photo.id}:{photo.mask}" for photo in self.usable("subject"))]
+        for photo in self.usable("style", look):
+            if not ready or photo.mask:  # a ready-made look is the same wherever nobody corrected a mask
+                parts.append(f"style:{'' if ready else photo.id}:{photo.mask}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def new_shown(self, suffix: str) -> Path:
@@ -165,6 +205,8 @@ class Session:
 
 def session_from(folder: Path, shown: Path, values: dict[str, Any]) -> Session:
     """The session that was stored as these values. Raises what dataclasses raise for values of another version."""
+    if "looks" not in values:
+        values = _with_looks(values)
     stored = {
         "photos": {
             role: [StoredPhoto(**photo) for photo in photos] for role, photos in values["photos"].items()
@@ -175,3 +217,12 @@ def session_from(folder: Path, shown: Path, values: dict[str, Any]) -> Session:
         "drafts": [StoredDraft(**draft) for draft in values.get("drafts", ())],
     }
     return Session(folder, shown, **{**values, **stored})
+
+
+def _with_looks(values: dict[str, Any]) -> dict[str, Any]:
+    """What release 0.2 stored: one preset for all style photos. Its drafts are made anew."""
+    look = values["preset"] or OWN
+    kept = {name: value for name, value in values.items() if name not in ("preset", "drafts", "drafts_of")}
+    style = [{**photo, "look": look} for photo in values["photos"]["style"]]
+    photos = {**values["photos"], "style": style}
+    return {**kept, "photos": photos, "looks": [look] if style else []}

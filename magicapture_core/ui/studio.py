@@ -100,7 +100,7 @@ class Studio:
     def stale(self, session: Session) -> bool:
         """Whether what is learned from was changed since the chosen run began."""
         run = session.chosen_run()
-        return run is not None and run.fingerprint != session.fingerprint()
+        return run is not None and run.fingerprint != session.fingerprint(run.look)
 
     def delete(self, key: str) -> None:
         """Stop whatever the session has under way and remove everything of it."""

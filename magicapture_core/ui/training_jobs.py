@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.adapters.files import FOLDER, has_embeddings
@@ -16,8 +16,9 @@ from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told
 from magicapture_core.ui.measured_pace import SAMPLE, MeasuredPace
+from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.session_jobs import Parts, SlicedJobs
-from magicapture_core.ui.stored_session import Session, StoredRun
+from magicapture_core.ui.stored_session import OWN, Session, StoredRun
 from magicapture_core.ui.training_probe import TrainingProbe, beside_a_step
 
 if TYPE_CHECKING:
@@ -58,42 +59,82 @@ class TrainingJobs(SlicedJobs):
 
     def missing(self, session: Session) -> str | None:
         """What must be done before training can start, or None."""
-        for role, step in (("subject", "Photos"), ("style", "Style")):
-            if not session.usable(role):  # type: ignore[arg-type]
-                return f"There are no usable {role} photos yet. Go back to the step “{step}” and add some."
+        if not session.usable("subject"):
+            return "There are no usable photos of the person yet. Go back to the step “Photos” and add some."
+        if not session.allowed:
+            return "Tick the box that says you may use the photos, in the step “Photos”."
+        for look in session.looks or [OWN]:
+            if not session.usable("style", look):
+                return "There are no usable style photos yet. Go back to the step “Style” and choose a look."
         return None
 
     def start(self, key: str, model: str | None, schedule: str, own: Mapping[str, Any]) -> StoredRun:
-        """Begin a new training. Raises Problem if something is missing or one is under way."""
+        """Learn the ticked looks, one training after the other. Raises Problem if something is missing or one is
+        under way. Looks that were learned from the same photos with the same settings are left out, unless all were.
+
+        Returns the first training.
+        """
+        session = self.sessions.find(key)
+        self.jobs.refuse_if_busy(session.id)
+        lacking = self.missing(session)
+        if lacking:
+            raise Problem(lacking)
+        name = self.models.checked(model)
+        looks = session.looks or [OWN]
+        configs = {look: self._config(session, look, name, schedule, own) for look in looks}
+        new = [look for look in looks if not self.learned(session, look, (name, configs[look]))]
+        first, *then = new or looks
+        return self._start_one(key, first, then, name, schedule, own)
+
+    def learned(self, session: Session, look: str, like: tuple[str, TrainConfig] | None = None) -> bool:
+        """Whether a look was learned from these photos, to the end. like: with this model and these settings."""
+        fingerprint = session.fingerprint(look)
+        wanted = None if like is None else (like[0], to_dict(like[1]))
+        return any(
+            run.look == look and run.fingerprint == fingerprint and _complete(run)
+            and (wanted is None or wanted == (run.model, run.settings))
+            for run in session.runs
+        )  # fmt: skip
+
+    def coming(self, session: Session) -> list[str]:
+        """The looks that are learned by themselves after the training that is under way."""
+        job = self.newest(session)
+        run = next((run for run in session.runs if job and run.id == job.about), None)
+        if job is None or run is None or not (job.active or job.snapshot().state == "done"):
+            return []
+        return [look for look in run.then if look in session.looks]
+
+    def _config(
+        self, session: Session, look: str, model: str, schedule: str, own: Mapping[str, Any]
+    ) -> TrainConfig:
+        wanted = {"subject_words": session.words, **own, "subject_kind": session.kind}
+        return self.models.facts(model).config(schedule, None if look == OWN else look, wanted)
+
+    def _start_one(
+        self, key: str, look: str, then: list[str], model: str, schedule: str, own: Mapping[str, Any]
+    ) -> StoredRun:
+        """Begin the training of one look. then: those that follow."""
         with self.sessions.changing(key) as session:
-            self.jobs.refuse_if_busy(session.id)
-            lacking = self.missing(session)
-            if lacking:
-                raise Problem(lacking)
-            name = self.models.checked(model)
-            config = self.models.facts(name).config(
-                schedule,
-                session.preset,
-                {"subject_words": session.words, **own, "subject_kind": session.kind},
-            )
+            config = self._config(session, look, model, schedule, own)
             if not self.models.any_model:
                 _check_shared(config)
             self.sessions.check_room(session)
             self._check_disk(session)
             run = StoredRun(
                 id=f"magicapture-{secrets.token_hex(3)}",  # names the exported files, too
-                title=f"Training {len(session.runs) + 1}",
-                model=name,
-                fingerprint=session.fingerprint(),
+                title=_title(session, look),
+                model=model,
+                fingerprint=session.fingerprint(look),
                 schedule=schedule,
                 settings=to_dict(config),
                 started=time.time(),
-                preset=session.preset,
+                preset=None if look == OWN else look,
+                then=then,
                 total=config.ti_steps + config.lora_steps,
             )
             before, session.run = session.run, run.id
             session.runs.append(run)
-            session.model = name
+            session.model = model
         try:
             self._begin(key, run.id, self._stream, run, False)
         except Problem:  # the queue is full: as if it had not been asked for
@@ -103,13 +144,38 @@ class TrainingJobs(SlicedJobs):
             raise
         return run
 
+    def _ended(self, job: Job, key: str) -> None:
+        """Begin the next of several looks."""
+        if job.snapshot().state != "done":
+            return
+        try:
+            session = self.sessions.find(key)
+            run = next((run for run in session.runs if run.id == job.about), None)
+            coming = self.coming(session)
+            if run is None or not coming:
+                return
+            lacking = self.missing(session)
+            if lacking:
+                raise Problem(lacking)
+            first, *then = coming
+            self._start_one(key, first, then, run.model, run.schedule, _without_kind(run.settings))
+        except Problem as problem:  # deleted meanwhile, or no room left
+            log.info("the next look is not learned: %s", problem)
+            self._forget_coming(key, job.about)
+
+    def _forget_coming(self, key: str, run_id: str) -> None:
+        with suppress(Problem), self.sessions.changing(key) as session:
+            for run in session.runs:
+                if run.id == run_id:
+                    run.then = []
+
     def resume(self, key: str, run_id: str | None = None) -> StoredRun:
         """Go on with a training that was paused or cut off."""
         session = self.sessions.find(key)
         run = next((run for run in session.runs if run.id == (run_id or session.run)), None)
         if run is None:
             raise Problem("There is no training to go on with. Start one.")
-        if session.fingerprint() != run.fingerprint:
+        if session.fingerprint(run.look) != run.fingerprint:
             raise Problem(
                 "Photos, masks or style were changed since this training began, so it cannot go on. "
                 "Start a new training."
@@ -187,7 +253,7 @@ class TrainingJobs(SlicedJobs):
         models = self.models.load(run.model, job)
         job.say("Preparing the photos")
         concepts = {
-            role: self.masks.concept(session, role, config.resolution, models.framing)  # type: ignore[arg-type]
+            role: self.masks.concept(session, role, config.resolution, models.framing, run.look)  # type: ignore[arg-type]
             for role in ("subject", "style")
         }
         if job.stopping:
@@ -233,6 +299,21 @@ class TrainingJobs(SlicedJobs):
                             session.run = run.id
         except Problem:
             log.info("session %s was deleted during its training", self.sessions.owner(key))
+
+
+def _complete(run: StoredRun) -> bool:
+    return run.finished or 0 < run.total <= run.step
+
+
+def _title(session: Session, look: str) -> str:
+    """What a training is called: by its look, with a number from the second one on."""
+    count = sum(run.look == look for run in session.runs)
+    return look_title(look) + (f" {count + 1}" if count else "")
+
+
+def _without_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's settings for another look from the same photos."""
+    return {name: value for name, value in settings.items() if name != "subject_kind"}
 
 
 def _check_shared(config: TrainConfig) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE = "measurement"
-PATIENCE = 20.0
+PATIENCE = 5.0
 """Seconds that it waits for drafts: beside them a step would seem slower than it is."""
 
 

@@ -109,7 +109,7 @@ def test_the_steps_have_names_on_a_phone(browser: Any, server: Any) -> None:
         expect(page.locator("#mc-back-1")).to_be_visible()
         steps = page.get_by_role("navigation", name="Steps").get_by_role("button")
         expect(steps).to_have_text([re.compile(name) for name in (
-            "Photos, done", "Style", "Masks", "Learn", "Portraits", "Finish",
+            "Photos, done", "Style", "Check faces", "Learn", "Portraits", "Finish",
         )])  # fmt: skip
         for number in range(6):
             label = steps.nth(number).locator("span:not(.mc-number)").first

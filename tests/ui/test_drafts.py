@@ -3,48 +3,58 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_wizard_page import expect, session_of, to_style
 
+from magicapture_core.presets import preset_names
+from magicapture_core.provenance import read_provenance
+from magicapture_core.ui.stored_session import OWN
+
+ALL = len(preset_names())
+DRAFT = "#mc-presets .mc-lookcard:has(.mc-draft) .mc-face > img"
+
 
 def draft_count(page: Any, count: int) -> None:
-    expect(page.locator("#mc-drafts img")).to_have_count(count)
+    expect(page.locator(DRAFT)).to_have_count(count)
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_drafts_come_by_themselves_and_go_with_what_they_show(page: Any, server: Any) -> None:
     to_style(page)
-    expect(page.locator("#mc-drafts img")).to_have_count(0)
-    page.locator("#mc-presets [data-act=preset]").first.click()
-    draft_count(page, 4)
-    expect(page.locator("#mc-drafts")).to_contain_text("Drafts: the look, not yet your face")
+    draft_count(page, ALL)  # nothing had to be chosen
+    expect(page.locator("#mc-presets .mc-draft").first).to_have_text("Draft: the look, not yet your face")
     expect(page.locator("#mc-drafts [aria-busy=false]")).to_be_visible()
     folder = server.runs / "shown" / session_of(page, server).name
     first = [Path(str(src).partition("file=")[2]) for src in sources(page)]
     assert all(path.parent == folder and path.is_file() for path in first)
+    assert all(read_provenance(path).generated for path in first)
 
-    page.locator("#mc-presets [data-act=preset]").nth(1).click()
-    page.wait_for_function(
-        "old => { const now = [...document.querySelectorAll('#mc-drafts img')].map(i => i.src);"
-        " return now.length === 4 && !now.some(src => old.includes(src)); }",
-        arg=page.locator("#mc-drafts img").evaluate_all("images => images.map(image => image.src)"),
-    )
-    assert not any(path.exists() for path in first)
-
+    page.locator("#mc-presets [data-act=look]").nth(1).click()
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
     page.reload()
     page.wait_for_selector("#mc-photos img")
     page.locator("#mc-next-0").click()
-    draft_count(page, 4)
+    draft_count(page, ALL)
+    assert [
+        Path(src.partition("file=")[2]) for src in sources(page)
+    ] == first  # the same photos: the same drafts
+
+    page.locator("#mc-back-1").click()
+    page.locator("#mc-photos [data-act=remove]").first.click()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(5)
+    page.locator("#mc-next-0").click()
+    draft_count(page, ALL)
+    assert not any(path.exists() for path in first)
 
 
 def sources(page: Any) -> list[str]:
-    found: list[str] = page.locator("#mc-drafts img").evaluate_all(
-        "images => images.map(i => i.getAttribute('src'))"
-    )
+    found: list[str] = page.locator(DRAFT).evaluate_all("images => images.map(i => i.getAttribute('src'))")
     return found
 
 
@@ -79,8 +89,6 @@ def with_photos(studio: Any) -> tuple[str, str]:
 
 def settled(studio: Any, key: str) -> Any:
     """The session once nothing is drawn any more."""
-    import time
-
     for _ in range(1800):
         session = studio.sessions.find(key)
         if not studio.drafts.working(session):
@@ -104,22 +112,94 @@ def test_a_training_is_not_kept_waiting_by_drafts(server: Any) -> None:
     studio.delete(key)
 
 
+def test_only_what_is_ticked_is_drawn_while_another_visitor_has_the_device(server: Any) -> None:
+    studio = server.studio
+    end = threading.Event()
+
+    def busy(_: Any) -> Any:
+        yield 1
+        end.wait(60)
+
+    other = studio.jobs.start("another visitor", "training", busy)
+    key, _ = with_photos(studio)
+    studio.photos.toggle_look(key, "sunset")
+    studio.drafts.renew(key)
+    for _ in range(1800):
+        if len(studio.sessions.find(key).drafts) >= 2:
+            break
+        time.sleep(0.1)
+    time.sleep(1)  # longer than a draft takes here
+    session = studio.sessions.find(key)
+    assert [draft.look for draft in session.drafts] == ["passport", "sunset"]
+    assert studio.drafts.working(session)  # the others wait
+    end.set()
+    assert other.wait(60)
+    assert len(settled(studio, key).drafts) == ALL
+    studio.delete(key)
+
+
 def test_the_same_photos_give_the_same_drafts_and_are_not_drawn_twice(server: Any) -> None:
     studio = server.studio
     key, _ = with_photos(studio)
     studio.drafts.renew(key)
     before = settled(studio, key)
-    assert len(before.drafts) == 4
+    assert before.drafts[0].look == "passport"  # the ticked one
+    assert sorted(draft.look for draft in before.drafts) == preset_names()
     studio.drafts.renew(key)
     after = settled(studio, key)
     assert [draft.picture for draft in after.drafts] == [draft.picture for draft in before.drafts]
-    studio.photos.remove(key, "subject", after.photos["subject"][0].id)
+    studio.photos.use_anyway(key, "subject", after.photos["subject"][0].id, wanted=False)
     studio.drafts.renew(key)
     other = settled(studio, key)
-    assert len(other.drafts) == 4
+    assert len(other.drafts) == ALL
     assert not {draft.picture for draft in other.drafts} & {draft.picture for draft in before.drafts}
+    assert not any(Path(draft.picture).exists() for draft in before.drafts)
     studio.delete(key)
     assert not any(Path(draft.picture).exists() for draft in other.drafts)
+
+
+def test_two_visitors_get_their_drafts_in_turn(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = server.studio
+    order: list[str] = []
+    both = threading.Event()
+    keep = studio.drafts._keep
+
+    def kept(key: str, *values: Any) -> None:
+        assert both.wait(60)
+        order.append(key)
+        keep(key, *values)
+
+    monkeypatch.setattr(studio.drafts, "_keep", kept)
+    first, second = (with_photos(studio)[0] for _ in range(2))
+    for key in (first, second):
+        studio.drafts.renew(key)
+    both.set()
+    for key in (first, second):
+        assert len(settled(studio, key).drafts) == ALL
+    assert second in order[:3]  # and not after all of the first one's
+    for key in (first, second):
+        studio.delete(key)
+
+
+def test_ones_own_style_is_one_more_look(server: Any, people: list[list[Path]]) -> None:
+    studio = server.studio
+    key, _ = with_photos(studio)
+    files = [(path, path.name) for path in people[1][:2]]
+    studio.photos.add(key, "style", files)
+    session = studio.sessions.find(key)
+    assert session.looks == ["passport", OWN]
+    assert [photo.name for photo in session.usable("style", OWN)] == [
+        path.name for _, path in zip(range(2), people[1], strict=False)
+    ]
+    assert len(session.usable("style", "passport")) == 6
+    studio.drafts.renew(key)
+    assert [draft.look for draft in settled(studio, key).drafts][:2] == ["passport", OWN]
+    before = studio.sessions.find(key).fingerprint(OWN)
+    studio.photos.toggle_look(key, "passport")
+    session = studio.sessions.find(key)
+    assert session.preset is None
+    assert session.fingerprint() == before
+    studio.delete(key)
 
 
 def test_an_object_gets_no_drafts(server: Any) -> None:

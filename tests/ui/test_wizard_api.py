@@ -106,7 +106,7 @@ def test_a_document_called_a_photo_is_refused_in_words(client: Client, tmp_path:
     fake.write_bytes(b"%PDF-1.7\n" + b"x" * 500)
     answer = client.predict(files=[handle_file(str(fake))], consent=True, api_name="/check_photos")
     assert answer["photos"] == []
-    assert "selfie.jpg is no photo" in answer["refused"][0]
+    assert "selfie.jpg is not a photo" in answer["refused"][0]
     assert "PDF" in answer["refused"][0]
 
 

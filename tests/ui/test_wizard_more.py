@@ -111,10 +111,12 @@ def test_an_object_is_learned_without_a_face(page: Any, tmp_path: Path) -> None:
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(2)
     expect(page.get_by_text("2 usable photos of the object")).to_be_visible()
     page.locator("#mc-next-0").click()
-    page.locator("#mc-presets [data-act=preset]").first.click()
-    expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
+    page.locator("#mc-presets [data-act=look]").first.click()
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
     page.locator("#mc-next-1").click()
-    expect(page.get_by_text("the marked object is what is learned")).to_be_visible()
+    expect(
+        page.get_by_text("Of your photos the object, of a look everything but the object.")
+    ).to_be_visible()
     for card in range(2):  # what is in front is found by a network made for people: here it is painted
         page.locator("#mc-subject-masks .mc-mask").nth(card).click()
         page.wait_for_selector(".mc-brush[data-ready]")
@@ -163,7 +165,7 @@ def test_photos_dropped_while_others_are_looked_at_are_not_lost(page: Any, peopl
 @pytest.mark.long
 def test_style_photos_without_a_face_are_all_style(page: Any, tmp_path: Path) -> None:
     to_style(page)
-    page.get_by_role("button", name="Use my own style photos").click()
+    page.locator("#mc-presets [data-id=own]").click()
     add(page, [picture(tmp_path / f"wall-{n}.jpg", 400 + n, 400) for n in range(2)], "#mc-style-files")
     expect(page.locator("#mc-style-photos .mc-photo")).to_have_count(2)
     expect(page.locator("#mc-style-photos")).to_contain_text("the whole picture counts as style")

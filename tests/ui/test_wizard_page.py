@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from pathlib import Path
@@ -37,8 +38,8 @@ def to_style(page: Any) -> None:
 
 def to_masks(page: Any) -> None:
     to_style(page)
-    page.locator("#mc-presets [data-act=preset]").first.click()
-    expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
+    page.locator("#mc-presets [data-act=look]").first.click()
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
     page.locator("#mc-next-1").click()
     expect(page.locator("#mc-subject-masks .mc-mask")).to_have_count(6)
 
@@ -108,20 +109,65 @@ def test_the_whole_walk(page: Any) -> None:
 def test_photos_need_consent_and_get_verdicts(
     page: Any, server: Any, people: list[list[Path]], tmp_path: Path
 ) -> None:
-    expect(page.locator("#mc-files")).to_be_hidden()
+    expect(page.locator("#mc-files")).to_be_visible()
     page.locator("#mc-next-0").click()
     expect(page.locator("#mc-said-0")).to_contain_text("Add some photos first")
-    page.locator("#mc-consent input").check()
     fake = tmp_path / "fake.jpg"
     fake.write_bytes(b"%PDF-1.7 nothing")
     chosen = [*people[0][:2], fake]
     page.locator("#mc-files input[type=file]").set_input_files([str(path) for path in chosen])
+    expect(page.locator("#mc-held")).to_contain_text("3 photos here. Tick the box above")
+    assert page.locator("#mc-photos .mc-photo").count() == 0
+    page.locator("#mc-consent input").check()  # now they are looked at, and need not be sent again
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(2)
-    expect(page.get_by_text("fake.jpg is no photo")).to_be_visible()
+    expect(page.locator("#mc-held")).not_to_contain_text("Tick the box above")
+    expect(page.get_by_text("fake.jpg is not a photo")).to_be_visible()
     expect(page.get_by_text("2 usable photos of the person")).to_be_visible()
     page.locator("#mc-photos [data-act=remove]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(1)
     assert len(list((session_of(page, server) / "photos").iterdir())) == 1
+
+
+@pytest.mark.long
+def test_wrong_people_come_without_a_tick(page: Any, people: list[list[Path]]) -> None:
+    page.locator("#mc-consent input").check()
+    chosen = [*people[0][:3], people[1][0]]
+    page.locator("#mc-files input[type=file]").set_input_files([str(path) for path in chosen])
+    expect(page.get_by_text("3 usable photos of the person. 1 is not ticked")).to_be_visible()
+    ticks = page.locator("#mc-photos [role=checkbox]")
+    expect(ticks).to_have_count(4)
+    expect(page.locator("#mc-photos [aria-checked=false]")).to_have_count(1)
+    page.locator("#mc-photos [aria-checked=false]").press("Space")
+    expect(page.locator("#mc-photos [aria-checked=true]")).to_have_count(4)
+    ticks.first.click()  # good ones can be left out, too
+    expect(ticks.first).to_have_attribute("aria-checked", "false")
+    page.wait_for_function("document.activeElement.getAttribute('role') === 'checkbox'")
+    expect(page.get_by_text("3 usable photos of the person. 1 is not ticked")).to_be_visible()
+
+
+@pytest.mark.long
+def test_ticked_looks_are_learned_one_after_the_other(page: Any, server: Any) -> None:
+    to_style(page)
+    titles = []
+    for number in (1, 4):
+        card = page.locator("#mc-presets [data-act=look]").nth(number)
+        card.click()
+        titles.append(card.locator("strong").inner_text())
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(2)
+    page.locator("#mc-next-1").click()
+    expect(page.locator("#mc-style-masks .mc-mask:visible")).to_have_count(6)
+    page.locator("#mc-style-masks summary", has_text=titles[1]).click()
+    expect(page.locator("#mc-style-masks .mc-mask:visible")).to_have_count(12)
+    page.locator("#mc-next-2").click()
+    page.locator("#mc-start").click()
+    order = page.locator("#mc-learning li")
+    expect(order).to_have_text([re.compile(title) for title in titles])
+    expect(page.locator("#mc-learning .mc-is-done")).to_have_count(2)  # nobody presses anything between
+    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    runs = json.loads((session_of(page, server) / "session.json").read_text(encoding="utf-8"))["runs"]
+    assert [run["title"] for run in runs] == titles
+    assert all(run["step"] == run["total"] for run in runs)
+    assert runs[0]["fingerprint"] != runs[1]["fingerprint"]
 
 
 @pytest.mark.long

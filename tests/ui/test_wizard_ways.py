@@ -46,7 +46,7 @@ def test_a_training_is_deleted_only_after_a_question(page: Any, server: Any) -> 
     past = page.locator("#mc-past")
     expect(past).to_contain_text("2 portraits")
     past.locator("[data-act=ask-run]").click()
-    expect(past).to_contain_text(re.compile(r"Delete Training 1 \(.*\) and its 2 portraits\?"))
+    expect(past).to_contain_text(re.compile(r"Delete Bright black and white \(.*\) and its 2 portraits\?"))
     page.wait_for_function("document.activeElement.dataset.act === 'keep-run'")  # the harmless answer
     assert len(runs_of(page, server)) == 1
     page.keyboard.press("Enter")
@@ -61,12 +61,12 @@ def test_a_training_is_deleted_only_after_a_question(page: Any, server: Any) -> 
 
 @pytest.mark.long
 def test_steps_that_were_reached_stay_open_and_their_files_have_names(page: Any) -> None:
-    for name in ("Style", "Masks", "Learn", "Portraits", "Finish"):
+    for name in ("Style", "Check faces", "Learn", "Portraits", "Finish"):
         expect(way(page, name)).to_be_disabled()
     with_portraits(page)
     with page.expect_download() as download:
         page.locator("#mc-archive").click()
-    assert download.value.suggested_filename == "training-1-portraits.zip"
+    assert download.value.suggested_filename == "bright-black-and-white-portraits.zip"
     page.get_by_role("button", name="Use it in other programs").click()
     page.locator("#mc-export").click()
     expect(page.locator("#mc-exported a")).not_to_have_count(0)
@@ -98,9 +98,9 @@ def test_a_warning_goes_with_its_cause(page: Any) -> None:
     expect(page.locator("#mc-said-0")).not_to_contain_text("Add some photos first")
     page.locator("#mc-next-0").click()
     page.locator("#mc-next-1").click()
-    expect(page.locator("#mc-said-1")).to_contain_text("Choose a style")
-    page.locator("#mc-presets [data-act=preset]").first.click()
-    expect(page.locator("#mc-said-1")).not_to_contain_text("Choose a style")
+    expect(page.locator("#mc-said-1")).to_contain_text("Tick at least one look")
+    page.locator("#mc-presets [data-act=look]").first.click()
+    expect(page.locator("#mc-said-1")).not_to_contain_text("Tick at least one look")
 
 
 @pytest.mark.long
@@ -121,15 +121,15 @@ def test_a_prompts_warning_goes_when_the_prompt_is_mended(page: Any) -> None:
 
 def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     to_style(page)
-    page.locator("#mc-presets [data-act=preset]").first.click()
-    expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
+    page.locator("#mc-presets [data-act=look]").first.click()
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
     expect(page.locator("#mc-doing")).to_be_hidden()
     views, calls, seen = server.studio.masks.views, [], threading.Event()
 
-    def slow(key: str, role: Any) -> Any:
+    def slow(key: str, role: Any, look: Any = None) -> Any:
         calls.append(role)
         seen.wait(180)
-        return views(key, role)
+        return views(key, role, look)
 
     monkeypatch.setattr(server.studio.masks, "views", slow)
     page.locator("#mc-next-1").click()
@@ -171,31 +171,37 @@ def test_a_resumed_training_goes_on_where_it_stood(page: Any, server: Any) -> No
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
 
 
-def test_a_sample_person_can_be_exchanged_but_never_for_ones_own_photos(
-    page: Any, people: list[list[Path]]
-) -> None:
+def test_another_person_can_always_be_chosen(page: Any, people: list[list[Path]]) -> None:
     page.locator("#mc-people [data-act=person]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
     first = page.locator("#mc-photos img").first.get_attribute("src")
     page.wait_for_function("document.activeElement !== document.body")
-    page.get_by_text("Take another sample person").click()
+    page.get_by_text("Choose another person").click()
     page.locator("#mc-people [data-act=person]").nth(1).click()
     expect(page.locator("#mc-photos img").first).not_to_have_attribute("src", first)
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
     page.locator("#mc-consent input").check()
-    page.locator("#mc-files input[type=file]").set_input_files([str(people[0][0])])
-    expect(page.locator("#mc-photos .mc-photo")).to_have_count(7)
-    expect(page.get_by_text("Take another sample person")).to_have_count(0)
+    # One's own photos are not mixed with a sample person's.
+    page.locator("#mc-files input[type=file]").set_input_files([str(path) for path in people[0][:2]])
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(2)
+    expect(page.get_by_text("2 usable photos of the person")).to_be_visible()
+    page.get_by_text("Choose another person").click()
+    page.get_by_role("button", name="Remove these photos and add others").click()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(0)
+    expect(page.get_by_text("Or try it with a sample person")).to_be_visible()
 
 
 def test_the_keyboard_keeps_its_place(page: Any) -> None:
     to_style(page)
     page.wait_for_function("document.activeElement.tagName === 'H2'")  # a new step begins at its heading
-    page.locator("#mc-presets [data-act=preset]").first.click()
-    expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
-    page.wait_for_function("document.activeElement.dataset.act === 'preset'")
-    page.locator("#mc-style-photos [data-act=remove]").first.click()
-    page.wait_for_function("document.activeElement.dataset.act === 'remove'")
+    page.locator("#mc-presets [data-act=look]").first.click()
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
+    page.wait_for_function("document.activeElement.dataset.act === 'look'")
+    page.keyboard.press("Space")  # takes the tick away, and sets it again
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(0)
+    page.wait_for_function("document.activeElement.dataset.act === 'look'")
+    page.keyboard.press("Space")
+    expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
     page.locator("#mc-next-1").click()
     expect(page.locator("#mc-subject-masks .mc-mask")).to_have_count(6)
     page.wait_for_function("document.activeElement.tagName === 'H2'")
@@ -218,8 +224,8 @@ def test_the_brush_keeps_its_tools_in_sight_at_200_percent(browser: Any, server:
 
     with visitor(browser, server) as (page, faults):
         to_style(page)
-        page.locator("#mc-presets [data-act=preset]").first.click()
-        expect(page.locator("#mc-style-photos .mc-photo")).not_to_have_count(0)
+        page.locator("#mc-presets [data-act=look]").first.click()
+        expect(page.locator("#mc-presets [aria-pressed=true]")).to_have_count(1)
         page.locator("#mc-next-1").click()
         page.locator("#mc-subject-masks .mc-mask").first.click()
         page.wait_for_selector(".mc-brush[data-ready]")

@@ -33,8 +33,8 @@ from magicapture_core import (
     read_photo,
 )
 from magicapture_core.evaluation import metrics
-from magicapture_core.evaluation.cells import People, score_picture, see_photos
 from magicapture_core.evaluation.judges import Judges, arcface_judge, style_statistics
+from magicapture_core.evaluation.scoring import People, score_picture, see_photos
 from magicapture_core.heat import heat_overlay
 from tools.mark import mark
 

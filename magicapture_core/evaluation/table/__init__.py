@@ -1,4 +1,4 @@
-"""From finished cells to numbers, and numbers as files."""
+"""Results of finished cells, and their files."""
 
 from magicapture_core.evaluation.table.results import COLUMNS, PAIRED, Column, Results, cell_values, collect
 from magicapture_core.evaluation.table.written import (

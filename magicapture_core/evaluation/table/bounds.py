@@ -1,4 +1,4 @@
-"""What photos themselves reach, to hold the numbers against."""
+"""Reference values for the table: the scores that real photos reach."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark
-from magicapture_core.evaluation.cells import People, see_photos
 from magicapture_core.evaluation.judges import Judges
+from magicapture_core.evaluation.scoring import People, see_photos
 from magicapture_core.photos import read_photo
 
 
 def bounds(benchmark: Benchmark, judges: Judges) -> dict[str, dict[str, float]]:
-    """What to hold the numbers against: each photo with the others of its folder, and with other folders' photos."""
+    """Scores of each photo against the others of its folder, and against photos of other folders."""
 
     def look(folders: Mapping[str, tuple[Path, ...]]) -> list[People]:
         return [see_photos((read_photo(path).pixels for path in paths), judges) for paths in folders.values()]
@@ -25,15 +25,20 @@ def bounds(benchmark: Benchmark, judges: Judges) -> dict[str, dict[str, float]]:
     own = {
         "csim": _left_out([one.vectors for one in people], metrics.csim_mean),
         "csim_best": _left_out([one.vectors for one in people], metrics.csim_best),
+        "csim_held_out": _left_out([one.vectors for one in people], metrics.csim_single),
         "style": _left_out([one.embeddings for one in styles], metrics.style_similarity),
-        "face_colour": _left_out([one.colours for one in styles], metrics.face_colour_distance),
+        "face_colour": _left_out([one.colours for one in styles], metrics.colour_distance),
+        "skin": _left_out([one.skins for one in people], metrics.colour_distance),
         "copying": _copying(people, styles, lambda n, m: n == m),
     }
     others = {
         "csim": _across([one.vectors for one in people], metrics.csim_mean),
         "csim_best": _across([one.vectors for one in people], metrics.csim_best),
+        "csim_held_out": _across([one.vectors for one in people], metrics.csim_single),
+        "drift": _across([one.vectors for one in people], metrics.csim_mean),
         "style": _across([one.embeddings for one in styles], metrics.style_similarity),
-        "face_colour": _across([one.colours for one in styles], metrics.face_colour_distance),
+        "face_colour": _across([one.colours for one in styles], metrics.colour_distance),
+        "skin": _across([one.skins for one in people], metrics.colour_distance),
         "copying": _copying(people, styles, lambda n, m: n != m),
     }
     return {"the photos themselves, each left out": own, "photos of other people, other styles": others}

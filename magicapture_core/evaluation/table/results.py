@@ -1,4 +1,4 @@
-"""The numbers: per cell, per method with intervals, per group of people."""
+"""Results per cell, per method with intervals, and per group of people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.benchmark import Benchmark
 from magicapture_core.evaluation.cells import finished_cell
-from magicapture_core.evaluation.edits import COMPOSED, EDITS
+from magicapture_core.evaluation.edits import ANYONE, COMPOSED, EDITS
 from magicapture_core.evaluation.judges import Judges
 from magicapture_core.evaluation.methods import METHODS, Method
 from magicapture_core.evaluation.metrics import Cell, Estimate
@@ -31,7 +31,7 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        """As its title says."""
+        """Whether lower values are better: the title then ends in ↓."""
         return self.title.endswith("↓")
 
 
@@ -45,10 +45,32 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "csim_best", "CSIM, best photo ↑", "cosine with the nearest source photo; pictures with a face only"
     ),
+    Column(
+        "csim_held_out",
+        "CSIM, held-out photo ↑",
+        "cosine with a photo of the person that was not trained on; pictures with a face only",
+    ),
+    Column(
+        "copy_paste",
+        "Copy-paste ↓",
+        "cosine with the nearest training photo minus the cosine with the held-out photo",
+    ),
     Column("faces", "with a face ↑", "share of pictures in which a face was detected", 2),
+    Column("one_face", "one face ↑", "share of pictures with exactly one face", 2),
     Column("style", "Style ↑", "mean cosine with the style's references, faces masked out"),
     Column(
         "face_colour", "Face colour ↓", "distance of the face's colour from the references' faces, in a*b*", 1
+    ),
+    Column(
+        "skin",
+        "Skin ↓",
+        "distance of the face's colour from the person's photos, in L*a*b*; only in styles that leave skin as it is",
+        1,
+    ),
+    Column(
+        "drift",
+        "Drift ↓",
+        "cosine of the faces of “a photo of a person” with the person's: others must stay others",
     ),
     Column("aesthetic", "Aesthetic ↑", "LAION's predictor, about 1 to 10", 2),
     Column(
@@ -75,22 +97,30 @@ COLUMNS: tuple[Column, ...] = (
     Column("mean_style", "[V2] attention", "mean attention to [V2] over all places of that photo"),
     Column("seconds", "training s", "seconds of training per cell, on this machine", 0),
 )
-PAIRED = ("csim", "csim_zero", "style", "face_colour")
+PAIRED = ("csim", "csim_zero", "csim_held_out", "style", "face_colour", "drift")
 """Columns whose difference to MagiCapture is shown, with the interval of paired cells."""
 
 
 def cell_values(cell: Mapping[str, Any]) -> dict[str, float]:
     """Column → mean over the cell's pictures; NaN where it was not measured."""
     plain = [row for row in cell["pictures"] if row["kind"] == COMPOSED]
-    edited = [row for row in cell["pictures"] if row["kind"] != COMPOSED]
+    edited = [row for row in cell["pictures"] if row["kind"] in EDITS]
+    anyone = [row for row in cell["pictures"] if row["kind"] == ANYONE]
     csim = [row["csim_mean"] for row in plain]
     return {
         "csim": metrics.mean_of(csim),
         "csim_zero": metrics.mean_of([value or 0.0 for value in csim]),
         "csim_best": metrics.mean_of([row["csim_best"] for row in plain]),
+        "csim_held_out": metrics.mean_of([row["csim_held_out"] for row in plain]),
+        "copy_paste": metrics.mean_of(
+            [row["csim_best"] - row["csim_held_out"] for row in plain if row["csim_held_out"] is not None]
+        ),
         "faces": metrics.mean_of([float(row["face"]) for row in plain]),
+        "one_face": metrics.mean_of([float(row["one_face"]) for row in plain]),
         "style": metrics.mean_of([row["style_score"] for row in plain]),
         "face_colour": metrics.mean_of([row["face_colour"] for row in plain]),
+        "skin": metrics.mean_of([row["skin"] for row in plain]),
+        "drift": metrics.mean_of([row["csim_mean"] for row in anyone]),
         "aesthetic": metrics.mean_of([row["aesthetic"] for row in plain]),
         "edits": metrics.mean_of([float(row["shows"][row["kind"]]) for row in edited]),
         "text": metrics.mean_of([row.get("text") for row in edited]),
@@ -115,11 +145,11 @@ class Results:
     rows: tuple[Mapping[str, Any], ...]
     """A row per picture, as in results.parquet."""
     unasked: Mapping[str, float]
-    """Edit → share of all composed pictures that show it although nobody asked."""
+    """Edit → share of all composed pictures that show it without being asked for."""
     edits: Mapping[str, Mapping[str, float]]
     """Method → edit → share of its pictures that show it."""
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """What photos themselves reach: title → column → value."""
+    """Reference values from photos: title → column → value."""
     judges: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
     """Cells that are not finished."""

@@ -1,4 +1,4 @@
-"""The numbers as files: results.parquet, table.csv and table.md."""
+"""The results as files: results.parquet, table.csv and table.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magicapture_core.problems import MissingFiles
 
 
 def check_parquet() -> None:
-    """Before hours of work, not after them."""
+    """Raise Problem if pyarrow is not installed. Called before the work, not after it."""
     if importlib.util.find_spec("pyarrow") is None:
         raise MissingFiles(
             "An evaluation writes results.parquet, which needs pyarrow. Install it: "

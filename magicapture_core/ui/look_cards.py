@@ -1,0 +1,103 @@
+"""Cards of looks and of masks as HTML. Everything a visitor typed is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from magicapture_core.ui.cards import address, sentence
+from magicapture_core.ui.stored_session import Role
+
+
+@dataclass(frozen=True)
+class LookCard:
+    """A look to tick: what it is called, and what is shown of it."""
+
+    name: str
+    title: str
+    description: str
+    picture: str | None
+    """Shown picture: a draft, or an example of the look; None: there is none yet."""
+    draft: bool
+    """Whether the picture is a draft of the visitor."""
+    examples: Sequence[str] = ()
+    """Shown pictures of others in the look."""
+
+
+DRAFT = "Draft: the look, not yet your face"
+
+
+def look_cards(looks: Sequence[LookCard], ticked: Sequence[str]) -> str:
+    """Looks to tick, each with a large picture; drafts say what they are."""
+    return f'<div class="mc-looks">{"".join(_look_card(look, look.name in ticked) for look in looks)}</div>'
+
+
+def _look_card(look: LookCard, ticked: bool) -> str:
+    picture = (
+        f'<img src="{address(look.picture)}" alt="">' if look.picture else '<span class="mc-plus">+</span>'
+    )
+    said = f'<span class="mc-draft">{DRAFT}</span>' if look.draft else ""
+    if look.picture and not look.draft:
+        said = '<span class="mc-example">Example</span>'
+    others = (
+        "".join(f'<img src="{address(path)}" alt="">' for path in look.examples[:3]) if look.draft else ""
+    )
+    return (
+        f'<button type="button" class="mc-lookcard" data-act="look" data-id="{escape(look.name, quote=True)}" '
+        f'aria-pressed="{"true" if ticked else "false"}"><span class="mc-face">{picture}'
+        f'<i class="mc-mark" aria-hidden="true"></i><span class="mc-others">{others}</span>{said}</span>'
+        f"<strong>{escape(look.title)}</strong><span>{escape(look.description)}</span></button>"
+    )
+
+
+@dataclass(frozen=True)
+class MaskCard:
+    """A photo as training sees it."""
+
+    id: str
+    name: str
+    picture: str
+    corrected: bool
+    problem: str | None
+    """Why it cannot be used without a mask."""
+    doubt: str | None
+    """Why somebody should look at it."""
+
+
+def mask_cards(title: str, role: Role, photos: Iterable[MaskCard]) -> str:
+    """Photos as training sees them, each a button that opens the brush; a badge only where it says something."""
+    cards = "".join(_mask_card(role, photo) for photo in photos)
+    return f'<h3 class="mc-sub">{escape(title)}</h3><div class="mc-masks">{cards}</div>' if cards else ""
+
+
+def _mask_card(role: Role, photo: MaskCard) -> str:
+    badge, said = "", photo.problem or photo.doubt
+    if photo.problem:
+        badge = '<span class="mc-badge mc-bad">Needs a mask</span>'
+    elif photo.corrected:
+        badge = '<span class="mc-badge mc-good">Corrected</span>'
+    elif photo.doubt:
+        badge = '<span class="mc-badge mc-fair">Please check</span>'
+    words = f'<span class="mc-problem">{escape(sentence(said))}</span>' if said else ""
+    label = f"Correct the mask of {photo.name}{f'. {sentence(said)}' if said else ''}"
+    return (
+        f'<button type="button" class="mc-mask" data-act="edit-{role}" data-id="{escape(photo.id)}" '
+        f'aria-label="{escape(label, quote=True)}">'
+        f'<span class="mc-thumb"><img src="{address(photo.picture)}" alt="">{badge}</span>{words}</button>'
+    )
+
+
+LEARNING = {"done": ("✓", "learned"), "now": ("●", "being learned"), "": ("○", "not learned yet")}
+
+
+def learning_order(looks: Sequence[tuple[str, str]]) -> str:
+    """Several looks in the order in which they are learned: (title, "done", "now" or ""). Nothing for a single one."""
+    if len(looks) < 2:
+        return ""
+    items = "".join(
+        f'<li class="mc-is-{state or "coming"}"><i aria-hidden="true">{LEARNING[state][0]}</i> {escape(title)}'
+        f'<span class="mc-unseen">, {LEARNING[state][1]}</span></li>'
+        for title, state in looks
+    )
+    return f'<ol class="mc-order" aria-label="Looks, learned one after the other">{items}</ol>'
