@@ -95,6 +95,7 @@ class Studio:
             self.jobs.active(session.id) is not None
             or self.drafts.working(session)
             or self.training_jobs.probe.working(session)
+            or bool(self.training_jobs.coming(session))
         )
 
     def stale(self, session: Session) -> bool:

@@ -33,6 +33,7 @@ def session_of(page: Any, server: Any) -> Any:
 def to_style(page: Any) -> None:
     page.locator("#mc-people [data-act=person]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
+    expect(page.get_by_text("6 usable photos of the person")).to_be_visible()  # all of them were looked at
     page.locator("#mc-next-0").click()
 
 
