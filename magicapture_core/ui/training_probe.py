@@ -39,7 +39,7 @@ class TrainingProbe(SessionJobs):
         """drafting: whether drafts of a session are being made."""
         super().__init__(parts)
         self.pace, self._drafting = pace, drafting
-        self._tried: set[str] = set()
+        self._failed: set[str] = set()
 
     def wanted(self, session: Session, facts: ModelFacts, config: TrainConfig) -> bool:
         """Whether it is worth a measurement: nothing is known yet, and a step takes seconds at most."""
@@ -51,7 +51,7 @@ class TrainingProbe(SessionJobs):
     def start(self, key: str, facts: ModelFacts, config: TrainConfig) -> Job | None:
         """Begin to measure, if that is wanted and no try of this model has failed. Raises nothing."""
         session = self.sessions.find(key)
-        if not self.wanted(session, facts, config) or facts.name in self._tried:
+        if not self.wanted(session, facts, config) or facts.name in self._failed:
             return None
         if self.jobs.active(session.id) is not None or self.working(session):
             return None
@@ -73,14 +73,26 @@ class TrainingProbe(SessionJobs):
         self.jobs.forget(f"{owner} {PROBE}", PATIENCE)
 
     def _stream(self, job: Job, key: str, facts: ModelFacts, config: TrainConfig) -> Stream:
-        from magicapture_core.training import train
-
         session, began = self.sessions.find(key), time.monotonic()
         while self._drafting(session) and time.monotonic() - began < PATIENCE and not job.stopping:
             time.sleep(0.2)
         if job.stopping or self.pace.knows(facts.name, config):
             return
-        self._tried.add(facts.name)
+        try:
+            measured = yield from self._steps(job, session, facts, config)
+        except Exception:
+            if not job.stopping:  # one that gave way may be tried again
+                self._failed.add(facts.name)
+            raise
+        if not job.stopping:
+            self.pace.keep(facts.name, config.resolution, measured)
+
+    def _steps(
+        self, job: Job, session: Session, facts: ModelFacts, config: TrainConfig
+    ) -> Generator[StepReport, None, dict[str, list[float]]]:
+        """Make the steps; returns what MeasuredPace.keep takes."""
+        from magicapture_core.training import train
+
         models = self.models.load(facts.name, job)
         subject, style = (
             self.masks.concept(session, role, config.resolution, models.framing)  # type: ignore[arg-type]
@@ -90,10 +102,7 @@ class TrainingProbe(SessionJobs):
         with TemporaryDirectory(prefix="magicapture-") as folder:
             reports = train(models, subject, style, _short(config), Path(folder) / "run", analyser=analyser)
             with closing(reports):
-                measured = yield from _measured(reports, config)
-        if not job.stopping:
-            self._tried.discard(facts.name)
-            self.pace.keep(facts.name, config.resolution, measured)
+                return (yield from _measured(reports, config))
 
 
 def _short(config: TrainConfig) -> TrainConfig:
