@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Else gradio keeps every call, pictures and all, in the visitor's browser, where "delete my data" cannot reach it.
 os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
 
+import importlib.util
 import logging
 import signal
 import sys
@@ -43,6 +44,8 @@ class Options:
     """Folder for photos, trainings and portraits. Default: ./runs"""
     auth: str | None = None
     """Ask every visitor for user:password."""
+    mcp: bool = False
+    """Also offer the endpoints as tools to agents (Model Context Protocol); needs the package gradio[mcp]."""
     keep_days: float = 7.0
     """Photos and results that nobody has opened for so long are deleted."""
     limits: Limits = field(default_factory=Limits)
@@ -56,15 +59,17 @@ class Options:
         )
 
 
-def build(studio: Any) -> Any:
-    """The page: gradio Blocks, not launched yet."""
+def build(studio: Any, *, mcp: bool = False) -> Any:
+    """The page: gradio Blocks, not launched yet. mcp: with the tools for agents."""
     import gradio as gr
 
-    from magicapture_core.ui import api, events, page
+    from magicapture_core.ui import agents, api, events, page
 
     with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
         wizard = page.layout(studio)
         api.mount(studio)  # first: a name that is taken gets a number
+        if mcp:
+            agents.mount(studio)
         events.wire(wizard, blocks)
     return blocks
 
@@ -73,6 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until Ctrl-C; running trainings save where they stand. Exit code 1: the options cannot be used."""
     options = tyro.cli(Options, args=arguments, prog="python app.py")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    if options.mcp and importlib.util.find_spec("mcp") is None:
+        print('--mcp needs the package mcp: pip install "gradio[mcp]"', file=sys.stderr)
+        return 1
     runs = (options.runs or Path("runs")).expanduser().resolve()
     auth = tuple(options.auth.partition(":")[::2]) if options.auth else None
     if auth is not None and not all(auth):
@@ -97,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     # However the server is told to stop, trainings save where they stand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio.sweep_now_and_then()
-    blocks = build(studio)
+    blocks = build(studio, mcp=options.mcp)
     blocks.queue(default_concurrency_limit=4, max_size=100)
     try:
         blocks.launch(
@@ -112,6 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
             show_error=False,
             footer_links=["gradio"],
             ssr_mode=False,
+            mcp_server=options.mcp,
             quiet=False,
         )
     except OSError as error:

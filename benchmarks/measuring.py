@@ -8,18 +8,17 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from magicapture_core import list_photos, load, prepare_concept, read_photo
 from magicapture_core.concepts import Concept
 from magicapture_core.faces import FaceAnalyser
-from magicapture_core.models import ModelBundle, best_device, best_dtype
+from magicapture_core.models import ModelBundle, best_device, best_dtype, bundle_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio")
@@ -46,16 +45,31 @@ def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {
+        "block_out_channels": (16, 16, 16, 16),
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "sample_size": 16,
+    },
+    "vae": {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1},
+    "text_encoder": {"num_hidden_layers": 1},
+}
+"""What makes the published configuration small enough for a CPU; pictures of 128 pixels."""
+
+
 def load_model(name: str, dtype: torch.dtype | None = None) -> ModelBundle:
-    """The mini model, or "sd15-random": Stable Diffusion 1.5's sizes with random weights, always the same."""
+    """The mini model, or one with random weights, always the same: "sd15-random" has Stable Diffusion 1.5's sizes,
+    "small" its layout. They are made on the device: writing and reading them would take most of a lent GPU's minute."""
     if name == "mini":
         return load("mini", dtype=dtype)
     from tools.make_random_sd15 import random_pipeline
 
     device = best_device()
-    with tempfile.TemporaryDirectory() as folder:
-        random_pipeline(torch.float16).save_pretrained(folder)
-        return load(folder, device=device, dtype=dtype or best_dtype(device))
+    dtype = dtype or best_dtype(device)
+    with torch.device(device):
+        pipeline = random_pipeline(torch.float32, changes=SMALL if name == "small" else {})
+    return bundle_of(pipeline, name, device, dtype)
 
 
 def concept(

@@ -20,12 +20,13 @@ from magicapture_core.commands.masks import Masks
 from magicapture_core.commands.parsing import PROGRAM, parse
 from magicapture_core.commands.sheet import Sheet
 from magicapture_core.commands.train import Train
+from magicapture_core.commands.upload import Upload
 from magicapture_core.commands.weights import Weights
 from magicapture_core.problems import Problem, as_problem, ran_out_of_memory
 
 COMMANDS: dict[str, type] = {
     "masks": Masks, "draft": Draft, "train": Train, "generate": Generate, "evaluate": Evaluate, "export": Export,
-    "finish": Finish, "sheet": Sheet, "weights": Weights,
+    "upload": Upload, "finish": Finish, "sheet": Sheet, "weights": Weights,
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def _parse(arguments: list[str]) -> Any:
     chosen = COMMANDS.get(arguments[0]) if arguments else None
     if chosen is not None:  # parsed on its own, so that messages name its settings only
         return parse(chosen, arguments[1:])
-    every: Any = Masks | Draft | Train | Generate | Evaluate | Export | Finish | Sheet | Weights
+    every: Any = Masks | Draft | Train | Generate | Evaluate | Export | Upload | Finish | Sheet | Weights
     description = "Portraits of a person in a style, from a few photos of each."
     return tyro.cli(every, args=arguments, prog=PROGRAM, description=description)
 

@@ -121,8 +121,8 @@ class TrainConfig:
     """Unlike the paper, which does not mention it, also train on mirrored photos (with mirrored masks and landmarks):
     few photos then show more poses."""
     gradient_checkpointing: bool = False
-    """Use less memory and more time in the UNet's backward pass. It is turned on automatically where one item at a time
-    is not expected to fit into memory without it."""
+    """Use less memory and more time in the backward pass of the UNet and of the decoder. Where memory is short, as much
+    of it as is needed is done automatically; true: all of it in any case."""
     seed: int = 0
     """Seed of all random numbers of the run."""
     checkpoint_every: int = 200

@@ -30,7 +30,7 @@ def GPU(task=None, *, duration=60):
         def called(*values):
             if len(DURATIONS) >= MOST:
                 raise gradio.Error("You have exceeded your GPU quota")
-            DURATIONS.append(duration)
+            DURATIONS.append(duration(*values) if callable(duration) else duration)
             try:
                 for report in task(*pickle.loads(pickle.dumps(values))):
                     yield pickle.loads(pickle.dumps(report))
@@ -91,26 +91,40 @@ def test_elsewhere_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_training_and_portraits_go_from_loan_to_loan(studio: tuple[Studio, str], spaces: Any) -> None:
+def test_training_and_portraits_go_from_loan_to_loan(
+    studio: tuple[Studio, str], spaces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, key = studio
     snapshot = trained(server, key).snapshot()
     assert (snapshot.state, snapshot.problem) == ("done", None)
     assert [report.step for report in snapshot.reports] == [1, 2, 3, 4, 5, 6]
-    assert list(spaces.DURATIONS) == [lent_gpu.SECONDS] * 6
+    # Each loan asks for what is left: a few seconds, and those for loading and saving.
+    assert len(spaces.DURATIONS) == 6
+    assert list(spaces.DURATIONS) == sorted(spaces.DURATIONS, reverse=True)
+    assert lent_gpu.LOADING < min(spaces.DURATIONS) <= max(spaces.DURATIONS) <= lent_gpu.LOADING + 2
     session = server.sessions.find(key)
     run = session.chosen_run()
     assert run is not None
     assert [row["step"] for row in server.runs.losses(session, run)] == [1, 2, 3, 4, 5, 6]
 
     spaces.DURATIONS.clear()
-    job = server.portrait_jobs.start(
-        key, GenerateConfig(count=lent_gpu.PORTRAITS_AT_ONCE + 1, steps=2, seed=7)
-    )
+    monkeypatch.setattr(lent_gpu, "DRAWING", 10.0)
+    job = server.portrait_jobs.start(key, GenerateConfig(count=5, steps=2, seed=7))
     assert job.wait(PATIENCE)
     assert job.snapshot().problem is None
     seeds = [portrait.seed for portrait in server.sessions.find(key).portraits]
-    assert seeds == list(range(7, 8 + lent_gpu.PORTRAITS_AT_ONCE))
-    assert len(spaces.DURATIONS) == 2
+    assert seeds == [7, 8, 9, 10, 11]
+    assert list(spaces.DURATIONS) == [lent_gpu.SECONDS, lent_gpu.LOADING + 20]  # four portraits, and one
+
+
+def test_a_loan_is_as_long_as_its_work() -> None:
+    assert lent_gpu.drawing_seconds(4, 50) == lent_gpu.LOADING + 12
+    assert lent_gpu.drawing_seconds(1000, 50) == lent_gpu.SECONDS
+    assert lent_gpu.portraits_at_once(50) >= 10  # of the two minutes that visitors without an account have
+    assert lent_gpu.portraits_at_once(100_000) == 1
+    assert lent_gpu.training_seconds({"textual_inversion": 100, "lora": 100}, 4) == lent_gpu.LOADING + 49
+    assert lent_gpu.training_seconds({"textual_inversion": 1200, "lora": 1500}, 4) == lent_gpu.SECONDS
+    assert lent_gpu.training_seconds({"textual_inversion": 0, "lora": 0}, 4) == lent_gpu.LOADING
 
 
 @pytest.mark.long

@@ -349,6 +349,7 @@ FLOORS = (
     "__main__",
     "ui commands",
     "evaluation",
+    "sharing",
     "training generation formats export model_card",
     "checkpoints concepts presets postprocess adapters",
     "models masks faces provenance",

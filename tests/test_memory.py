@@ -13,48 +13,169 @@ from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.files import CONFIGS
 from magicapture_core.models.stable_diffusion import StableDiffusion
-from magicapture_core.training.memory import Plan, costs, free_bytes, plan
+from magicapture_core.training.memory import (
+    DECODER_BYTES,
+    TINY_BYTES,
+    UNET_BYTES,
+    Costs,
+    Plan,
+    Planner,
+    Watch,
+    _work,
+    costs,
+    free_bytes,
+    plan,
+)
+from magicapture_core.training.recompute import decoder_parts, recompute, unet_parts
 
 GB = 1e9
+# Of an item, in round numbers: the UNet, what its largest parts are computed again for, and all; the decoder.
+UNET: dict[Any, float] = {"nothing": 1 * GB, "largest": 0.6 * GB, "all": 0.25 * GB}
+DECODER = {False: 3 * GB, True: 0.8 * GB}
+COSTS = Costs(UNET, DECODER, tasks=3)
+FOUR: dict[str, int] = {"least": 1, "most": 4, "wanted": 4}
 
 
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        # Three tasks keep 3 · 2.5 = 7.5 GB an item; Eq. 7 after them 2.5 + 3 = 5.5.
-        (80, Plan(4, False)),
-        (30, Plan(4, False)),
-        (29, Plan(3, False)),
-        (7.5, Plan(1, False)),
-        # Checkpointed: 3 · 0.625 = 1.875 GB, and for Eq. 7, which is not, 0.625 + 3 = 3.625.
-        (7.4, Plan(2, True)),
-        (3.7, Plan(1, True)),
-        (3.6, Plan(1, True)),
-        (0, Plan(1, True)),
-        (-2, Plan(1, True)),
+        # Four items: three tasks keep 12 GB, and Eq. 7 after them 4 · (1 + 3) = 16.
+        (80, Plan(4, "nothing", False)),
+        (16, Plan(4, "nothing", False)),
+        # The UNet's largest parts are computed again: 4 · (.6 + 3) = 14.4 for Eq. 7.
+        (15.9, Plan(4, "largest", False)),
+        # Or the decoder: 12 GB for the tasks, 4 · (1 + .8) = 7.2 for Eq. 7.
+        (12, Plan(4, "nothing", True)),
+        (1.1, Plan(1, "all", True)),
+        (1, Plan(1, "all", True)),
+        (0, Plan(1, "all", True)),
+        (-2, Plan(1, "all", True)),
     ],
 )  # fmt: skip
-def test_what_memory_holds_of_stable_diffusion(budget: float, expected: Plan) -> None:
-    assert plan(budget * GB, least=1, most=4, tasks=3, unet=2.5 * GB, decode=3 * GB) == expected
+def test_the_fastest_plan_that_memory_holds(budget: float, expected: Plan) -> None:
+    assert plan(budget * GB, COSTS, **FOUR) == expected
+
+
+def test_more_memory_is_never_slower_and_no_plan_takes_more_than_there_is() -> None:
+    found = [(budget / 10, plan(budget * GB / 10, COSTS, **FOUR)) for budget in range(11, 200)]
+    works = [_work(each, COSTS, 4) for _, each in found]
+    assert works == sorted(works, reverse=True)
+    assert all(COSTS.of(each) <= budget * GB for budget, each in found)
+    assert len(set(each for _, each in found)) > 4  # noqa: C401
 
 
 def test_the_decoder_counts_where_it_takes_more_than_the_tasks() -> None:
-    sizes: dict[str, Any] = {"least": 1, "most": 9, "tasks": 3, "unet": 1 * GB}
-    assert plan(25 * GB, decode=9 * GB, **sizes) == Plan(2, False)  # 1 + 9 = 10 GB an item
-    assert plan(25 * GB, decode=0, **sizes) == Plan(8, False)  # 3 GB
+    sizes = {"least": 1, "most": 9, "wanted": 9}
+    large = Costs(UNET, {False: 9 * GB, True: 9 * GB}, tasks=3)
+    assert large.of(Plan(2, "nothing", False)) == 20 * GB  # 1 + 9 an item
+    without = Costs(UNET, {False: 0.0, True: 0.0}, tasks=3)
+    assert without.of(Plan(8, "nothing", False)) == 24 * GB
+    assert plan(27 * GB, without, **sizes) == Plan(9, "nothing", False)
 
 
-def test_a_number_that_was_asked_for_stays_and_is_checkpointed_where_it_must_be() -> None:
-    sizes: dict[str, Any] = {"least": 4, "most": 4, "tasks": 3, "unet": 2.5 * GB, "decode": 3 * GB}
-    assert plan(30 * GB, **sizes) == Plan(4, False)
-    assert plan(29 * GB, **sizes) == Plan(4, True)
-    assert plan(1 * GB, **sizes) == Plan(4, True)
+def test_a_number_that_was_asked_for_stays() -> None:
+    asked = {"least": 3, "most": 3, "wanted": 4}
+    assert plan(12 * GB, COSTS, **asked) == Plan(3, "nothing", False)
+    assert plan(5.4 * GB, COSTS, **asked) == Plan(3, "largest", True)
+    assert plan(1 * GB, COSTS, **asked) == Plan(3, "all", True)
 
 
 def test_checkpointing_that_was_asked_for_stays() -> None:
-    sizes: dict[str, Any] = {"least": 1, "most": 4, "tasks": 3, "unet": 2.5 * GB, "decode": 3 * GB}
-    assert plan(11 * GB, checkpointing=True, **sizes) == Plan(3, True)  # 3 · 3.625 = 10.9 GB
-    assert plan(99 * GB, checkpointing=True, **sizes) == Plan(4, True)
+    assert plan(99 * GB, COSTS, **FOUR, checkpointing=True) == Plan(4, "all", True)
+    assert plan(3.2 * GB, COSTS, **FOUR, checkpointing=True) == Plan(2, "all", True)
+
+
+# --- what a step has taken --------------------------------------------------------------------------
+
+
+def planner(budget: float, **changes: Any) -> Planner:
+    return Planner(COSTS, budget * GB, **{**FOUR, "checkpointing": False, **changes})
+
+
+def test_a_plan_that_took_what_it_was_to_take_stays() -> None:
+    for budget in (2, 5, 9, 13, 20):
+        made = planner(budget).plan()
+        assert planner(budget).corrected(made, COSTS.of(made)) == made
+
+
+def test_a_plan_that_took_more_than_there_is_is_made_smaller() -> None:
+    made = planner(16).plan()
+    assert made == Plan(4, "nothing", False)
+    better = planner(16).corrected(made, 20 * GB)  # a quarter more than counted
+    assert better == Plan(4, "nothing", True)
+    assert COSTS.of(better) * 1.25 <= 16 * GB
+    assert planner(1.5).corrected(Plan(1, "all", True), 2 * GB) == Plan(1, "all", True)
+
+
+def test_a_plan_that_left_room_takes_more_items_but_drops_no_caution() -> None:
+    made = Plan(1, "all", True)
+    assert planner(1.1).plan() == made
+    assert planner(1.1).corrected(made, 0.27 * GB) == Plan(4, "all", True)
+    assert planner(1.1).corrected(made, 0.3 * GB) == Plan(2, "all", True)  # three would take two calls, too
+    assert planner(1.1, most=1).corrected(made, 0.27 * GB) == made
+
+
+def test_a_device_that_counts_nothing_corrects_nothing() -> None:
+    assert Watch(torch.device("cpu")).taken() is None
+
+
+# --- parts that are computed again ------------------------------------------------------------------
+
+
+def test_recomputed_parts_keep_less_and_give_the_same_gradient(toy: Any) -> None:
+    kept: dict[str, int] = {}
+    gradients = {}
+    generator = torch.Generator().manual_seed(1)
+    noisy, hidden = (
+        torch.randn(2, 4, 16, 16, generator=generator),
+        torch.randn(2, 77, 32, generator=generator),
+    )
+    names: tuple[Any, ...] = ("nothing", "largest", "all")
+    for name in names:
+        end = recompute(unet_parts(toy.unet, name))
+        leaf = hidden.clone().requires_grad_()
+        own = {parameter.untyped_storage().data_ptr() for parameter in toy.unet.parameters()}
+        alive: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, own: set[int] = own, alive: dict[int, int] = alive) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                alive[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = toy.unet(noisy, torch.tensor([3, 500]), leaf).sample
+        kept[name] = sum(alive.values())
+        output.square().sum().backward()
+        gradients[name] = leaf.grad
+        end()
+    assert kept["all"] < kept["largest"] < kept["nothing"]
+    for name in names:
+        torch.testing.assert_close(gradients[name], gradients["nothing"])
+    assert not any("forward" in vars(module) for module in toy.unet.modules())
+
+
+def test_a_recomputed_decoder_gives_the_same_gradient(toy: Any) -> None:
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = []
+    for parts in ([], decoder_parts(toy.vae.decoder)):
+        end = recompute(parts)
+        leaf = latents.clone().requires_grad_()
+        toy.decode(leaf).square().sum().backward()
+        found.append(leaf.grad)
+        end()
+    torch.testing.assert_close(*found)
+
+
+def test_nothing_is_computed_again_where_no_gradient_is_wanted(toy: Any) -> None:
+    end = recompute(unet_parts(toy.unet, "all"))
+    with torch.no_grad():
+        output = toy.unet(torch.zeros(1, 4, 16, 16), torch.tensor([3]), torch.zeros(1, 77, 32)).sample
+    assert not output.requires_grad
+    end()
+
+
+# --- what a model takes -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -80,26 +201,34 @@ def sd15() -> ModelBundle:
 
 
 @pytest.mark.parametrize(
-    ("changes", "window", "expected"),
+    ("changes", "window", "unet", "decoder"),
     [
-        ({}, 64, (2.5, 3.0)),
-        ({}, 32, (2.5, 0.75)),  # the face takes a quarter of the picture
-        ({"resolution": 256}, 32, (0.625, 0.75)),
-        ({"identity_decode": "tiny"}, 64, (2.5, 0.3)),
-        ({"lambda_id": 0.0}, 64, (2.5, 0.0)),
-        ({"lora_steps": 0}, 64, (2.5, 0.0)),
+        ({}, 64, 1, 1),
+        ({}, 32, 1, 0.25),  # the face takes a quarter of the picture
+        ({"resolution": 256}, 32, 0.25, 0.25),
+        ({"lambda_id": 0.0}, 64, 1, 0),
+        ({"lora_steps": 0}, 64, 1, 0),
     ],
 )  # fmt: skip
 def test_costs_follow_the_picture_the_window_and_what_is_decoded(
-    sd15: ModelBundle, changes: dict[str, Any], window: int, expected: tuple[float, float]
+    sd15: ModelBundle, changes: dict[str, Any], window: int, unet: float, decoder: float
 ) -> None:
     found = costs(sd15, TrainConfig(**changes), window)
-    assert found == pytest.approx([cost * GB for cost in expected], rel=1e-3)
+    assert found.unet == pytest.approx({name: unet * value for name, value in UNET_BYTES.items()}, rel=1e-3)
+    assert found.decode == pytest.approx({name: decoder * value for name, value in DECODER_BYTES.items()})
+    assert found.tasks == (2 if changes.get("lora_steps") == 0 else 3)
+
+
+def test_the_tiny_decoder_takes_less(sd15: ModelBundle) -> None:
+    found = costs(sd15, TrainConfig(identity_decode="tiny"), 32)
+    assert found.decode == {False: TINY_BYTES / 4, True: TINY_BYTES / 4}
+    assert DECODER_BYTES[False] > TINY_BYTES
 
 
 def test_twice_the_bits_take_twice_the_memory(sd15: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = costs(sd15, TrainConfig(), 64)
     monkeypatch.setattr(sd15, "dtype", torch.float32)
-    assert costs(sd15, TrainConfig(), 64) == pytest.approx((5 * GB, 6 * GB), rel=1e-3)
+    assert costs(sd15, TrainConfig(), 64) == half.times(2)
 
 
 def test_a_device_that_cannot_be_asked_is_taken_to_hold_nothing() -> None:
@@ -156,3 +285,16 @@ def test_a_job_that_ran_out_of_memory_gives_the_gpu_s_back(toy_folder: Path, tmp
     torch.cuda.synchronize()
     assert torch.cuda.memory_reserved(device) < before + 10**9
     assert list(start(models, config, tmp_path / "run-again"))[-1].step == config.ti_steps + config.lora_steps
+
+
+@pytest.mark.gpu
+def test_a_watch_counts_what_a_device_held_at_most() -> None:
+    device = torch.device("cuda")
+    held = torch.empty(10**8, dtype=torch.uint8, device=device)
+    watch = Watch(device)
+    block = torch.empty(5 * 10**8, dtype=torch.uint8, device=device)
+    del block
+    taken = watch.taken()
+    assert taken is not None
+    assert taken == pytest.approx(5e8, rel=0.01)
+    assert len(held) == 10**8

@@ -29,6 +29,7 @@ from magicapture_core.training.data import encode_concept, face_windows, mirror_
 from magicapture_core.training.draws import Sizes, draw_step
 from magicapture_core.training.optimisation import PHASES
 from magicapture_core.training.preparation import prepared
+from magicapture_core.training.recompute import decoder_parts, unet_parts
 
 
 def everything(models: Any) -> dict[str, torch.Tensor]:
@@ -661,9 +662,10 @@ def test_checkpointing_that_memory_asked_for_is_done_and_undone(
     monkeypatch.setattr(memory, "free_bytes", lambda _: 0)
     reports = start(toy, short(), tmp_path / "less")
     next(reports)
-    assert toy.unet.is_gradient_checkpointing
+    parts = unet_parts(toy.unet, "all") + decoder_parts(toy.vae.decoder)
+    assert all("forward" in vars(part) for part in parts)
     list(reports)
-    assert not toy.unet.is_gradient_checkpointing
+    assert not any("forward" in vars(part) for part in parts)
     assert Run.open(tmp_path / "less").load_checkpoint().items_per_call == 1
     monkeypatch.undo()
     list(start(toy, short(), tmp_path / "more"))

@@ -29,17 +29,27 @@ from magicapture_core.models.files import CONFIGS
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 REVISION = "0" * 40
+NO_CHANGES: Mapping[str, Mapping[str, Any]] = {}
 
 
-def random_pipeline(dtype: torch.dtype, seed: int = 0, configs: Path = CONFIGS / "v1") -> Any:
-    """A StableDiffusionPipeline of the published configuration with random weights."""
+def random_pipeline(
+    dtype: torch.dtype,
+    seed: int = 0,
+    configs: Path = CONFIGS / "v1",
+    changes: Mapping[str, Mapping[str, Any]] = NO_CHANGES,
+) -> Any:
+    """A StableDiffusionPipeline of the published configuration with random weights. changes: of a network's
+    configuration, by "unet", "vae" and "text_encoder"."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs / "unet")).to(dtype)
-    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae")).to(dtype)
-    text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder")).to(dtype)
+    of_unet = {**UNet2DConditionModel.load_config(configs / "unet"), **changes.get("unet", {})}
+    of_vae = {**AutoencoderKL.load_config(configs / "vae"), **changes.get("vae", {})}
+    of_text = CLIPTextConfig.from_pretrained(configs / "text_encoder", **changes.get("text_encoder", {}))
+    unet = UNet2DConditionModel.from_config(of_unet).to(dtype)
+    vae = AutoencoderKL.from_config(of_vae).to(dtype)
+    text_encoder = CLIPTextModel(of_text).to(dtype)
     return StableDiffusionPipeline(
         unet=unet,
         vae=vae,

@@ -13,6 +13,7 @@ from magicapture_core.commands.inputs import FaceVariant, analyser_for
 from magicapture_core.commands.parsing import parse
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.files import unused
+from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 class Generate:
     """Make portraits with a trained run, best likeness first."""
 
-    trained: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
     out: Path
     """Folder for the pictures."""
+    trained: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
+    """The run folder."""
+    adapter: str | None = None
+    """Instead of RUN: a repository of the Hugging Face hub, "user/name", that the command upload wrote."""
     model: str | None = None
     """Another base model than the run's own."""
     faces: FaceVariant = "auto"
@@ -46,12 +49,22 @@ class Generate:
         from magicapture_core.checkpoints import Run
         from magicapture_core.models import load
 
-        facts = Run.open(self.trained).facts()
+        trained = self._found()
+        facts = Run.open(trained).facts()
         models = load(self.model or facts.model)
         start = from_dict(GenerateConfig, dict(models.generate_defaults))
-        return parse(Generate, arguments, default=replace(self, config=start))._generate(models, facts)
+        again = parse(Generate, arguments, default=replace(self, config=start))
+        return again._generate(models, facts, trained)
 
-    def _generate(self, models: ModelBundle, facts: RunFacts) -> int:
+    def _found(self) -> Path:
+        """The run folder, downloaded first if it is on the hub. Raises Problem unless exactly one is given."""
+        from magicapture_core.sharing import fetch_run
+
+        if (self.trained is None) == (self.adapter is None):
+            raise Problem("Give a run folder, or --adapter with a repository of the hub, and not both.")
+        return self.trained if self.trained is not None else fetch_run(str(self.adapter))
+
+    def _generate(self, models: ModelBundle, facts: RunFacts, trained: Path) -> int:
         from rich.progress import Progress as ProgressBar
 
         from magicapture_core.generation import best_first, generate
@@ -66,7 +79,7 @@ class Generate:
                 bar.update(task, completed=done, total=total)
 
             portraits = []
-            for portrait in generate(models, self.trained, self.config, analyser=analyser, progress=show):
+            for portrait in generate(models, trained, self.config, analyser=analyser, progress=show):
                 path = files[portrait.seed] = unused(self.out / f"portrait-seed{portrait.seed}.png")
                 portrait.save(path, private=self.private)
                 for word, heat in portrait.attention.items():

@@ -34,6 +34,7 @@ __all__ = [
     "ModelBundle",
     "best_device",
     "best_dtype",
+    "bundle_of",
     "fetch",
     "generate_defaults",
     "load",
@@ -88,6 +89,16 @@ def load(
     bundle.framing = settings.get("framing", "photo")
     bundle.vocabulary = frozenset(settings.get("vocabulary", ()))
     bundle.words = words
+    kernels_for(device).apply(bundle)
+    return bundle
+
+
+def bundle_of(pipeline: Any, name: str, device: torch.device, dtype: torch.dtype) -> ModelBundle:
+    """What `load` would give of a pipeline that is in memory already; its networks are cast and moved."""
+    for part, network in pipeline.components.items():
+        if isinstance(network, torch.nn.Module):
+            network.to(vae_dtype_for(device, dtype) if part == "vae" else dtype)
+    bundle = _bundle(name, Path(name), pipeline, device, dtype)
     kernels_for(device).apply(bundle)
     return bundle
 

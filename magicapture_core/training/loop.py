@@ -234,7 +234,7 @@ def _out_of_memory(error: Exception, config: TrainConfig, plan: Plan | None) -> 
     smaller: dict[str, Any] = {}
     if plan is not None and plan.items_per_call > 1:
         smaller["items_per_call"] = 1
-    elif plan is not None and not plan.gradient_checkpointing:
+    elif plan is not None and not plan.saves_all:
         smaller["gradient_checkpointing"] = True
     advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
     return OutOfMemory(

@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from magicapture_core import losses
 from magicapture_core.attention import AttentionStore
@@ -123,12 +123,10 @@ class Objective:
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.models.device))
         for start in range(0, count, per_call):
             part = step.part(slice(start, start + per_call))
-            # One after the other: the graph of the first is freed before the second is built.
-            terms = self._reconstruction(part, leaf, phase)
-            self._backward(terms, style_weight, count, totals)
+            # One after the other; no name holds the first, so that its graph is gone before the second is built.
+            self._backward(self._reconstruction(part, leaf, phase), style_weight, count, totals)
             if part.draw.identity is not None:
-                terms = self._decoded(part, leaf)
-                self._backward(terms, style_weight, count, totals)
+                self._backward(self._decoded(part, leaf), style_weight, count, totals)
         encoded.backward_from(leaf)
         return dict(totals)
 
@@ -239,6 +237,14 @@ class Objective:
         warps = self.warps[step.places] if self.warps is not None else None
         generated = self.likeness(pictures, warps)
         return losses.identity(generated, self.subject_features[step.draw.compared_with])
+
+    @property
+    def decoder_network(self) -> nn.Module | None:
+        """The decoder of Eq. 7; None for the tiny one, which is small in every way."""
+        if self.tiny is not None:
+            return None
+        network: nn.Module = (self.decoder or self.models.vae).decoder
+        return network
 
     def _data(self, task: TaskDraw) -> Encoded:
         if task.task == "prior":

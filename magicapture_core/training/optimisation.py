@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +20,12 @@ from magicapture_core.checkpoints import Checkpoint
 from magicapture_core.config import TrainConfig
 from magicapture_core.problems import RunProblem
 from magicapture_core.training.draws import Phase, Sizes, draw_step
-from magicapture_core.training.memory import Plan
+from magicapture_core.training.memory import Plan, Planner, Watch
 from magicapture_core.training.objective import Objective
+from magicapture_core.training.recompute import decoder_parts, recompute, unet_parts
 from magicapture_core.training.sending import Arrival, Mark
+
+log = logging.getLogger(__name__)
 
 PHASES: tuple[Phase, ...] = ("textual_inversion", "lora")
 
@@ -76,15 +81,22 @@ class Optimisation:
     sizes: Sizes
     processes: PartialState
     """Who else trains. It knows of no precision: that is the model's, whatever a launcher asks for."""
-    plan: Plan
-    """How a step is split to fit into memory."""
+    planner: Planner
+    """How a step is split to fit into memory, and what is learned of it."""
     step: int = 0
     """Steps done, over both phases."""
+    plan: Plan = field(init=False)
+    """How steps are split now."""
     optimizer: torch.optim.Optimizer | None = None
     schedule: Any = None
     guard: Tensor | None = None
     """0-d on the device: 1 from a step on whose losses or gradient are not finite. None: the host looks at every step
     before the optimizer acts on it."""
+
+    def __post_init__(self) -> None:
+        self.plan = self.planner.plan()
+        self._watch: Watch | None = None
+        self._end_recomputing: list[Callable[[], None]] = []
 
     @property
     def works_ahead(self) -> bool:
@@ -143,6 +155,7 @@ class Optimisation:
         if phase == PHASES[0] and self.config.embedding_norm is not None:
             self._pull_norms(self.config.embedding_norm, step.rates["embeddings"])
         self.step += 1
+        self._learn_from_memory()
         step.finished = Mark(self.objective.models.device)
         return step
 
@@ -180,9 +193,8 @@ class Optimisation:
                     "lr": config.lora_learning_rate,
                 },
             ]
-        if self.plan.gradient_checkpointing:
-            self.objective.models.unet.enable_gradient_checkpointing()
-            self.objective.models.unet.train()
+        self._follow(self.plan)
+        self._watch = Watch(self.embeddings.device)
         kernels = self.objective.models.kernels
         self.optimizer = torch.optim.AdamW(groups, fused=kernels.fused_adamw or None)
         if kernels.fused_adamw:
@@ -212,6 +224,31 @@ class Optimisation:
         with self.weights.autocast():
             terms = self.objective.step(draw, phase, style_weight, self.plan.items_per_call)
         return self._reduce(terms)
+
+    def _follow(self, plan: Plan) -> None:
+        """Split the steps so from now on."""
+        self.plan = plan
+        self._stop_recomputing()
+        parts = unet_parts(self.objective.models.unet, plan.recomputed)
+        if plan.decoder_recomputed and self.objective.decoder_network is not None:
+            parts += decoder_parts(self.objective.decoder_network)
+        self._end_recomputing.append(recompute(parts))
+
+    def _stop_recomputing(self) -> None:
+        while self._end_recomputing:
+            self._end_recomputing.pop()()
+
+    def _learn_from_memory(self) -> None:
+        """After the first step of a phase: whether the plan holds."""
+        taken = self._watch.taken() if self._watch is not None else None
+        self._watch = None
+        if taken is None:
+            return
+        better = self.planner.corrected(self.plan, taken)
+        log.info("a step by %s took %.2f GB of %.2f GB", self.plan, taken / 1e9, self.planner.budget / 1e9)
+        if better != self.plan:
+            log.info("steps go by %s from now on", better)
+            self._follow(better)
 
     def trained(self) -> list[nn.Parameter]:
         """All that has a gradient now."""
@@ -303,10 +340,8 @@ class Optimisation:
 
     def release(self) -> None:
         """Leave the models as they were."""
+        self._stop_recomputing()
         self.weights.detach()
-        if self.plan.gradient_checkpointing:
-            self.objective.models.unet.disable_gradient_checkpointing()
-            self.objective.models.unet.eval()
 
     def _named(self) -> dict[str, Tensor]:
         return {"embeddings": self.embeddings, **self.weights.parameters}

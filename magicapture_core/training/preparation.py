@@ -23,7 +23,7 @@ from magicapture_core.training.data import encode_concept, shared_face_colour, w
 from magicapture_core.training.draws import Sizes
 from magicapture_core.training.initial import starting_embeddings
 from magicapture_core.training.likeness import FaceLikeness, FeatureLikeness, Likeness, features_of
-from magicapture_core.training.memory import plan_for
+from magicapture_core.training.memory import Planner
 from magicapture_core.training.objective import Objective, TaskPrompts
 from magicapture_core.training.optimisation import Optimisation
 
@@ -83,7 +83,7 @@ def prepared(
             generator=generator,
             sizes=_sizes(objective),
             processes=processes,
-            plan=plan_for(models, config, objective.windows.side),
+            planner=Planner.of(models, config, objective.windows.side),
         )
         facts = RunFacts(
             config=config,

@@ -25,14 +25,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 DESCRIPTIONS = {
     "check_photos": "Add photos of the person (role subject) or of the style, and judge them. An empty session begins "
-    "a new one. consent: that you may use these photos. person, preset: a sample person or a ready-made style. "
-    "use_all: learn also from photos that would be left out.",
+    "a new one. Photos of a person need the user's consent. person, preset: a sample person or a ready-made style "
+    "instead of files.",
     "make_masks": "Pictures of what is learned from each photo: the face is marked.",
-    "train": "Start learning. settings: any TrainConfig fields, over the schedule's. resume: go on with the last one.",
+    "draft": "Portraits before any training, within seconds: the style, and a face that is only similar. Waits.",
+    "train": "Start learning the person and the style, which takes minutes; it returns at once. Then ask status.",
     "status": "How the training stands: state, step, losses, seconds left, problem. stop: also stop it and save.",
-    "generate": "Make portraits with what was learned; waits until they are ready. seed below 0: a new one.",
+    "generate": "Make portraits with what was learned; waits until they are ready. They are marked as generated.",
     "export": "The adapter as files: diffusers or kohya (AUTOMATIC1111, ComfyUI).",
-    "delete": "Delete everything of the session.",
+    "delete": "Delete everything of the session: photos, trainings, portraits. It cannot be undone.",
 }
 
 
@@ -43,6 +44,8 @@ def plain_errors(endpoint: Callable[P, R]) -> Callable[P, R]:
     def safe(*values: P.args, **named: P.kwargs) -> R:
         try:
             return endpoint(*values, **named)
+        except gr.Error:  # told already, by an endpoint within
+            raise
         except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
             raise gr.Error(in_words(error, f"endpoint {endpoint.__name__}"), print_exception=False) from None
 
@@ -68,7 +71,14 @@ class Api:
     ) -> dict[str, Any]:
         """Returns session, photos (name, level, reasons, used) and refused (what could not be read).
 
-        use_all: learn also from photos that would be left out, such as those of another person.
+        Args:
+            files: Photo files, 4 to 6 are best; null if none are added.
+            role: "subject" for photos of the person, "style" for photos in the style.
+            session: The session returned by an earlier call; empty begins a new one. Keep it secret.
+            consent: Whether the user said that they may use these photos. Ask the user; never assume it.
+            person: Name of a sample person, instead of files: alma, bruno, conrad or dana.
+            preset: Name of a ready-made style, instead of style photos; for example corporate or golden-hour.
+            use_all: Also use photos that would be left out: another person, several people, duplicates.
         """
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
@@ -93,7 +103,12 @@ class Api:
 
     @plain_errors
     def make_masks(self, session: str, role: str) -> tuple[list[str], list[dict[str, Any]]]:
-        """Returns the overlay pictures, and name and problem of each photo."""
+        """Returns the overlay pictures, and name and problem of each photo.
+
+        Args:
+            session: The session, from check_photos.
+            role: "subject" or "style".
+        """
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
         views = self.studio.masks.views(session, _role(role))
@@ -101,10 +116,30 @@ class Api:
         return pictures, [{"name": view.photo.name, "problem": view.problem} for view in views]
 
     @plain_errors
+    def draft(self, session: str) -> tuple[list[str], list[dict[str, Any]]]:
+        """Returns the drafts, and look ("own" or a ready-made style), seed and likeness of each.
+
+        Args:
+            session: The session, from check_photos. It needs photos of a person; without a style all looks are drawn.
+        """
+        drafts = self.studio.drafts.wait(session)
+        return [draft.picture for draft in drafts.values()], [
+            {"look": look, "seed": draft.seed, "likeness": draft.identity} for look, draft in drafts.items()
+        ]
+
+    @plain_errors
     def train(
         self, session: str, model: str, schedule: str, settings: dict[str, Any] | None, resume: bool
     ) -> dict[str, Any]:
-        """Returns the run's id and state."""
+        """Returns the run's id and state.
+
+        Args:
+            session: The session, from check_photos. It needs photos of a person and a style.
+            model: "mini" or a hub id; empty: the server's own model.
+            schedule: "quick" or "paper"; empty: the model's own.
+            settings: Training settings over the schedule's, for example {"seed": 1}; usually empty.
+            resume: Continue the last training, instead of a new one.
+        """
         settings = settings or {}
         if not isinstance(settings, dict):
             raise Problem(f"settings must be an object of names and values, got a {type(settings).__name__}.")
@@ -119,7 +154,12 @@ class Api:
 
     @plain_errors
     def status(self, session: str, stop: bool) -> dict[str, Any]:
-        """Returns state, run, and where it stands."""
+        """Returns state (none, waiting, running, done, stopped, failed, saved), run, step, losses and problem.
+
+        Args:
+            session: The session, from check_photos.
+            stop: Stop the training, too; what was learned is saved.
+        """
         if stop:
             self.studio.training_jobs.stop(session)
         found = self.studio.sessions.find(session)
@@ -130,7 +170,18 @@ class Api:
         self, session: str, prompt: str, negative_prompt: str, count: float, seed: float, steps: float,
         guidance_scale: float, adapter_scale: float,
     ) -> tuple[list[str], list[dict[str, Any]]]:  # fmt: skip
-        """Returns the pictures, best likeness first, and prompt, seed and likeness of each."""
+        """Returns the pictures, best likeness first, and prompt, seed and likeness of each.
+
+        Args:
+            session: The session, from check_photos, after a training.
+            prompt: What to show; {subject} stands for the person, {style} for the style.
+            negative_prompt: What to avoid.
+            count: How many portraits.
+            seed: Seed of the first portrait; below 0: a new one.
+            steps: Denoising steps; below 0: as it suits the model.
+            guidance_scale: Strength of the prompt; below 0: as it suits the model.
+            adapter_scale: Strength of what was learned, 0 to 2; below 0: as it suits the model and the training.
+        """
         run = self.studio.sessions.find(session).chosen_run()
         own = {"steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale}
         config = generate_config({
@@ -157,12 +208,21 @@ class Api:
 
     @plain_errors
     def export(self, session: str, format: str) -> list[str]:
-        """Returns the files."""
+        """Returns the files.
+
+        Args:
+            session: The session, from check_photos, after a training.
+            format: "diffusers", or "kohya" for AUTOMATIC1111 and ComfyUI.
+        """
         return [str(path) for path in self.studio.runs.export(session, format)]
 
     @plain_errors
     def delete(self, session: str) -> dict[str, bool]:
-        """Returns deleted: true."""
+        """Returns deleted: true.
+
+        Args:
+            session: The session, from check_photos.
+        """
         self.studio.delete(session)
         return {"deleted": True}
 
@@ -179,6 +239,8 @@ def mount(studio: Studio) -> None:
         use_all = gr.Checkbox(False, label="use_all")
         model, schedule = gr.Textbox("", label="model"), gr.Textbox("", label="schedule")
         own = gr.JSON({}, label="settings")
+        # gradio describes JSON in a way that is no valid schema for agents' tools
+        own.api_info = lambda: {"type": "object", "description": "names and values"}  # type: ignore[method-assign]
         resume, stop = gr.Checkbox(False, label="resume"), gr.Checkbox(False, label="stop")
         prompt, negative = (
             gr.Textbox(default.prompt, label="prompt"),
@@ -197,6 +259,7 @@ def mount(studio: Studio) -> None:
         endpoints: list[tuple[Callable[..., Any], list[Any], list[Any]]] = [
             (api.check_photos, [files, role, session, flag, person, preset, use_all], [answer]),
             (api.make_masks, [session, role], [pictures, answer]),
+            (api.draft, [session], [pictures, answer]),
             (api.train, [session, model, schedule, own, resume], [answer]),
             (api.status, [session, stop], [answer]),
             (api.generate, [session, prompt, negative, *numbers], [pictures, answer]),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections import OrderedDict
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class Drafter:
         """Session id → its key, and a token that tells the newest wish."""
         self._problems: dict[str, str] = {}
         self._thread: threading.Thread | None = None
+        self._loading = threading.Lock()
         self._loaded: tuple[str, ModelBundle] | None = None
         self._person: tuple[str, Concept] | None = None
         self._looks: dict[tuple[str, str], Concept] = {}
@@ -101,6 +103,40 @@ class Drafter:
                 self._thread = threading.Thread(target=self._work, name="drafts", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def wait(self, key: str, patience: float = 300.0) -> dict[str, StoredDraft]:
+        """The session's drafts by look, made first if necessary: of the chosen looks, or of all where none is chosen.
+
+        patience: seconds after which those are returned that are there. Raises Problem where there can be none.
+        """
+        self.renew(key)
+        deadline = time.monotonic() + patience
+        while True:
+            session = self.sessions.find(key)
+            found = self.holding(session)
+            chosen = bool(session.looks) and set(session.looks) <= found.keys()
+            if chosen or not self.working(session) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        if not found:
+            said = (
+                self.problem(session)
+                or "Drafts need photos of the person, which may be used. Add them first."
+            )
+            raise Problem(said)
+        return found
+
+    def prepare(self, key: str) -> None:
+        """Call it when photos arrive: the model is loaded while they are looked at."""
+        facts = self.facts(self.sessions.find(key))
+        if self._loaded is None and facts.drafts and not self._closed:
+            threading.Thread(
+                target=self._load_early, args=(facts.name,), name="drafts-model", daemon=True
+            ).start()
+
+    def _load_early(self, name: str) -> None:
+        with suppress(Problem):  # it is told where a draft is wanted
+            self._model(name)
 
     def working(self, session: Session) -> bool:
         """Whether drafts of the session are being made, or wait for a free device."""
@@ -188,11 +224,12 @@ class Drafter:
     def _model(self, name: str) -> ModelBundle:
         from magicapture_core.models import load
 
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None
-            # A lent GPU's minutes are for portraits and trainings.
-            self._loaded = (name, load(name, device="cpu" if lending() else None))
-        return self._loaded[1]
+        with self._loading:
+            if self._loaded is None or self._loaded[0] != name:
+                self._loaded = None
+                # A lent GPU's minutes are for portraits and trainings.
+                self._loaded = (name, load(name, device="cpu" if lending() else None))
+            return self._loaded[1]
 
     def _person_of(self, session: Session, models: ModelBundle) -> Concept:
         """The person's photos, cut; those of the visitor whose turn it was last are kept until all drafts are made."""

@@ -80,19 +80,33 @@ def _wire_photos(wizard: Wizard) -> None:
     key, seen = wizard.key, photos.outputs
     judging, taking = "Looking at the photos", "Taking these photos and looking at them"
     agreed = [key, photos.consent, photos.files]
-    _when(photos.consent.input, photos.agree, agreed, seen, judging, trigger_mode="multiple")
-    # More may be dropped while the first are looked at: they wait, where "once" would pass over them.
     sent = [key, photos.files, photos.consent]
-    _when(photos.files.upload, photos.upload, sent, seen, judging, trigger_mode="multiple")
-    _when(photos.camera_add.click, photos.upload, [key, photos.camera, photos.consent], seen, judging)
-    _when(photos.photos.click, photos.press, [key], seen, judging)
-    _when(photos.people.click, photos.press, [key], seen, taking)
-    _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging)
-    _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST)
+    filmed = [key, photos.camera, photos.consent]
+    # More may be dropped while the first are looked at: they wait, where "once" would pass over them. And nobody has to
+    # wait until all are looked at before a photo, or the person, can be exchanged.
+    many: dict[str, Any] = {"trigger_mode": "multiple"}
+    for event in (
+        _when(photos.consent.input, photos.agree, agreed, seen, judging, **many),
+        _when(photos.files.upload, photos.upload, sent, seen, judging, **many),
+        _when(photos.camera_add.click, photos.upload, filmed, seen, judging),
+        _when(photos.photos.click, photos.press, [key], seen, judging, **many),
+        _when(photos.people.click, photos.press, [key], seen, taking, **many),
+        _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging),
+        _when(_any([photos.noun, photos.age]), photos.call, [key, photos.noun, photos.age], seen, **LAST),
+    ):
+        event.then(wizard.start_following, None, wizard.following, **QUIET)  # the first draft comes by itself
 
     for event in (
-        _when(style.presets.click, style.press, [key], style.outputs),
-        _when(style.photos.click, style.press, [key], style.outputs, judging),
+        # Several looks are ticked quickly: each counts, and they are answered in their order.
+        _when(
+            style.presets.click,
+            style.press,
+            [key],
+            style.outputs,
+            trigger_mode="multiple",
+            concurrency_limit=1,
+        ),
+        _when(style.photos.click, style.press, [key], style.outputs, judging, trigger_mode="multiple"),
         _when(
             style.files.upload,
             style.upload,
@@ -179,6 +193,9 @@ def _wire_files(wizard: Wizard) -> None:
     wanted = [key, exporting.format]
     _when(exporting.export.click, exporting.export_files, wanted, files, "Preparing the files")
     _when(exporting.format.input, exporting.forget_files, None, files)
+    hub = exporting.keeping
+    asked = [key, hub.repository, hub.token, hub.agreed]
+    _when(hub.upload.click, hub.keep, asked, [hub.uploaded, hub.token], "Uploading")
 
 
 def _wire_finishing(wizard: Wizard) -> None:

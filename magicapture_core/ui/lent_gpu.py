@@ -7,9 +7,10 @@ disk, and only its reports come back. Elsewhere `lent` gives None, and none of t
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,14 +20,20 @@ import gradio as gr
 from magicapture_core.problems import Problem
 
 SECONDS = 110
-"""Asked for at a time; a visitor may be given at most 120, and a call that takes longer is cut off."""
-WORKING = 0.65
-"""Share of them after which no further step begins: loading before and saving after take the rest."""
-PORTRAITS_AT_ONCE = 4
+"""Asked for at a time at most; a visitor may be given 120, and a call that takes longer is cut off."""
+LOADING = 30
+"""Seconds of a loan for loading the models before, and for saving after the work. Not measured on ZeroGPU."""
+WORKING = 0.9
+"""Share of the rest of a loan in which a further step may begin."""
+STEP = {"textual_inversion": 0.024, "lora": 0.097}
+"""Seconds for one item of a training step at 512 pixels, by phase: measured on an H100 (docs/gpu.md)."""
+DRAWING = 0.06
+"""Seconds for one denoising step of one portrait, decoding and scoring included. A safe estimate, not measured."""
 WORD = (
-    "This Space lends its GPU for two minutes at a time, within a daily limit for each visitor. A training goes on "
-    "from one loan to the next and is saved in between; where the limit ends it, resume it the next day. For the "
-    "whole paper's schedule, duplicate this Space with a GPU of its own."
+    "This Space lends its GPU for two minutes at a time, within a daily limit for each visitor: about 2 minutes "
+    "without an account, 5 with a free one, 40 with PRO. Five minutes are some 500 steps. A training goes on from one "
+    "loan to the next and is saved in between; where the limit ends it, resume it the next day. For the whole paper's "
+    "schedule, duplicate this Space with a GPU of its own."
 )
 
 Task = Callable[..., Iterator[Any]]
@@ -50,8 +57,30 @@ def lending() -> bool:
     )
 
 
+def training_seconds(phases: Mapping[str, int], items: int) -> int:
+    """Seconds to ask for a training. phases: steps that are left, by phase; items: of each task in a step."""
+    return _asked(sum(steps * items * STEP[phase] for phase, steps in phases.items()))
+
+
+def drawing_seconds(count: int, steps: int) -> int:
+    """Seconds to ask for `count` portraits of `steps` denoising steps each."""
+    return _asked(count * steps * DRAWING)
+
+
+def portraits_at_once(steps: int) -> int:
+    """How many portraits of `steps` denoising steps fit into one loan; one at least."""
+    return max(1, int((SECONDS - LOADING) / (steps * DRAWING)))
+
+
+def _asked(working: float) -> int:
+    return min(SECONDS, LOADING + math.ceil(working))
+
+
 def lent(task: Task) -> Task | None:
-    """The generator function, done on the lent GPU; None where none is lent. Call it before torch is imported."""
+    """The generator function `task(flag, seconds, …)`, done on the GPU that is lent for so many seconds.
+
+    None where none is lent. Call it before torch is imported.
+    """
     if not lending():
         return None
     import spaces
@@ -62,7 +91,10 @@ def lent(task: Task) -> Task | None:
         except Problem as problem:  # of an exception little more than its name may cross
             yield Failed(str(problem))
 
-    done_there: Task = spaces.GPU(duration=SECONDS)(telling)
+    def seconds_of(_flag: str, seconds: int, *_: Any) -> int:
+        return seconds
+
+    done_there: Task = spaces.GPU(duration=seconds_of)(telling)
     return done_there
 
 
@@ -74,10 +106,14 @@ class Failed:
 
 
 class Loan:
-    """The job as the lent process sees it. It is to stop when the flag, a file, exists."""
+    """The job as the lent process sees it. It is to stop when the flag, a file, exists.
 
-    def __init__(self, flag: str) -> None:
-        self._flag, self._until = Path(flag), time.monotonic() + WORKING * SECONDS
+    seconds: for which the GPU is lent.
+    """
+
+    def __init__(self, flag: str, seconds: int) -> None:
+        # Loading takes most of LOADING; what is left of it at the end is for saving.
+        self._flag, self._until = Path(flag), time.monotonic() + WORKING * (seconds - LOADING / 3)
 
     @property
     def stopping(self) -> bool:
@@ -93,14 +129,14 @@ class Loan:
         """Does nothing: the lent process cannot tell anything but reports."""
 
 
-def one_slice(task: Task, flag: Path, *values: Any) -> Iterator[Any]:
-    """What `task(flag, *values)` yields. Closing this lets the lent process end its step and save, and waits for it.
+def one_slice(task: Task, flag: Path, seconds: int, *values: Any) -> Iterator[Any]:
+    """What `task(flag, seconds, *values)` yields. Closing this ends the lent process's step, saves, and waits for it.
 
     Raises Problem where the Space lends no GPU any more.
     """
     flag.unlink(missing_ok=True)
     try:
-        reports = task(str(flag), *values)
+        reports = task(str(flag), seconds, *values)
         for report in reports:
             if isinstance(report, Failed):
                 raise Problem(report.problem)

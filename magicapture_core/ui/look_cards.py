@@ -51,6 +51,14 @@ def _look_card(look: LookCard, ticked: bool) -> str:
     )
 
 
+def first_draft(picture: str, title: str) -> str:
+    """The first draft, beside the photos it is made of."""
+    return (
+        f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status"><strong>The first draft: '
+        f"{escape(title)}</strong><br>{DRAFT}. Press “Next” for all looks.</p></div>"
+    )
+
+
 @dataclass(frozen=True)
 class MaskCard:
     """A photo as training sees it."""

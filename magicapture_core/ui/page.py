@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +101,7 @@ class Wizard:
         return [
             self.seen,
             self.timer,
+            self.steps[PHOTOS].first,
             self.steps[STYLE].drafts,
             self.steps[STYLE].presets,
             *self.steps[TRAIN].live,
@@ -131,8 +131,7 @@ class Wizard:
     @told("Start")
     def fill(self, key: str) -> Updates:
         """Fill the steps that are not seen yet. They need slower imports."""
-        for role in ("subject", "style"):  # where the page was closed before all were looked at
-            deque(self.studio.photos.looking(key, role), maxlen=0)  # type: ignore[arg-type]
+        self.studio.photos.look_at_all(key)  # where the page was closed before all were looked at
         session = self.studio.sessions.find(key)
         landing = self._landing(session)
         updates = self._start_following_at(session, landing)
@@ -185,7 +184,7 @@ class Wizard:
         self, key: str, seen: list[Any] | None, looked: int | None, schedule: str | None, *place: Any
     ) -> Updates:
         """What is new, every second while a job is under way. See the steps' `watch`."""
-        before = seen or [None, None, None]
+        before = seen or [None, None, None, None]
         try:
             found = self.studio.sessions.find(key)
             busy = self.studio.busy(found)
@@ -196,8 +195,9 @@ class Wizard:
         train, seen_train = self.steps[TRAIN].watch(session, before[0], looked, schedule)
         portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], *place)
         drafts, seen_drafts = self.steps[STYLE].watch(session, before[2])
-        updates: Updates = {**train, **portraits, **drafts}
-        now = [seen_train, seen_portraits, seen_drafts]
+        first, seen_first = self.steps[PHOTOS].watch(session, before[3])
+        updates: Updates = {**train, **portraits, **drafts, **first}
+        now = [seen_train, seen_portraits, seen_drafts, seen_first]
         if before != now:
             updates[self.seen] = now
         if not busy:
@@ -215,7 +215,7 @@ class Wizard:
 
     def _start_following_at(self, session: Session, number: int) -> Updates:
         """Start the timer where a step shows a job: the job may have ended while the step was drawn."""
-        if number in (STYLE, TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
+        if number in (PHOTOS, STYLE, TRAIN, PORTRAITS) or self.studio.jobs.active(session.id) is not None:
             return {self.timer: gr.Timer(active=True), self.seen: None}
         return {}
 
@@ -241,6 +241,8 @@ class Wizard:
 
         @told(STEPS[number].name)
         def onward(key: str, *page: Any) -> Updates:
+            if number in (PHOTOS, STYLE):
+                self.studio.photos.look_at_all(key)  # rather than say that it is not done yet
             lacking = self._lacking(self.studio.sessions.find(key), number)
             if lacking:
                 return {self.feet[number][2]: cards.note(lacking, "warn")}

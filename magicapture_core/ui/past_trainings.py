@@ -10,6 +10,7 @@ import gradio as gr
 
 from magicapture_core.ui import cards
 from magicapture_core.ui.cards import button, count
+from magicapture_core.ui.keeping import Keeping
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.stored_session import Session, StoredRun
@@ -31,6 +32,7 @@ class Exporting(Step):
             )  # fmt: skip
             self.export = gr.Button("Prepare the files", elem_id="mc-export")
             self.exported = gr.HTML(elem_id="mc-exported")
+            self.keeping = Keeping(studio)
 
     def show(self, session: Session) -> Updates:
         """Nothing is exported yet."""

@@ -13,7 +13,7 @@ from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError, share
 from magicapture_core.ui.jobs import Job, Stream
-from magicapture_core.ui.lent_gpu import PORTRAITS_AT_ONCE, Loan, Told
+from magicapture_core.ui.lent_gpu import Loan, Told, drawing_seconds, portraits_at_once
 from magicapture_core.ui.session_jobs import Parts, SlicedJobs
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.stored_session import Session, StoredRun
@@ -105,14 +105,16 @@ class PortraitJobs(SlicedJobs):
         """A few portraits for each loan."""
         self.models.fetch(run.model, job)
         first = secrets.randbelow(2**32) if asked.seed is None else asked.seed
-        for done in range(0, asked.count, PORTRAITS_AT_ONCE):
+        at_once = portraits_at_once(asked.steps)
+        for done in range(0, asked.count, at_once):
             job.say("Drawing on the Space's GPU", done / asked.count)
-            few = min(PORTRAITS_AT_ONCE, asked.count - done)
-            yield from self._one_loan(key, run, dataclasses.replace(asked, seed=first + done, count=few))
+            few = min(at_once, asked.count - done)
+            part = dataclasses.replace(asked, seed=first + done, count=few)
+            yield from self._one_loan(key, run, part, drawing_seconds(few, asked.steps))
 
-    def _slice(self, flag: str, key: str, run_id: str, asked: GenerateConfig) -> Stream:
+    def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: GenerateConfig) -> Stream:
         """Draw all that is asked of this loan."""
-        yield from self._in_one_go(Loan(flag), key, self._run(key, run_id), asked)
+        yield from self._in_one_go(Loan(flag, seconds), key, self._run(key, run_id), asked)
 
 
 def with_words(config: GenerateConfig) -> GenerateConfig:

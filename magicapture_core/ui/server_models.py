@@ -161,16 +161,17 @@ def _downloading(job: Told) -> Progress:
 
 
 def _needs(name: str, path: Path, resolution: int) -> str:
-    """In words. Stable Diffusion 1.5's size at 512 pixels took 5.5 GB with all that saves memory and 18 GB
-    without on an H100, 10.1 GB on a CPU (docs/gpu.md, CONTRIBUTING.md)."""
+    """In words. Stable Diffusion 1.5's size at 512 pixels, as counted: 6 GB on a card of 8, 17 GB where nothing is
+    computed again; as measured with version 0.2.0: 5.5 and 18 GB on an H100, 10.1 GB on a CPU (docs/gpu.md,
+    CONTRIBUTING.md)."""
     weights = _weights(path)
     disk = f"{_bytes(weights)} on the disk" if weights else "Downloads 2 to 4 GB once, which stay on the disk"
     if 0 < weights < SMALL:
         purpose = "to try everything out. Built in: nothing to download" if name == "mini" else disk
         return f"Faces of {resolution}×{resolution} pixels, {purpose}. Needs 2 GB of memory; runs on any computer."
     return (
-        f"Faces of {resolution}×{resolution} pixels. {disk}. Wants a graphics card with 8 GB of memory, better 20; "
-        "without one it needs 11 GB of main memory, and days."
+        f"Faces of {resolution}×{resolution} pixels. {disk}. Wants a graphics card with 8 GB of memory (as "
+        "counted; none that small has been tried), better 20; without one it needs 11 GB of main memory, and days."
     )
 
 

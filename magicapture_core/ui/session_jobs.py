@@ -72,10 +72,10 @@ class SlicedJobs(SessionJobs):
         work = self._in_one_go if self._lent is None else self._in_slices
         return work(job, key, run, asked)
 
-    def _one_loan(self, key: str, run: StoredRun, asked: Any) -> Iterator[Any]:
-        """Have the lent process do one slice: what `_slice` yields there."""
+    def _one_loan(self, key: str, run: StoredRun, asked: Any, seconds: int) -> Iterator[Any]:
+        """Have the lent process do one slice, of so many seconds at most: what `_slice` yields there."""
         assert self._lent is not None
-        return one_slice(self._lent, self.sessions.find(key).folder / "stop", key, run.id, asked)
+        return one_slice(self._lent, self.sessions.find(key).folder / "stop", seconds, key, run.id, asked)
 
     def _run(self, key: str, run_id: str) -> StoredRun:
         """The session's run. The lent process is told only its id."""
@@ -89,6 +89,6 @@ class SlicedJobs(SessionJobs):
         """All of the work, one loan of the GPU after the other."""
         raise NotImplementedError
 
-    def _slice(self, flag: str, key: str, run_id: str, asked: Any) -> Iterator[Any]:
-        """The work of one loan, in the lent process. flag: the file that tells it to stop."""
+    def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: Any) -> Iterator[Any]:
+        """The work of one loan, in the lent process. flag: the file that tells it to stop; seconds: of the loan."""
         raise NotImplementedError

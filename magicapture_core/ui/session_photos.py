@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,11 @@ class SessionPhotos:
                 photo.level = "accept"  # until it is judged, in a moment
                 self.judge(session, role)
             yield session
+
+    def look_at_all(self, key: str) -> None:
+        """Look at every photo that nobody has looked at yet."""
+        for role in ("subject", "style"):
+            deque(self.looking(key, role), maxlen=0)  # type: ignore[arg-type]
 
     def take(self, key: str, role: Role, uploads: Sequence[str]) -> tuple[Session, list[str]]:
         """As `add`, with files that the visitor sent; they do not stay where they arrived."""

@@ -14,7 +14,13 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.run_pictures import shown_pictures
 from magicapture_core.ui.server_models import ServerModels
-from magicapture_core.ui.session_portraits import drop_portrait, forget_archive, forget_pictures
+from magicapture_core.ui.session_portraits import (
+    best_first,
+    drop_portrait,
+    forget_archive,
+    forget_pictures,
+    of_run,
+)
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Session, StoredRun
 
@@ -98,6 +104,22 @@ class SessionRuns:
         return export_run(
             session.run_folder(run), format, folder, adapter_scale=run.adapter_scale  # type: ignore[arg-type]
         )  # fmt: skip
+
+    def keep(self, key: str, repository: str, token: str, *, consent: bool) -> str:
+        """Upload the chosen run's adapter and its best portraits to the hub (see sharing.upload_run). Its address."""
+        from magicapture_core.sharing import MOST_PORTRAITS, upload_run
+
+        session = self.sessions.find(key)
+        run = session.chosen_run()
+        lacking = not_ready(session, run)
+        if lacking or run is None:
+            raise Problem(lacking or "")
+        if not token:  # else the hub's library would take that of whoever runs this server
+            raise Problem("Give an access token that may write: huggingface.co, Settings, Access Tokens.")
+        portraits = [Path(portrait.picture) for portrait in best_first(of_run(session, run))[:MOST_PORTRAITS]]
+        return upload_run(
+            session.run_folder(run), repository, consent=consent, portraits=portraits, token=token
+        )
 
 
 def not_ready(session: Session, run: StoredRun | None) -> str | None:

@@ -23,8 +23,8 @@ HERE = Path(__file__).parent
 MOST_BYTES = 4_000_000
 VIEWS = [("The highlighted area", "overlay"), ("In black and white", "mask"), ("The photo alone", "photo")]
 LEARNED = {
-    "person": "Of you the face, of a look everything but the faces.",
-    "object": "Of your photos the object, of a look everything but the object.",
+    "person": "Of your photos, the face is learned; of a look, everything but the faces.",
+    "object": "Of your photos, the object is learned; of a look, everything but the object.",
 }
 
 

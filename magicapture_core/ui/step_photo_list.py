@@ -12,7 +12,7 @@ from PIL import Image
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.step import Step, Updates
-from magicapture_core.ui.stored_session import OWN, UNSEEN, Role, Session
+from magicapture_core.ui.stored_session import OWN, Role, Session
 from magicapture_core.ui.studio import Studio
 
 
@@ -29,6 +29,7 @@ class PhotoListStep(Step):
         """Add uploads, and show each photo as soon as it is judged."""
         # The box is emptied first: emptied at the end, it would lose what was dropped meanwhile.
         yield {self.files: gr.File(value=None)}
+        self.studio.drafts.prepare(key)
         for session, refused in self.studio.photos.taking(key, self.role, sent):
             yield {**self.show(session), self.refused: cards.note("\n".join(refused), "bad")}
         self.studio.drafts.renew(key)
@@ -65,8 +66,6 @@ def unusable(session: Session, role: Role, what: str) -> str | None:
     photos = session.photos_of(role, OWN)
     if any(photo.used for photo in photos):
         return None
-    if any(photo.level == UNSEEN for photo in photos):
-        return f"The {what} are being looked at. One moment."
     if any(photo.level != "refuse" for photo in photos):
         return f"None of the {what} is ticked. Tick those that are right, or add others."
     return f"None of the {what} can be used. Add at least one that can."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
+from magicapture_core.ui.look_cards import first_draft
+from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.step import Updates, told, told_as_it_goes, waits_until_filled
 from magicapture_core.ui.step_photo_list import PhotoListStep, small_picture, unusable
@@ -83,6 +86,7 @@ class PhotosStep(PhotoListStep):
         self.refused = gr.HTML()
         self.summary = gr.HTML()
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
+        self.first = gr.HTML(elem_id="mc-first")
         self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
         with gr.Accordion("Who is it? Saying so helps the likeness", open=False, elem_classes="mc-waits"):
             with gr.Row():
@@ -107,10 +111,21 @@ class PhotosStep(PhotoListStep):
             **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
             self.people: self._people(session),
             self.photos: cards.photo_cards(photos),
+            self.first: self._first(session),
             self.summary: cards.summary(photos, "subject", session.kind),
             self.refused: "",
             self.said: "",
         }
+
+    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
+        """The first draft if it has changed since `seen`, and the new `seen`."""
+        now = self._first(session)
+        return ({} if now == seen else {self.first: now}), now
+
+    def _first(self, session: Session) -> str:
+        """The first draft, as soon as it is there."""
+        draft = next(iter(self.studio.drafts.holding(session).values()), None)
+        return first_draft(draft.picture, look_title(draft.look)) if draft else ""
 
     def _people(self, session: Session) -> str:
         """The sample people; behind “Choose another person” once there are photos."""
@@ -167,6 +182,7 @@ class PhotosStep(PhotoListStep):
         act, target = str(event.act), str(event.id)
         if act == "person":
             yield self.show(self.studio.photos.place_person(key, target))
+            self.studio.drafts.prepare(key)
             for session in self.studio.photos.looking(key, "subject"):
                 yield self.show(session)
             self.studio.drafts.renew(key)

@@ -97,7 +97,7 @@ class StyleStep(PhotoListStep):
             return cards.note(f"There are no drafts: {problem}", "warn")
         if drafts.working(session):
             of_all = there + sum(look not in drafts.holding(session) for look in self._names(session))
-            said = f"Drawing a draft of you in each look: {there} of {of_all} …"
+            said = f"Drawing a draft in each look: {there} of {of_all} …"
         elif there:
             said = "The pictures are drafts: the look, not yet your face. Learning makes the face yours."
         else:

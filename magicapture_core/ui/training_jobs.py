@@ -14,7 +14,7 @@ from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.jobs import Job, Stream
-from magicapture_core.ui.lent_gpu import Loan, Told
+from magicapture_core.ui.lent_gpu import Loan, Told, training_seconds
 from magicapture_core.ui.measured_pace import SAMPLE, MeasuredPace
 from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.session_jobs import Parts, SlicedJobs
@@ -272,16 +272,28 @@ class TrainingJobs(SlicedJobs):
         while True:
             job.say("Waiting for the Space's GPU")
             last: StepReport | None = None
-            for report in self._one_loan(key, run, resume):
+            for report in self._one_loan(key, run, resume, self._seconds_left(key, run)):
                 last = report
                 yield report
             if last is None or last.settled or last.step >= last.total_steps:
                 return
             resume = True
 
-    def _slice(self, flag: str, key: str, run_id: str, asked: bool) -> Stream:
+    def _seconds_left(self, key: str, run: StoredRun) -> int:
+        """Seconds to ask the lent GPU for: what the rest of a training takes, or a whole loan."""
+        config = from_dict(TrainConfig, run.settings)
+        folder = self.sessions.find(key).run_folder(run)
+        found = [path.name.rpartition("-")[2] for path in folder.glob("checkpoint-*")]
+        done = max((int(step) for step in found if step.isdigit()), default=0)
+        left = {
+            "textual_inversion": max(0, config.ti_steps - done),
+            "lora": config.lora_steps - max(0, done - config.ti_steps),
+        }
+        return training_seconds(left, config.items_per_step)
+
+    def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: bool) -> Stream:
         """Train until the loan ends."""
-        loan = Loan(flag)
+        loan = Loan(flag, seconds)
         with closing(self._in_one_go(loan, key, self._run(key, run_id), asked)) as reports:
             for report in reports:
                 yield report

@@ -56,7 +56,7 @@ def status_of(address: str) -> int:
 def test_only_the_named_endpoints_are_offered(client: Client) -> None:
     offered = client.view_api(return_format="dict", print_info=False)
     assert set(offered["named_endpoints"]) == {
-        "/check_photos", "/make_masks", "/train", "/status", "/generate", "/export", "/delete",
+        "/check_photos", "/make_masks", "/draft", "/train", "/status", "/generate", "/export", "/delete",
     }  # fmt: skip
     assert offered["unnamed_endpoints"] == {}
 

@@ -188,7 +188,7 @@ def test_another_person_can_always_be_chosen(page: Any, people: list[list[Path]]
     page.get_by_text("Choose another person").click()
     page.get_by_role("button", name="Remove these photos and add others").click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(0)
-    expect(page.get_by_text("Or try it with a sample person")).to_be_visible()
+    expect(page.get_by_role("heading", name="Or try it with a sample person")).to_be_visible()
 
 
 def test_the_keyboard_keeps_its_place(page: Any) -> None:
