@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 COMPARISON = "comparison of strengths"
 STRENGTHS = (0.3, 0.7, 1.1)
-"""So far from each other that pictures of one seed differ by 6 to 16 of 255 grey levels (`score_run` on the mini model's
-quick schedule, dana in golden-hour; other seeds differ by 28). It took 25 s on one core."""
+"""So far from each other that pictures of one seed differ by 6 to 16 of 255 grey levels (`score_run` on the mini
+model's quick schedule, dana in golden-hour; other seeds differ by 28). It took 25 s on one core."""
 PICTURES = 3
 """For each strength: enough to see a difference, few enough for a minute on two CPU cores."""
 TILE = 192
