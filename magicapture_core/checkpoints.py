@@ -3,6 +3,7 @@
 RUN/config.json            settings, model, photos' digests
 RUN/losses.jsonl           a row per optimizer step
 RUN/attention.jsonl        how much of each token's attention falls outside its region, and how much it has
+RUN/likeness.jsonl         likeness of the sample pictures to the person, a row per sample
 RUN/identity.safetensors   embeddings of the subject's face ("mean", "photos")
 RUN/attention/, samples/   pictures made along the way
 RUN/checkpoint-NNNNNN/     everything needed to go on, bit for bit
@@ -37,16 +38,24 @@ FREE_ON_RESUME = {
     "keep_checkpoints",
     "sample_every",
     "sample_steps",
+    "sample_pictures",
+    "keep_best",
+    "stop_when_settled",
     "attention_every",
     "items_per_call",
     "gradient_checkpointing",
 }
-"""Settings that may differ when a run goes on: they change what is shown, kept or held in memory, and what is
-learned at most by rounding."""
+"""Settings that may differ when a run goes on: they change what is shown, kept or held in memory and when the run ends,
+and what is learned at most by rounding."""
 
 
 FIRST_FAMILY = "stable-diffusion"
 """Family of runs whose config.json names none: version 0.1 wrote them, which had only this one."""
+
+
+def in_last_phase(step: int, config: TrainConfig) -> bool:
+    """Whether a step is one of the last phase that has steps: what is used comes from there."""
+    return step > config.ti_steps or config.lora_steps == 0
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,10 @@ class Run:
         mean."""
         self._append("attention.jsonl", row)
 
+    def append_likeness(self, row: Mapping[str, Any]) -> None:
+        """Add one row to likeness.jsonl: step, and the mean cosine of its sample pictures to the person."""
+        self._append("likeness.jsonl", row)
+
     def losses(self) -> list[dict[str, Any]]:
         """The rows so far; a line that a killed program left unfinished is dropped."""
         return self._rows("losses.jsonl")
@@ -218,9 +231,25 @@ class Run:
         """The rows of attention.jsonl so far."""
         return self._rows("attention.jsonl")
 
+    def likeness(self) -> list[dict[str, Any]]:
+        """The rows of likeness.jsonl so far."""
+        return self._rows("likeness.jsonl")
+
+    def best_step(self) -> int | None:
+        """The step whose checkpoint is used: of the highest likeness, where the run keeps that; else the newest one.
+
+        None before the first checkpoint.
+        """
+        config = self.facts().config
+        saved = [int(path.name.rpartition("-")[2]) for path in self.checkpoints()]
+        rows = [row for row in self.likeness() if row["step"] in saved and in_last_phase(row["step"], config)]
+        if config.keep_best and rows:
+            return int(max(rows, key=lambda row: (row["likeness"], row["step"]))["step"])
+        return saved[-1] if saved else None
+
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`: a resumed run computes them again."""
-        for name in ("losses.jsonl", "attention.jsonl"):
+        for name in ("losses.jsonl", "attention.jsonl", "likeness.jsonl"):
             kept = [row for row in self._rows(name) if row["step"] <= step]
             with atomic_file(self.folder / name) as path:
                 path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -252,7 +281,7 @@ class Run:
     def save_checkpoint(
         self, checkpoint: Checkpoint, write_adapter: Callable[[Path], None], keep: int
     ) -> Path:
-        """Write a checkpoint and bring adapter/ up to date; the `keep` newest checkpoints stay.
+        """Write a checkpoint and bring adapter/ up to date; the `keep` newest checkpoints stay, and the one in use.
 
         write_adapter puts the files of ADAPTER_FILES that exist so far into the folder it is given.
         """
@@ -264,21 +293,28 @@ class Run:
             position = {"step": checkpoint.step, "items_per_call": checkpoint.items_per_call}
             (folder / "position.json").write_text(json.dumps(position), encoding="utf-8")
             write_adapter(folder)
-        self._publish(path)
-        for old in self.checkpoints()[:-keep]:
+        used = self._publish_best()
+        for old in [each for each in self.checkpoints()[:-keep] if each != used]:
             # Renamed first: a half-deleted folder must not be taken for a checkpoint.
             doomed = old.with_name(f".{old.name}.old")
             old.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         return path
 
-    def publish_newest(self) -> None:
-        """Repair what a killed program left: adapter/ as in the newest checkpoint, temporary folders deleted."""
+    def publish_best(self) -> None:
+        """Repair what a killed program left: adapter/ as in the checkpoint in use, temporary folders deleted."""
         for leftover in self.folder.glob(".checkpoint-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        found = self.checkpoints()
-        if found:
-            self._publish(found[-1])
+        self._publish_best()
+
+    def _publish_best(self) -> Path | None:
+        """Let adapter/ hold the checkpoint of `best_step`. Returns that checkpoint, if there is one."""
+        step = self.best_step()
+        if step is None:
+            return None
+        path = self.folder / f"checkpoint-{step:06d}"
+        self._publish(path)
+        return path
 
     def publish(self, checkpoint: str) -> None:
         """Copy a checkpoint's adapter files into adapter/. Raises RunProblem if there is no checkpoint of that name."""

@@ -133,18 +133,27 @@ class TrainConfig:
     """Optimizer steps between sample pictures of the composed prompt. 0: none."""
     sample_steps: int = 20
     """Denoising steps of a sample picture."""
+    sample_pictures: int = 1
+    """Pictures of each sample, of consecutive seeds. The first one is shown; likeness is the mean over all of them."""
+    keep_best: bool = False
+    """Unlike the paper, if true: the checkpoint whose sample pictures have the highest likeness in the last phase is
+    kept and used. False: the newest one is used."""
+    stop_when_settled: int = 0
+    """Unlike the paper, if above 0: the last phase ends as soon as likeness did not rise over so many samples, all of
+    them after the part in which `style_weight` holds. 0: all steps are made."""
     attention_every: int = 50
     """Optimizer steps between attention maps. 0: none."""
 
     def __post_init__(self) -> None:
         positive = ("resolution", "batch_size", "gradient_accumulation", "lora_rank", "sample_steps",
-                    "checkpoint_every", "keep_checkpoints", "prior_pictures")  # fmt: skip
+                    "sample_pictures", "checkpoint_every", "keep_checkpoints", "prior_pictures")  # fmt: skip
         for name in positive:
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
                         "embedding_learning_rate", "lora_weight_decay", "lambda_id", "lambda_attn",
                         "lambda_colour", "lambda_lightness", "composed_weight", "prior_weight", "style_weight",
-                        "style_init_std", "sample_every", "attention_every", "seed")  # fmt: skip
+                        "style_init_std", "sample_every", "stop_when_settled", "attention_every",
+                        "seed")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, "0 or more", value)
@@ -199,6 +208,10 @@ class GenerateConfig:
     """How many portraits."""
     seed: int | None = None
     """Seed of the first portrait; each next one has the next number. None: a random seed, which is reported."""
+    near: tuple[int, ...] = ()
+    """Seeds of an earlier portrait that the new ones resemble: its seed, after those of its own `near`. Empty: none."""
+    variation: float = 0.35
+    """With `near` only: how far the new portraits are from the earlier one: 0 is the same, 1 has nothing of it."""
     steps: int = 50
     """Denoising steps."""
     guidance_scale: float = 7.0
@@ -227,6 +240,9 @@ class GenerateConfig:
         _require(self.seed is None or 0 <= self.seed < 2**63, "seed", "None or 0 to 2^63 - 1", self.seed)
         _require(0 <= self.guidance_scale <= 50, "guidance_scale", "0 to 50", self.guidance_scale)
         _require(0 <= self.adapter_scale <= 2, "adapter_scale", "0 to 2", self.adapter_scale)
+        _require(len(self.near) <= 50 and all(0 <= seed < 2**63 for seed in self.near), "near",
+                 "at most 50 seeds of 0 to 2^63 - 1", self.near)  # fmt: skip
+        _require(0 <= self.variation <= 1, "variation", "0 to 1", self.variation)
         for name in ("width", "height"):
             value = getattr(self, name)
             _require(value is None or (64 <= value <= 4096 and value % 8 == 0), name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,11 @@ STYLE_TOKEN = "<style>"
 """[V2] of the paper."""
 TOKENS = (SUBJECT_TOKEN, STYLE_TOKEN)
 COMPOSED_PROMPT = "a photo of a {subject} in the {style}"
+
+LINKS = frozenset(
+    re.findall(r"\w+", "a an and at by for from her his in into is it its my of on or the their to with")
+)
+"""Words that link others: nothing is missing in a picture whose model does not know them."""
 
 FACTORS = {"(": 1.1, ")": 1.1, "[": 1 / 1.1, "]": 1 / 1.1}
 OPENING = {")": "(", "]": "["}
@@ -156,6 +162,24 @@ def weighed(prompt: str) -> tuple[str, list[float], list[str]]:
             "number, or write \\( and \\) for parentheses that are part of the text."
         )
     return text, weights, notes
+
+
+def unknown_words(prompt: str, vocabulary: Collection[str]) -> list[str]:
+    """The words of a user's prompt that a model has never read, as they are written; none where `vocabulary` is empty.
+
+    vocabulary: every word the model knows, in small letters. A word with hyphens is known where its parts are.
+    Raises what `weighed` raises.
+    """
+    if not vocabulary:
+        return []
+    text = re.sub(r"\{[^{}]*\}", " ", weighed(prompt)[0])
+    found = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)
+    known = {*vocabulary, *LINKS}
+    return [
+        word
+        for word in dict.fromkeys(found)
+        if word.lower() not in known and not set(re.split("['’-]", word.lower())) <= known
+    ]
 
 
 def _multiply(weights: list[float], start: int, factor: float) -> None:

@@ -587,3 +587,55 @@ def test_a_saved_portrait_says_how_it_was_made(toy: ModelBundle, run: Path, tmp_
     assert private.generated
     assert private.prompt is None
     assert "negative_prompt" not in private.settings
+
+
+def test_pictures_near_an_earlier_one(toy: ModelBundle, run: Path) -> None:
+    first = portraits(toy, run, count=1, seed=5)[0]
+    same = portraits(toy, run, count=1, seed=9, near=(5,), variation=0.0)[0]
+    assert np.array_equal(np.asarray(same.image), np.asarray(first.image))
+    near, again = (portraits(toy, run, count=2, seed=9, near=(5,), pictures_per_call=n) for n in (1, 2))
+    for one, other in zip(near, again, strict=True):
+        assert (
+            np.abs(np.asarray(one.image, int) - np.asarray(other.image, int)).max() <= 2
+        )  # rounding of a batch
+    assert near[0].settings["near"] == [5]
+    assert "near" not in first.settings
+
+    def far(picture: Portrait) -> float:
+        return float(np.abs(np.asarray(picture.image, float) - np.asarray(first.image, float)).mean())
+
+    others = portraits(toy, run, count=2, seed=9)
+    assert 0 < max(map(far, near)) < min(map(far, others))
+
+
+def test_noise_near_another_is_standard_normal_and_as_near_at_every_length() -> None:
+    from magicapture_core.generation.noise import noise_near
+
+    plain = torch.randn((1, 4, 128, 128), generator=torch.Generator().manual_seed(5))
+    for near in ((5,), (5, 6), (5, 6, 7)):
+        noise, generator = noise_near(9, near, 0.5, (4, 128, 128), torch.float32)
+        assert noise.std() == pytest.approx(1, abs=0.01)
+        cosine = float((noise * plain).mean() / noise.std() / plain.std())
+        assert cosine == pytest.approx(0.75 ** (len(near) / 2), abs=0.02)
+        after = torch.Generator().manual_seed(5)
+        torch.randn((1, 4, 128, 128), generator=after)
+        assert torch.equal(generator.get_state(), after.get_state())
+
+
+def test_words_that_the_model_does_not_know_are_told(toy: ModelBundle, run: Path) -> None:
+    toy.vocabulary = frozenset({"photo", "red", "close", "up"})
+    said = portraits(
+        toy, run, count=1, seed=5, prompt="a close-up photo of a {subject} in the {style}, red Hat"
+    )[0]
+    assert [each for each in said.warnings if "not know" in each] == ["The model does not know: Hat."]
+    toy.vocabulary = frozenset()
+    assert not portraits(toy, run, count=1, seed=5, prompt="{subject} {style} qwertz")[0].warnings
+
+
+def test_the_sampler_s_noise_leaves_an_earlier_picture_step_by_step() -> None:
+    from magicapture_core.generation.noise import next_seeds
+
+    assert next_seeds(9, (5,), 0.5, 24) == {3: 9}  # an eighth of the steps
+    assert next_seeds(9, (5,), 0.0, 24) == {24: 9}  # never
+    assert next_seeds(9, (5, 6), 0.5, 24) == {3: 6, 6: 9}  # of the remaining 21 steps an eighth
+    assert next_seeds(9, (), 0.5, 24) == {}

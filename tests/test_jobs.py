@@ -385,3 +385,17 @@ def test_memory_that_ran_out_anywhere_is_told_as_such(jobs: Jobs) -> None:
     job = jobs.start("ann", "portraits", stream)
     assert job.wait(PATIENCE)
     assert "Memory ran out" in (job.snapshot().problem or "")
+
+
+def test_a_job_that_gives_way_is_not_waited_for(jobs: Jobs) -> None:
+    measuring = Gate()
+    first = jobs.start("visitor measurement", "measurement", measuring, gives_way=True)
+    assert measuring.begun.wait(PATIENCE)
+    second = jobs.start("visitor", "training", numbers(2))
+    assert jobs.ahead(second) == 0
+    assert first.stopping
+    measuring.let(1)
+    assert second.wait(PATIENCE)
+    assert second.snapshot().state == "done"
+    assert first.snapshot().state == "stopped"
+    assert measuring.closed.is_set()

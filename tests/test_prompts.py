@@ -236,3 +236,27 @@ def test_gradient_reaches_only_the_rows_that_occur(toy: Any) -> None:
 def test_token_positions() -> None:
     ids = torch.tensor([[9, 5, 7, 6], [9, 7, 5, 5]])
     assert token_positions(ids, (5, 6)).tolist() == [[1, 3], [2, -1]]
+
+
+def test_words_that_no_caption_had() -> None:
+    from magicapture_core.prompts import unknown_words
+
+    known = ["photo", "red", "black", "white", "close", "up"]
+    assert unknown_words(
+        "a close-up photo of a {subject} in the {style}, red (hat:1.3) on the beach", known
+    ) == [
+        "hat",
+        "beach",
+    ]
+    assert unknown_words("Black-and-white, Beach, beach", known) == ["Beach", "beach"]
+    assert unknown_words("anything", []) == []
+
+
+def test_the_mini_model_says_which_words_it_knows() -> None:
+    import json
+    from pathlib import Path
+
+    from tools.mini.captions import vocabulary
+
+    file = Path(__file__).parent.parent / "assets" / "mini" / "magicapture.json"
+    assert json.loads(file.read_text(encoding="utf-8"))["vocabulary"] == vocabulary()

@@ -224,8 +224,8 @@ def test_what_was_drawn_while_a_session_was_deleted_goes_with_the_next_sweep(
 
 def test_a_comparison_says_whether_its_judge_had_a_part_in_the_training() -> None:
     for name, said in (
-        ("SFace (the loss's own)", "SFace, which the training tried to please"),
-        ("ArcFace", "ArcFace,"),
+        ("SFace (the loss's own)", "SFace, also used in training, so optimistic;"),
+        ("ArcFace", "ArcFace;"),
     ):
         judges: Any = SimpleNamespace(
             faces=SimpleNamespace(name=name), images=SimpleNamespace(name="statistics-a")

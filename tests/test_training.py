@@ -886,3 +886,50 @@ def test_a_run_whose_files_notepad_saved_goes_on(toy: Any, tmp_path: Path) -> No
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert [row["step"] for row in Run.open(tmp_path / "run").losses()] == [1, 2]
     assert list(start(toy, short(), tmp_path / "run", resume=True))[-1].step == 7
+
+
+SETTLING = {"ti_steps": 1, "lora_steps": 8, "sample_every": 1, "sample_steps": 2, "keep_checkpoints": 1}
+
+
+def test_a_run_ends_where_likeness_no_longer_rises(toy: Any, tmp_path: Path) -> None:
+    config = short(**SETTLING, stop_when_settled=2, lora_learning_rate=0.0, embedding_learning_rate=0.0)
+    reports = list(start(toy, config, tmp_path / "run"))
+    assert [report.settled for report in reports] == [False] * 6 + [
+        True
+    ]  # the style weighs more until step 5
+    assert "no longer rises" in (reports[-1].note or "")
+    assert list(start(toy, config, tmp_path / "run", resume=True)) == []
+    on = list(start(toy, replace(config, stop_when_settled=0), tmp_path / "run", resume=True))
+    assert [report.step for report in on] == [8, 9]
+
+
+def test_the_checkpoint_of_the_highest_likeness_is_used(toy: Any, tmp_path: Path) -> None:
+    config = short(**SETTLING, keep_best=True, sample_pictures=2)
+    list(start(toy, config, tmp_path / "run"))
+    run = Run.open(tmp_path / "run")
+    rows = [row for row in run.likeness() if row["step"] > 1]
+    best = max(rows, key=lambda row: (row["likeness"], row["step"]))["step"]
+    assert len(rows) == 8
+    assert len({row["likeness"] for row in rows}) > 1  # there was something to choose
+    assert run.best_step() == best
+    names = {path.name for path in run.checkpoints()}
+    assert names == {f"checkpoint-{best:06d}", "checkpoint-000009"}
+    before = weights_of(tmp_path / "run")
+    run.publish(f"checkpoint-{best:06d}")
+    after = weights_of(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_that_keeps_the_best_resumes_bit_for_bit(toy: Any, tmp_path: Path) -> None:
+    config = short(**SETTLING, keep_best=True, stop_when_settled=2)
+    whole = list(start(toy, config, tmp_path / "whole"))
+    reports = start(toy, config, tmp_path / "parts")
+    for _ in range(3):
+        next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    rest = list(start(toy, config, tmp_path / "parts", resume=True))
+    assert [report.losses for report in rest] == [report.losses for report in whole[3:]]
+    assert Run(tmp_path / "parts").likeness() == Run(tmp_path / "whole").likeness()
+    assert Run(tmp_path / "parts").best_step() == Run(tmp_path / "whole").best_step()
+    one, other = weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole")
+    assert all(torch.equal(one[name], other[name]) for name in one)

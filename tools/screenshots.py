@@ -197,7 +197,7 @@ def train(page: Any, options: Options) -> None:
     """Start, take a picture in phase 2, and wait for the end."""
     page.wait_for_selector("#mc-start:visible")
     if options.steps is not None:
-        page.get_by_role("button", name="Every setting").click()
+        page.get_by_role("button", name="Advanced").click()
         wanted = {
             "Ti steps": options.steps,
             "Lora steps": options.steps,
@@ -207,12 +207,12 @@ def train(page: Any, options: Options) -> None:
         for label, value in wanted.items():
             page.get_by_label(label, exact=True).fill(str(value))
             page.get_by_label(label, exact=True).blur()
-        page.get_by_role("button", name="Every setting").click()
+        page.get_by_role("button", name="Advanced").click()
     page.locator("#mc-start").click()
     page.wait_for_selector("#mc-losses .mc-chart:nth-child(5)", timeout=TRAINING)
-    page.wait_for_selector("#mc-samples figure:nth-child(2)", timeout=TRAINING)
+    page.wait_for_selector("#mc-samples .mc-frame:nth-child(2)", timeout=TRAINING)
     take(page, options, "4-train")
-    page.get_by_text("Training finished").wait_for(timeout=TRAINING)
+    page.get_by_text("Learning finished").wait_for(timeout=TRAINING)
 
 
 def main() -> None:

@@ -68,14 +68,16 @@ def score_run(
     subject: Sequence[Photo],
     style: Sequence[Photo],
     *,
+    checkpoints: Sequence[str] | None = None,
     scales: Sequence[float] = SCALES,
     pictures: int = 6,
     judges: Judges | None = None,
 ) -> Iterator[Choice]:
-    """Try every checkpoint of a run at every scale, on the same seeds; yields as they are scored.
+    """Try checkpoints of a run at every scale, on the same seeds; yields as they are scored.
 
-    subject, style: the photos the run was trained on. judges: None chooses, with a face network that the run's loss
-    did not use where one is here. Raises RunProblem where the run has no checkpoint with an adapter.
+    subject, style: the photos the run was trained on. checkpoints: names of their folders; None: all.
+    judges: None chooses, with a face network that the run's loss did not use where one is here. Raises RunProblem where
+    no such checkpoint has an adapter.
     """
     found = Run.open(run)
     facts = found.facts()
@@ -86,7 +88,11 @@ def score_run(
     if not len(person.vectors):
         raise Problem("No face was found in the subject's photos. Give the photos the run was trained on.")
     references = see_photos((photo.pixels for photo in style), judges)
-    usable = [path for path in found.checkpoints() if has_embeddings(path)]
+    usable = [
+        path
+        for path in found.checkpoints()
+        if has_embeddings(path) and (checkpoints is None or path.name in checkpoints)
+    ]
     if not usable:
         raise RunProblem(f"{found.folder} has no checkpoint yet. Train it first.")
     for checkpoint in usable:

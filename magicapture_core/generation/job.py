@@ -26,6 +26,7 @@ from magicapture_core.prompts import (
     TOKENS,
     Expanded,
     expand,
+    unknown_words,
 )
 
 SHOWN_REST = 200
@@ -80,6 +81,9 @@ class Job:
                 "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
                 "words what to draw."
             )
+        if unknown := unknown_words(config.prompt, models.vocabulary):
+            title = "built-in model" if models.name == "mini" else "model"
+            warnings.append(f"The {title} does not know: {textwrap.shorten(', '.join(unknown), SHOWN_REST)}.")
         input_ids, spans, cut = _tokenize(tokenizer, [prompt.text for prompt in prompts])
         warnings += cut
         trained = learned.resolution if learned else models.resolution
@@ -123,7 +127,9 @@ class Job:
         kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler")
         name = self.models.name
         extra = {"extra_lora": f"{self.extra.file.name}:{self.extra.scale:g}"} if self.extra else {}
+        near = {"near": config["near"], "variation": config["variation"]} if config["near"] else {}
         return {
+            **near,
             **{key: config[key] for key in kept},
             **extra,
             "width": self.size[0],

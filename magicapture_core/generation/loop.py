@@ -22,6 +22,7 @@ from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.generation.job import Job
 from magicapture_core.generation.learned import Learned
+from magicapture_core.generation.noise import next_seeds, noise_near
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
@@ -123,7 +124,14 @@ def _denoise(
     guided = job.config.guidance_scale > 1  # as the pipeline decides; then it puts the negative half first
     heat = _Heat(job, count, guided, store)
 
-    def after_step(_pipeline: Any, _step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    noise, generators = _noise(job, prompts.encoder_hidden_states.dtype, seeds)
+    config = job.config
+    changes = [next_seeds(seed, config.near, config.variation, config.steps) for seed in seeds]
+
+    def after_step(_pipeline: Any, step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        for generator, change in zip(generators, changes, strict=True):
+            if step + 1 in change:
+                generator.manual_seed(change[step + 1])
         heat.add()
         step_done()
         return tensors
@@ -136,8 +144,8 @@ def _denoise(
         guidance_scale=job.config.guidance_scale,
         width=job.size[0],
         height=job.size[1],
-        # On the CPU and one for each picture: neither the device nor the batch decides what is drawn.
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        latents=noise,
+        generator=generators,
         callback_on_step_end=after_step,
     )
     for number, (image, seed, nsfw) in enumerate(zip(drawn.images, seeds, drawn.unsafe, strict=True)):
@@ -155,6 +163,20 @@ def _denoise(
             warnings=warnings,
             nsfw=bool(nsfw),
         )
+
+
+def _noise(job: Job, dtype: torch.dtype, seeds: Sequence[int]) -> tuple[Tensor | None, list[torch.Generator]]:
+    """What the pictures of `seeds` begin with, (n, c, h, w), and a generator for each; None: it draws the noise itself.
+
+    On the CPU and one for each picture: neither the device nor the batch decides what is drawn.
+    """
+    if not job.config.near:
+        return None, [torch.Generator().manual_seed(seed) for seed in seeds]
+    width, height = job.size
+    factor = job.models.vae_scale_factor
+    shape = (job.models.unet.config.in_channels, height // factor, width // factor)
+    drawn = [noise_near(seed, job.config.near, job.config.variation, shape, dtype) for seed in seeds]
+    return torch.cat([noise for noise, _ in drawn]), [generator for _, generator in drawn]
 
 
 def _enlarged(job: Job, picture: Image.Image) -> Image.Image:

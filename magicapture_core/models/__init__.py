@@ -89,6 +89,7 @@ def load(
     bundle = _bundle(name, path, pipeline, device, dtype)
     bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
     bundle.framing = settings.get("framing", "photo")
+    bundle.vocabulary = frozenset(settings.get("vocabulary", ()))
     bundle.words = words
     kernels_for(device).apply(bundle)
     return bundle
@@ -231,10 +232,11 @@ def _settings(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     settings = json.loads(file.read_text(encoding="utf-8-sig"))
-    unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing"})
+    unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing", "vocabulary"})
     if unknown:
         raise Problem(
-            f"{file} has {', '.join(unknown)}; expected only schedules, generate, edits and framing."
+            f"{file} has {', '.join(unknown)}; expected only schedules, generate, edits, framing and "
+            "vocabulary."
         )
     if settings.get("framing", "photo") not in get_args(Framing):
         raise Problem(f"{file}: framing must be one of {', '.join(get_args(Framing))}.")

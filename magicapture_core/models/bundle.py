@@ -74,6 +74,8 @@ class ModelBundle(ABC):
     """GenerateConfig overrides that suit this model, from the same file."""
     framing: Framing = "photo"
     """How its training pictures were framed: as `prepare_concept` takes it."""
+    vocabulary: frozenset[str] = frozenset()
+    """Every word of the captions that it was trained with, in small letters; empty: too many to be listed."""
     words: Words | None = None
     """What makes words of photos, where the model brings it."""
     kernels: Kernels = field(default_factory=Kernels)

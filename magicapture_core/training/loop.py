@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import nullcontext, suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from magicapture_core.checkpoints import Run, RunFacts
@@ -51,7 +53,9 @@ class StepReport:
     sample: Sample | None = None
     checkpoint: Path | None = None
     note: str | None = None
-    """What the user should know; with the first step only."""
+    """What the user should know; with the first step, and with one after which the run ends early."""
+    settled: bool = False
+    """Whether the run ends with this step, as likeness no longer rises (`stop_when_settled`)."""
 
 
 ClassLatents = Callable[[Path], Tensor]
@@ -104,7 +108,7 @@ def train(
             recorder.begin()
             if resume:
                 recorder.restore()
-            yield from _reports(optimisation, recorder, _Clock(config), ready.note)
+            yield from _reports(optimisation, recorder, _Clock(config), ready.note, processes)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -115,12 +119,14 @@ def train(
 
 
 def _reports(
-    optimisation: Optimisation, recorder: Recorder, clock: _Clock, note: str | None
+    optimisation: Optimisation, recorder: Recorder, clock: _Clock, note: str | None, processes: PartialState
 ) -> Generator[StepReport]:
     """A report for each step. Saves a checkpoint when it is closed, and when a loss is not finite."""
     ahead: Launched | None = None
     try:
-        while ahead is not None or optimisation.step < optimisation.total_steps:
+        while ahead is not None or (
+            optimisation.step < optimisation.total_steps and not _settled(recorder, processes)
+        ):
             step = ahead or optimisation.launch()
             ahead = None
             # The device need not wait until this one's losses have been read.
@@ -143,8 +149,14 @@ def _report(
 ) -> StepReport:
     """What a launched step came to, and whatever is due after it."""
     losses = optimisation.settle(step)
-    clock.tick(step.phase, step.seconds)
+    began = time.monotonic()
     recorded = recorder.record(step, losses)
+    clock.tick(step.phase, step.seconds, time.monotonic() - began)
+    settled = recorder.settled and step.step < optimisation.total_steps
+    if settled:
+        note = f"Likeness no longer rises, so the training ends after step {step.step}."
+    elif step.step > 1:
+        note = None
     phase_step = step.step - (0 if step.phase == PHASES[0] else optimisation.config.ti_steps)
     return StepReport(
         phase=step.phase,
@@ -159,8 +171,17 @@ def _report(
         attention=recorded.attention,
         sample=recorded.sample,
         checkpoint=recorded.checkpoint,
-        note=note if step.step == 1 else None,
+        note=note,
+        settled=settled,
     )
+
+
+def _settled(recorder: Recorder, processes: PartialState) -> bool:
+    """Whether the run ends early. Only the main process draws samples; the others are told."""
+    if not recorder.config.stop_when_settled or processes.num_processes == 1:
+        return recorder.settled
+    told: list[bool] = broadcast_object_list([recorder.settled])
+    return told[0]
 
 
 def _open_run(folder: Path, facts: RunFacts, processes: PartialState, *, resume: bool) -> Run:
@@ -184,17 +205,20 @@ class _Clock:
     def __init__(self, config: TrainConfig) -> None:
         self.steps: dict[Phase, int] = {"textual_inversion": config.ti_steps, "lora": config.lora_steps}
         self.mean: dict[Phase, float] = {}
+        self.ticks, self.beside = 0, 0.0
 
-    def tick(self, phase: Phase, seconds: float) -> None:
-        """Fold one step into the running mean; recent steps count more."""
+    def tick(self, phase: Phase, seconds: float, beside: float) -> None:
+        """Fold one step into the running mean; recent steps count more. beside: seconds of what was due after it."""
+        self.ticks, self.beside = self.ticks + 1, self.beside + beside
         self.mean[phase] = 0.9 * self.mean[phase] + 0.1 * seconds if phase in self.mean else seconds
 
     def left(self, phase: Phase, phase_step: int) -> float:
         """Seconds until the end of the run."""
-        here = self.mean[phase] * (self.steps[phase] - phase_step)
+        beside = self.beside / self.ticks
+        here = (self.mean[phase] + beside) * (self.steps[phase] - phase_step)
         if phase == "lora":
             return here
-        later = self.mean.get("lora", self.mean[phase] * self.PHASE_2_PER_PHASE_1)
+        later = beside + self.mean.get("lora", self.mean[phase] * self.PHASE_2_PER_PHASE_1)
         return here + later * self.steps["lora"]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from magicapture_core import losses
 from magicapture_core.concepts import Concept
+from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.files import atomic_file
 from magicapture_core.heat import heat_overlay
@@ -51,6 +52,8 @@ class Sample:
     seed: int
     identity: float | None
     """Cosine to the subject by the loss's own network; None where no face was found."""
+    likeness: float | None
+    """The mean cosine over all pictures of the sample, 0 for one without a face; None where no face is looked for."""
 
 
 @torch.no_grad()
@@ -104,39 +107,53 @@ def _seen_by_eq_8(heard: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def sample_picture(
-    objective: Objective, analyser: FaceAnalyser | None, *, seed: int, steps: int, guidance_scale: float = 7.0
+    objective: Objective,
+    analyser: FaceAnalyser | None,
+    *,
+    seed: int,
+    steps: int,
+    count: int = 1,
 ) -> Sample:
-    """One picture of the composed prompt with the weights as they stand, scored where there is a face."""
+    """Pictures of the composed prompt with the weights as they stand, of seeds from `seed` on; the first is shown.
+
+    Drawn with the guidance that suits the model, as portraits are: likeness depends on it.
+    """
     models, prompts = objective.models, objective.prompts
+    guidance_scale = float(models.generate_defaults.get("guidance_scale", GenerateConfig().guidance_scale))
     objective.store.positions = None
     prompt = templates("composed", prompts.noun)[0]
     encoded = prompts.encode(prompts.tokenize([prompt, ""]))
     drawn = models.draw(
         models.pipeline(),
-        encoded[:1],
-        encoded[1:],
+        encoded[:1].expand(count),
+        encoded[1:].expand(count),
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         width=objective.config.resolution,
         height=objective.config.resolution,
-        generator=torch.Generator().manual_seed(seed),
+        generator=[torch.Generator().manual_seed(seed + number) for number in range(count)],
     )
-    image = drawn.images[0].convert("RGB")
-    identity = None
-    if analyser is not None and len(objective.subject_features):
-        pixels = np.asarray(image)
-        faces = analyser.detect(pixels)
-        if faces:
-            with torch.autocast("cpu", enabled=False):  # embeddings are compared in fp32, and made on the CPU
-                vector = embed_face(analyser, pixels, faces[0])
-            mean = objective.subject_features.mean(0).cpu().numpy()
-            identity = float(vector @ mean / np.linalg.norm(mean))
-    return Sample(image, prompt, seed, identity)
+    pictures = [image.convert("RGB") for image in drawn.images]
+    if analyser is None or not len(objective.subject_features):
+        return Sample(pictures[0], prompt, seed, None, None)
+    person = objective.subject_features.mean(0).cpu().numpy()
+    found = [_cosine(analyser, np.asarray(picture), person) for picture in pictures]
+    return Sample(pictures[0], prompt, seed, found[0], sum(each or 0.0 for each in found) / count)
+
+
+def _cosine(analyser: FaceAnalyser, pixels: np.ndarray, person: np.ndarray) -> float | None:
+    """The largest face's cosine to the person (f,); None without a face. pixels: (h, w, 3) uint8."""
+    faces = analyser.detect(pixels)
+    if not faces:
+        return None
+    with torch.autocast("cpu", enabled=False):  # embeddings are compared in fp32, and made on the CPU
+        vector = embed_face(analyser, pixels, faces[0])
+    return float(vector @ person / np.linalg.norm(person))
 
 
 def write_sample(sample: Sample, path: Path) -> None:
     """Save the picture, marked as generated."""
-    settings = {"identity": sample.identity}
+    settings = {"identity": sample.identity, "likeness": sample.likeness}
     save_picture(sample.image, path, prompt=sample.prompt, seed=sample.seed, settings=settings)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from magicapture_core.checkpoints import Run
+from magicapture_core.checkpoints import Run, in_last_phase
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.model_card import write_model_card
 from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
 from magicapture_core.training import previews
+from magicapture_core.training.draws import Phase
 from magicapture_core.training.optimisation import Launched, Optimisation
+
+RISE = 0.01
+"""Cosine by which likeness must rise to count as rising: below it is noise with a few sample pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,24 @@ class Recorder:
     analyser: FaceAnalyser | None
     """Who scores sample pictures; None for an object."""
     saved_step: int = -1
+    likeness: list[tuple[int, float]] = field(default_factory=list)
+    """(step, likeness) of the samples of the last phase, from likeness.jsonl: a resumed run decides the same."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run ends here, as likeness no longer rises.
+
+        The first part of a phase does not count: while the style weighs more (`style_weight`), likeness may even fall.
+        """
+        config, patience = self.config, self.config.stop_when_settled
+        last: Phase = "lora" if config.lora_steps else "textual_inversion"
+        steps = self.optimisation.phase_steps(last)
+        counts = (config.ti_steps if last == "lora" else 0) + config.style_weight_until * steps
+        late = sum(step > counts for step, _ in self.likeness)
+        values = [value for _, value in self.likeness]
+        if not 0 < patience <= min(late, len(values) - 1):
+            return False
+        return max(values[-patience:]) <= max(values[:-patience]) + RISE
 
     @property
     def writes(self) -> bool:
@@ -63,11 +85,26 @@ class Recorder:
             "seconds": round(step.seconds, 4),
         }
         self.run.append_losses(row)
-        return Recorded(
-            attention=self.attention() if self._due(self.config.attention_every, step.step) else [],
-            sample=self.sample() if self._due(self.config.sample_every, step.step) else None,
-            checkpoint=self.save() if self._due(self.config.checkpoint_every, step.step) else None,
-        )
+        attention = self.attention() if self._due(self.config.attention_every, step.step) else []
+        sample = self.sample() if self._due(self.config.sample_every, step.step) else None
+        best = sample is not None and self._keep_likeness(sample)
+        due = best or self.settled or self._due(self.config.checkpoint_every, step.step)
+        return Recorded(attention, sample, self.save() if due else None)
+
+    def _keep_likeness(self, sample: previews.Sample) -> bool:
+        """Keep a sample's likeness. Returns whether the weights as they are now must be kept, as the best so far."""
+        if sample.likeness is None:
+            return False
+        step = self.optimisation.step
+        self.run.append_likeness({"step": step, "likeness": round(sample.likeness, 5)})
+        self._read_likeness()
+        return self.config.keep_best and step == max(
+            self.likeness, key=lambda each: (each[1], each[0]), default=(0, 0.0)
+        )[0]  # fmt: skip
+
+    def _read_likeness(self) -> None:
+        rows = [(row["step"], row["likeness"]) for row in self.run.likeness()]
+        self.likeness = [(step, value) for step, value in rows if in_last_phase(step, self.config)]
 
     def due(self, step: int) -> bool:
         """Whether anything is made after that step, for which the networks must stay as it leaves them."""
@@ -91,6 +128,7 @@ class Recorder:
         self.saved_step = checkpoint.step if checkpoint else -1
         if self.writes:
             self.run.rewind(checkpoint.step if checkpoint else 0)
+            self._read_likeness()
         if checkpoint is None:
             return
         try:
@@ -103,7 +141,7 @@ class Recorder:
                 "other versions of torch or peft. Go on with those versions, or start a new run."
             ) from error
         if self.writes:  # a kill may have come between the checkpoint and what is made from it
-            self.run.publish_newest()
+            self.run.publish_best()
             write_model_card(self.run)
 
     def attention(self) -> list[previews.AttentionView]:
@@ -131,6 +169,7 @@ class Recorder:
                 self.analyser,
                 seed=self.config.seed,
                 steps=self.config.sample_steps,
+                count=self.config.sample_pictures,
             )
         step = self.optimisation.step
         previews.write_sample(sample, self.run.folder / "samples" / f"step-{step:06d}.png")

@@ -219,8 +219,8 @@ def evidence(choice: Mapping[str, Any]) -> str:
     def row(each: Mapping[str, Any]) -> str:
         best = each["picture"] == choice["picture"]
         words = (
-            f"Strength {each['scale']:g} after step {each['step']}: likeness {each['likeness']:.0%}, "
-            f"style {each['style']:.0%}"
+            f"Strength {each['scale']:g}: {likeness_in_words(each['likeness']) or 'weak likeness'} "
+            f"({max(round(100 * each['likeness']), 0)}), look {each['style']:.0%}"
         )
         return (
             f'<figure class="mc-evidence"><figcaption>{f"<strong>{words} (recommended)</strong>" if best else words}'
@@ -228,10 +228,10 @@ def evidence(choice: Mapping[str, Any]) -> str:
         )
 
     return (
-        f"<p><strong>Recommended: strength {choice['scale']:g}</strong>, as it was after step {choice['step']}.</p>"
+        f"<p><strong>Recommended: strength {choice['scale']:g}</strong></p>"
         + "".join(map(row, choice["rows"]))
         + f'<p class="mc-quiet">{escape(choice["judges"])} Of choices that are about as good the lowest strength is '
-        "recommended: it leaves your descriptions the most freedom.</p>"
+        "recommended: it leaves your descriptions the most freedom. Pictures below each other have the same noise.</p>"
     )
 
 

@@ -8,16 +8,17 @@ from html import escape
 import numpy as np
 
 TERM_TITLES = {
-    "source": ("Your photos", "Eq. 4: how well photos of the person are redrawn"),
-    "reference": ("Style", "Eq. 5: how well style photos are redrawn"),
-    "composed": ("Both together", "Eq. 6: how well the person in the style is drawn"),
-    "prior": ("Any person", "DreamBooth's prior preservation: how well the model keeps drawing others"),
-    "identity": ("Face likeness", "Eq. 7: distance between the faces, 0 is the same person"),
-    "attention": ("Attention", "Eq. 8: how much the two words look where they should not"),
-    "colour": ("Colour of the face", "How far the face's colour is from the style's"),
-    "lightness": ("Lightness of the skin", "How far the face is lighter or darker than it should be"),
+    "source": ("Your photos", "How far redrawn photos of the person are from them"),
+    "reference": ("The look", "How far redrawn photos of the look are from them"),
+    "composed": ("Both together", "The same for the person in the look"),
+    "prior": ("Other people", "How far other people change; they should not"),
+    "identity": ("Face difference", "Between drawn and real face; 0 is the same"),
+    "attention": ("Attention", "How much goes where it does not belong"),
+    "colour": ("Colour of the face", "How far it is from the look's"),
+    "lightness": ("Lightness of the skin", "How far it is from what it should be"),
 }
-LEGEND = "Faint: every step. Bold: the trend. Dashed: where part 2 begins."
+LEGEND = "Faint: every step. Bold: the trend."
+BORDER = " Dashed: where the second part begins."
 WIDTH, HEIGHT, POINTS = 300, 90, 160
 
 
@@ -68,7 +69,7 @@ def curve(
         return _path(x, y, last_step, low, high)
 
     dashed = ""
-    if border and 0 < border < last_step:
+    if border and 1 < border < last_step:
         x = border / last_step * WIDTH
         dashed = f'<line class="mc-border" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>'
     label = f"{title}: now {written(float(even[-1]))}, at the beginning {written(float(even[0]))}"
@@ -84,11 +85,11 @@ def curve(
 
 def charts(title: str, figures: Sequence[str]) -> str:
     """Several curves beside each other."""
-    found = [figure for figure in figures if figure]
+    drawn = "".join(figures)
+    legend = LEGEND + (BORDER if 'class="mc-border"' in drawn else "")
     return (
-        f'<h3 class="mc-sub">{escape(title)}</h3><p class="mc-quiet">{LEGEND}</p>'
-        f'<div class="mc-charts">{"".join(found)}</div>'
-        if found
+        f'<h3 class="mc-sub">{escape(title)}</h3><p class="mc-quiet">{legend}</p><div class="mc-charts">{drawn}</div>'
+        if drawn
         else ""
     )
 

@@ -56,7 +56,8 @@ def _wire_session(wizard: Wizard, blocks: Any) -> None:
     blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
         wizard.fill, [key], wizard.outputs, **QUIET
     ).then(wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET)
-    followed = [key, wizard.seen, portraits.chosen, portraits.prompt]
+    train = wizard.steps[3]
+    followed = [key, wizard.seen, train.looked, train.schedule, *portraits.place]
     wizard.timer.tick(wizard.follow, followed, wizard.live, concurrency_limit=20, **QUIET)
     _when(wizard.ask_delete.click, wizard.confirm_delete, [key], wizard.confirmation)
     _when(wizard.keep_data.click, wizard.cancel_delete, None, wizard.confirmation)
@@ -135,10 +136,12 @@ def _wire_training(wizard: Wizard) -> None:
     chosen = [key, train.model]
     _when(train.model.input, train.choose_model, chosen, train.outputs, "Looking at the model", **LAST)
     _when(train.schedule.input, train.choose_schedule, [key, train.schedule], train.outputs, **LAST)
-    _when(_any(fields), train.edit, [key, train.model, *fields], [train.schedule, train.needs], **LAST)
-    form = [key, train.model, train.schedule, *fields]
+    times = [train.schedule, train.start, train.needs]
+    _when(_any([train.early, *fields]), train.edit, [key, train.model, train.early, *fields], times, **LAST)
+    _when(train.samples.click, train.look_at, [key], [train.looked, train.samples])
+    form = [key, train.model, train.schedule, train.early, *fields]
     for event in (
-        _when(train.start.click, train.begin, form, train.live, "Starting the training"),
+        _when(train.start.click, train.begin, form, [*train.live, train.looked], "Starting"),
         _when(train.resume.click, train.go_on, [key], train.live, "Going on with the training"),
         _when(train.pause.click, train.halt, [key], train.live, "Stopping after this step"),
         _when(train.leave.click, train.halt, [key], train.live),
@@ -152,42 +155,45 @@ def _wire_training(wizard: Wizard) -> None:
 def _wire_portraits(wizard: Wizard) -> None:
     """Step 5: making them and looking at them."""
     key, portraits = wizard.key, wizard.steps[4]
-    place = [key, portraits.chosen, portraits.prompt]
+    place = [key, *portraits.place]
     asked = [
-        *place, portraits.negative, portraits.count, portraits.seed, portraits.steps, portraits.adapter,
-        portraits.guidance,
+        *place, portraits.negative, portraits.count, portraits.shape, portraits.seed, portraits.steps,
+        portraits.adapter, portraits.guidance,
     ]  # fmt: skip
+    pressed = [*place, portraits.count]
     for event in (
         _when(portraits.make.click, portraits.generate, asked, portraits.live, "Starting"),
-        _when(portraits.compare.click, portraits.begin_comparison, place, portraits.live, "Starting"),
         _when(portraits.stop.click, portraits.halt, place, portraits.live, "Stopping"),
-        _when(portraits.compare_stop.click, portraits.halt, place, portraits.live, "Stopping"),
+        _when(portraits.gallery.click, portraits.press, pressed, portraits.live, "Opening the portrait"),
+        _when(portraits.detail.click, portraits.press, pressed, portraits.live, "One moment"),
+        _when(portraits.undo.click, portraits.press, pressed, portraits.live, "Bringing it back"),
     ):
         event.then(wizard.start_following, None, wizard.following, **QUIET)
-    written = [portraits.prompt, portraits.chips, portraits.progress]
-    _when(portraits.chips.click, portraits.press_chip, [key, portraits.prompt], written)
-    # Not "input", which gradio 6.31 leaves out where a text is pasted.
-    shown = [portraits.chips, portraits.progress]
+    _when(portraits.order.input, portraits.sort, place, portraits.live)
+    shown = [portraits.chips, portraits.progress, portraits.hint]
     write = [key, portraits.prompt]
-    _when(portraits.prompt.change, portraits.write, write, shown, trigger_mode="always_last")
-    for pictures in (portraits.gallery, portraits.detail):
-        _when(
-            pictures.click, portraits.press, [key, portraits.chosen], portraits.live, "Opening the portrait"
-        )
+    _when(portraits.chips.click, portraits.press_chip, write, [portraits.prompt, *shown])
+    # Not "input", which gradio 6.31 leaves out where a text is pasted.
+    _when(portraits.prompt.change, portraits.write, write, shown, **LAST)
 
 
 def _wire_files(wizard: Wizard) -> None:
-    """Step 5: past trainings, and files to download."""
+    """Step 5: past trainings, strengths, and files to download."""
     key, portraits = wizard.key, wizard.steps[4]
     _when(portraits.run.input, portraits.choose_run, [key, portraits.run], portraits.outputs, "Opening it")
-    _when(portraits.past_runs.click, portraits.press_past, [key], portraits.outputs, "One moment")
-    _when(portraits.adopt.click, portraits.adopt_choice, [key], [portraits.adapter], "Taking this strength")
-    files = [portraits.exported]
-    _when(
-        portraits.export.click, portraits.export_files, [key, portraits.format], files, "Preparing the files"
-    )
-    _when(portraits.format.input, portraits.forget_files, None, files)
-    hub = portraits.keeping
+    _when(portraits.past.list.click, portraits.press_past, [key], portraits.outputs, "One moment")
+    comparing, exporting = portraits.comparing, portraits.exporting
+    for event in (
+        _when(comparing.compare.click, comparing.begin, [key], comparing.outputs, "Starting"),
+        _when(comparing.stop.click, comparing.halt, [key], comparing.outputs, "Stopping"),
+    ):
+        event.then(wizard.start_following, None, wizard.following, **QUIET)
+    _when(comparing.adopt.click, portraits.adopt, [key], [portraits.adapter], "Taking this strength")
+    files = [exporting.exported]
+    wanted = [key, exporting.format]
+    _when(exporting.export.click, exporting.export_files, wanted, files, "Preparing the files")
+    _when(exporting.format.input, exporting.forget_files, None, files)
+    hub = exporting.keeping
     asked = [key, hub.repository, hub.token, hub.agreed]
     _when(hub.upload.click, hub.keep, asked, [hub.uploaded, hub.token], "Uploading")
 
@@ -195,7 +201,8 @@ def _wire_files(wizard: Wizard) -> None:
 def _wire_finishing(wizard: Wizard) -> None:
     """Step 6."""
     key, finishing = wizard.key, wizard.steps[5]
-    _when(finishing.gallery.click, finishing.press, [key], finishing.outputs, "Opening the portrait")
+    place = [key, finishing.chosen]
+    _when(finishing.gallery.click, finishing.press, place, finishing.outputs, "Opening the portrait")
     _when(
         finishing.restore.input,
         finishing.choose_restorer,
@@ -204,6 +211,7 @@ def _wire_finishing(wizard: Wizard) -> None:
     )
     wanted = [finishing.chosen, finishing.upscale, finishing.restore, finishing.strength, finishing.fidelity]
     _when(finishing.start.click, finishing.finish, [key, *wanted], finishing.live, "Starting")
+    _when(finishing.all.click, finishing.finish_all, [key, *wanted], finishing.live, "Starting")
     finishing.timer.tick(
         finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
     )

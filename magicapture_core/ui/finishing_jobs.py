@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,17 +29,19 @@ class FinishingJobs(SessionJobs):
 
     kind = FINISHING
 
-    def start(self, key: str, portrait_id: str | None, values: dict[str, Any]) -> Job:
-        """Begin to finish a portrait. values: PostprocessConfig's, as a form gives them."""
+    def start(
+        self, key: str, portrait_id: str | None, values: dict[str, Any], others: Sequence[str] = ()
+    ) -> Job:
+        """Begin to finish a portrait, and others after it. values: PostprocessConfig's, as a form gives them."""
         session = self.sessions.find(key)
         self.jobs.refuse_if_busy(session.id)
         self.sessions.check_room(session)
-        portrait = self.portraits.of(session, portrait_id)
+        portraits = [self.portraits.of(session, each) for each in (portrait_id, *others)]
         config = from_dict(PostprocessConfig, values)
         if config.upscale not in UPSCALES:
             raise Problem(f"The size must be ×1, ×2 or ×4, got {config.upscale!r}.")
         self._check_weights(config)
-        return self._begin(key, portrait.run, self._stream, portrait, config)
+        return self._begin(key, portraits[0].run, self._stream, portraits, config)
 
     def restorers(self) -> dict[str, str]:
         """What can restore a face, with the size of what must be downloaded first; empty: it is here.
@@ -64,7 +67,16 @@ class FinishingJobs(SessionJobs):
             file = weight(RESTORER_WEIGHTS[config.restore]).filename
             raise Problem(f"This server does not have {file}. Choose another restoration, or none.")
 
-    def _stream(self, job: Job, key: str, portrait: StoredPortrait, config: PostprocessConfig) -> Stream:
+    def _stream(
+        self, job: Job, key: str, portraits: Sequence[StoredPortrait], config: PostprocessConfig
+    ) -> Stream:
+        for number, portrait in enumerate(portraits, 1):
+            which = f"{number} of {len(portraits)}: " if len(portraits) > 1 else ""
+            yield from self._one(job, key, portrait, config, which)
+
+    def _one(
+        self, job: Job, key: str, portrait: StoredPortrait, config: PostprocessConfig, which: str
+    ) -> Stream:
         from magicapture_core.photos import read_photo
         from magicapture_core.postprocess import finish
 
@@ -72,11 +84,11 @@ class FinishingJobs(SessionJobs):
         analyser = self.photos.analyser()[0]
 
         def progress(what: str, now: float, total: float | None) -> None:
-            job.say(f"{what}: {100 * share(now, total):.0f} %")
+            job.say(f"{which}{what}", share(now, total))
             if job.stopping:
                 raise StoppedError
 
-        job.say("Preparing")
+        job.say(f"{which}Preparing")
         done = finish(
             pixels,
             config,

@@ -72,9 +72,10 @@ class Job:
 
     def __init__(
         self, owner: str, kind: str, stream: Callable[[Job], Stream], jobs: Jobs, device: str, about: str,
-        after: Callable[[Job], None] | None = None,
+        after: Callable[[Job], None] | None = None, gives_way: bool = False,
     ) -> None:  # fmt: skip
         self.id = secrets.token_hex(8)
+        self.gives_way = gives_way
         self.owner, self.kind, self.device, self.about = owner, kind, device, about
         self._after = after
         self._stream, self._jobs = stream, jobs
@@ -250,9 +251,13 @@ class Jobs:
         device: str = "device",
         about: str = "",
         after: Callable[[Job], None] | None = None,
+        gives_way: bool = False,
     ) -> Job:
         """Queue a job; `about` is the owner's own note on it, `after` is called once it has ended and may start
-        another. Raises Problem if they have one that has not ended, or if too many wait."""
+        another. gives_way: it is stopped as soon as another one waits.
+
+        Raises Problem if they have one that has not ended, or if too many wait.
+        """
         with self._lock:
             if self._closed:
                 raise Problem("The server is about to stop. Try again in a few minutes.")
@@ -266,9 +271,12 @@ class Jobs:
                 raise Problem(
                     f"Too many people are waiting ({self._most} jobs). Nothing is lost: try again in a few minutes."
                 )
-            job = Job(owner, kind, stream, self, device, about, after)
+            job = Job(owner, kind, stream, self, device, about, after, gives_way)
             self._newest[owner, kind] = job
             if device in self._queues:
+                for other in self._queues[device]:
+                    if other.gives_way:
+                        other._stop.set()
                 self._queues[device].append(job)
             else:
                 self._queues[device] = deque([job])
@@ -300,10 +308,11 @@ class Jobs:
             raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
 
     def ahead(self, job: Job) -> int:
-        """How many jobs the device does before this one; 0 if it runs or has ended."""
+        """How many jobs the device does before this one; 0 if it runs or has ended. One that gives way is none."""
         with self._lock:
-            queue = self._queues.get(job.device, deque())
-            return queue.index(job) if job in queue else 0
+            queue = list(self._queues.get(job.device, ()))
+            before = queue[: queue.index(job)] if job in queue else []
+            return sum(not each.gives_way for each in before)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job out of the queue if it has not begun. Returns whether it was taken out."""

@@ -104,13 +104,62 @@ function name() {
   }
 }
 
+// --- The window's title and sign say how far something is, for whoever looks at another window; see [data-progress].
+const plain = document.title;
+const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), {rel: 'icon'}));
+const plainIcon = icon.getAttribute('href');
+let before = {}, drawn = '';
+
+function badge(share, done) {
+  const key = `${Math.round(share * 20)} ${done}`;
+  if (key === drawn) return;
+  drawn = key;
+  const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 64}), pen = canvas.getContext('2d');
+  pen.lineWidth = 10; pen.strokeStyle = '#c9c4ba';
+  pen.beginPath(); pen.arc(32, 32, 25, 0, 7); pen.stroke();
+  pen.strokeStyle = pen.fillStyle = '#0b6e4f';
+  pen.beginPath(); pen.arc(32, 32, 25, -Math.PI / 2, -Math.PI / 2 + 2 * Math.PI * (done ? 1 : share)); pen.stroke();
+  if (done) { pen.beginPath(); pen.arc(32, 32, 16, 0, 7); pen.fill(); }
+  icon.setAttribute('href', canvas.toDataURL());
+}
+
+function announce() {
+  const all = [...document.querySelectorAll('[data-progress]')];
+  const running = all.find(each => each.dataset.state === 'running');
+  for (const each of all) {
+    const {about, state} = each.dataset, was = before[about];
+    before[about] = state;
+    if (was !== 'running' || state === 'running') continue;
+    ready = `${about}: ${state === 'failed' ? 'failed' : 'done'}`;
+    if (document.hidden && window.Notification?.permission === 'granted') new Notification('MagiCapture', {body: ready});
+  }
+  for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
+    if (before[about] === 'running') ready = `${about}: done`;
+    delete before[about];
+  }
+  if (!document.hidden && !running) ready = '';
+  if (running) { document.title = `${running.dataset.progress}% ${running.dataset.about} · ${plain}`; badge(running.dataset.progress / 100, false); }
+  else if (ready) { document.title = `${ready} · ${plain}`; badge(1, true); }
+  else if (drawn) { document.title = plain; drawn = ''; if (plainIcon) icon.setAttribute('href', plainIcon); }
+}
+let ready = '';
+document.addEventListener('visibilitychange', () => setTimeout(announce, 1500));
+
+function offer() {
+  const can = window.Notification?.permission === 'default';
+  for (const each of document.querySelectorAll('[data-notify]')) if (each.hidden === can) each.hidden = !can;
+}
+document.addEventListener('click', event => {
+  if (event.target.closest('[data-notify]')) Notification.requestPermission().then(offer);
+});
+
 let waiting = false;
 function look() {
   if (waiting) return;
   waiting = true;
-  setTimeout(() => { waiting = false; name(); settle(); }, 60);
+  setTimeout(() => { waiting = false; name(); settle(); announce(); offer(); }, 60);
 }
 new MutationObserver(look).observe(document.body, {
-  childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style', 'disabled', 'hidden', 'data-say'],
+  childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style', 'disabled', 'hidden', 'data-say', 'data-progress', 'data-state'],
 });
 look();

@@ -26,7 +26,7 @@ PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS, FINISH = range(6)
 STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep, FinishStep)
 STOP_PATIENCE = 120.0
 OPENING = (
-    "Opening your photos", "Looking at the photos", "Marking the faces in the photos", "Opening the training",
+    "Opening your photos", "Looking at the photos", "Marking the faces in the photos", "Opening the step",
     "Opening the portraits", "Opening the last step",
 )  # fmt: skip
 """What is done on the way to each step."""
@@ -179,20 +179,21 @@ class Wizard:
             self.walkthrough: gr.Walkthrough(selected=number),
         }
 
-    @told("Train")
-    def follow(self, key: str, seen: list[Any] | None, chosen: str | None, prompt: str) -> Updates:
-        """What is new, every second while a job is under way."""
+    @told("Learn")
+    def follow(
+        self, key: str, seen: list[Any] | None, looked: int | None, schedule: str | None, *place: Any
+    ) -> Updates:
+        """What is new, every second while a job is under way. See the steps' `watch`."""
         before = seen or [None, None, None, None]
         try:
             found = self.studio.sessions.find(key)
-            busy = self.studio.jobs.active(found.id) is not None or self.studio.drafts.working(found)
-            busy = busy or bool(self.studio.training_jobs.coming(found))
+            busy = self.studio.busy(found)
             # Only now, after the job was looked at: it stores its last result, and then it ends.
             session = self.studio.sessions.find(key)
         except Problem:  # deleted in another tab
             return {self.timer: gr.Timer(active=False)}
-        train, seen_train = self.steps[TRAIN].watch(session, before[0])
-        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], chosen, prompt)
+        train, seen_train = self.steps[TRAIN].watch(session, before[0], looked, schedule)
+        portraits, seen_portraits = self.steps[PORTRAITS].watch(session, before[1], *place)
         drafts, seen_drafts = self.steps[STYLE].watch(session, before[2])
         first, seen_first = self.steps[PHOTOS].watch(session, before[3])
         updates: Updates = {**train, **portraits, **drafts, **first}
@@ -263,6 +264,8 @@ class Wizard:
         """The step as it stands now: what came before it may have changed. See `asked`."""
         if number == STYLE:
             self.studio.drafts.renew(key)
+        if number in (MASKS, TRAIN):
+            self.studio.training_jobs.measure(key)
         if number == PORTRAITS:
             self.studio.runs.take_ready(key)
         session = self.studio.sessions.find(key)
@@ -284,7 +287,7 @@ class Wizard:
             return "Make some portraits first."
         return None
 
-    @told("Train")
+    @told("Learn")
     def wait_and_go_to_portraits(self, key: str) -> Updates:
         """After “Stop and keep”: as soon as it is saved, go on."""
         session = self.studio.sessions.find(key)

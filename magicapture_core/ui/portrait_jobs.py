@@ -14,9 +14,9 @@ from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError, share
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told, drawing_seconds, portraits_at_once
-from magicapture_core.ui.session_jobs import SlicedJobs
+from magicapture_core.ui.session_jobs import Parts, SlicedJobs
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.stored_session import StoredRun
+from magicapture_core.ui.stored_session import Session, StoredRun
 
 PORTRAITS = "portrait making"
 MOST_PORTRAITS = 32
@@ -27,6 +27,11 @@ class PortraitJobs(SlicedJobs):
     """Make portraits with a session's chosen run; what is asked of a slice is how many, and how."""
 
     kind = PORTRAITS
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._asked: dict[str, int] = {}
+        """Session id → how many portraits its newest job makes."""
 
     def start(self, key: str, config: GenerateConfig) -> Job:
         """Begin making portraits with the chosen run."""
@@ -44,13 +49,35 @@ class PortraitJobs(SlicedJobs):
         expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
         expand(config.negative_prompt, negative=True)
         config = with_words(config)
-        return self._begin(key, run.id, self._stream, run, config)
+        self.portraits.forget_removed(key)
+        batch = 1 + max((portrait.batch for portrait in session.portraits), default=0)
+        job = self._begin(key, run.id, self._stream, run, config, batch)
+        self._asked[session.id] = config.count
+        return job
 
-    def _stream(self, job: Job, key: str, run: StoredRun, config: GenerateConfig) -> Stream:
+    def near(self, key: str, portrait_id: str, count: int) -> Job:
+        """Begin to make portraits that resemble an earlier one of the chosen run."""
+        session = self.sessions.find(key)
+        portrait = self.portraits.of(session, portrait_id)
+        kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler", "width", "height")
+        values = {name: portrait.settings[name] for name in kept if name in portrait.settings}
+        near = [*portrait.settings.get("near", ()), portrait.seed]
+        return self.start(
+            key, generate_config({**values, "prompt": portrait.prompt, "count": count, "near": near})
+        )
+
+    def coming(self, session: Session) -> int:
+        """How many portraits are still to come."""
+        job = self.newest(session)
+        if job is None or not job.active:
+            return 0
+        return max(0, self._asked.get(session.id, 0) - len(job.snapshot().reports))
+
+    def _stream(self, job: Job, key: str, run: StoredRun, config: GenerateConfig, batch: int) -> Stream:
         try:
             with closing(self._reports(job, key, run, config)) as portraits:
                 for portrait in portraits:
-                    yield self.portraits.keep(key, run, portrait)
+                    yield self.portraits.keep(key, run, portrait, batch)
         finally:
             with suppress(Problem):  # the session was deleted meanwhile
                 self.portraits.pack(key, run)
@@ -61,6 +88,9 @@ class PortraitJobs(SlicedJobs):
         models = self.models.load(run.model, job)
         if job.stopping:
             return
+        if asked.pictures_per_call is None and models.device.type == "cpu":
+            # Four at once take as long as one after the other there, and the first would come last.
+            asked = dataclasses.replace(asked, pictures_per_call=1)
         analyser = self.photos.analyser()[0] if run.settings.get("subject_kind") == "person" else None
 
         def progress(_what: str, done: float, total: float | None) -> None:
@@ -91,6 +121,8 @@ def with_words(config: GenerateConfig) -> GenerateConfig:
     """The config, listening to every word of its prompt that means something."""
     from magicapture_core.prompts import weighed
 
+    if config.width != config.height:
+        return config  # maps are made of squares only
     found = re.findall(r"\{\w+\}|[^\W_]+(?:['’-][^\W_]+)*", weighed(config.prompt)[0])
     words = [word for word in dict.fromkeys(found) if word.lower() not in DULL_WORDS and len(word) <= 60]
     return dataclasses.replace(config, attention_words=tuple(words[:16]))

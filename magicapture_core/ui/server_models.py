@@ -34,6 +34,8 @@ CUSTOM = "custom"
 XL_KEY = b"conditioner.embedders.1.model."
 MOST_HEADER = 10_000_000
 """Bytes of a .safetensors file's header that are read."""
+PATIENCE = 3
+"""Samples without a rise of likeness after which a training stops by itself."""
 SMALL = 500e6
 """Bytes of weights up to which a model runs on any computer."""
 
@@ -54,6 +56,10 @@ class ModelFacts:
     """What to offer for adding to a prompt, where the model knows few words; else empty."""
     framing: Framing = "photo"
     """How photos are cut for it."""
+    measurable: bool = False
+    """Whether a step of training takes seconds at most here, and nothing must be downloaded for it."""
+    vocabulary: frozenset[str] = frozenset()
+    """Every word that it knows, where these are few; else empty."""
     drafts: bool = False
     """Whether it makes drafts by itself; otherwise the mini model does."""
 
@@ -75,7 +81,8 @@ class ModelFacts:
 
             style = load_preset(preset).overrides
         start = PAPER if schedule == CUSTOM else schedule
-        return scheduled_config(start, self.schedules, self.resolution, style, own or {})
+        plain = scheduled_config(start, self.schedules, self.resolution, style)
+        return scheduled_config(start, self.schedules, self.resolution, style, _watched(plain), own or {})
 
 
 class ServerModels:
@@ -123,7 +130,7 @@ class ServerModels:
         return ModelFacts(
             name, TITLES.get(name, Path(name).name), needs, resolution, settings.get("schedules", {}),
             settings.get("generate", {}), tuple(settings.get("edits", ())), settings.get("framing", "photo"),
-            (folder / "words.safetensors").is_file(),
+            _measurable(folder), frozenset(settings.get("vocabulary", ())), (folder / "words.safetensors").is_file(),
         )  # fmt: skip
 
     def load(self, name: str, job: Told) -> ModelBundle:
@@ -208,6 +215,22 @@ def is_xl(path: Path) -> bool:
         return str(index.get("_class_name")).startswith("StableDiffusionXL")
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _watched(config: TrainConfig) -> dict[str, Any]:
+    """What the page adds to a schedule: it shows a sample now and then, keeps the best, and stops by itself."""
+    often = max(10, (config.lora_steps or config.ti_steps) // 10)
+    return {
+        "sample_every": min(config.sample_every, often), "sample_pictures": 2, "keep_best": True,
+        "stop_when_settled": PATIENCE,
+    }  # fmt: skip
+
+
+def _measurable(folder: Path) -> bool:
+    import shutil
+
+    weights = _weights(folder)
+    return 0 < weights < SMALL or (weights > 0 and shutil.which("nvidia-smi") is not None)
 
 
 def _weights(path: Path) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import shutil
+import threading
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from magicapture_core.files import atomic_file
 from magicapture_core.problems import Problem
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from magicapture_core.generation import Portrait
 
 KEPT_PORTRAITS = 96
+UNDO_SECONDS = 30.0
+"""For so long what was deleted can be brought back; then its files are removed."""
+ORDERS = {"New": "new", "Likeness": "likeness", "Favourites": "favourites"}
 FINISHED_FILES = ("file", "after", "before")
 """What finishing leaves of a portrait, by its names in Session.finished."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -45,8 +50,8 @@ class SessionPortraits:
             raise Problem("Choose one of your portraits first.")
         return found
 
-    def keep(self, key: str, run: StoredRun, portrait: Portrait) -> StoredPortrait:
-        """Store a portrait with its heat maps. The oldest goes where there are too many."""
+    def keep(self, key: str, run: StoredRun, portrait: Portrait, batch: int = 0) -> StoredPortrait:
+        """Store a portrait with its heat maps. The oldest goes where there are too many. See StoredPortrait.batch."""
         with self.sessions.changing(key) as session:
             path = session.new_shown(".png")
             portrait.save(path)
@@ -60,18 +65,72 @@ class SessionPortraits:
                 settings=portrait.settings,
                 warnings=list(portrait.warnings),
                 nsfw=portrait.nsfw,
+                batch=batch,
             )
             if portrait.attention:
                 _keep_maps(session, stored.id, portrait.attention)
             session.portraits.append(stored)
-            for old in session.portraits[:-KEPT_PORTRAITS]:
+            usual = [each for each in session.portraits if not each.favourite] or session.portraits
+            for old in usual[: len(session.portraits) - KEPT_PORTRAITS]:
                 drop_portrait(session, old)
         return stored
+
+    def like(self, key: str, portrait_id: str) -> Session:
+        """Make a portrait a favourite; a favourite is none any more."""
+        with self.sessions.changing(key) as session:
+            portrait = self.of(session, portrait_id)
+            portrait.favourite = not portrait.favourite
+        return session
+
+    def remove(self, key: str, portrait_id: str) -> Session:
+        """Delete a portrait. It can be restored for UNDO_SECONDS, unless another one is deleted meanwhile."""
+        self.forget_removed(key)
+        with self.sessions.changing(key) as session:
+            portrait = self.of(session, portrait_id)
+            session.portraits.remove(portrait)
+            session.removed.append(portrait)
+            run = next((run for run in session.runs if run.id == portrait.run), None)
+        timer = threading.Timer(UNDO_SECONDS, self._forget_later, (key, portrait_id))
+        timer.daemon = True
+        timer.start()
+        return self._packed(key, run)
+
+    def restore(self, key: str, portrait_id: str) -> Session:
+        """Bring a deleted portrait back. Raises Problem if it is gone for good."""
+        with self.sessions.changing(key) as session:
+            found = next((portrait for portrait in session.removed if portrait.id == portrait_id), None)
+            if found is None:
+                raise Problem("This portrait is deleted for good.")
+            session.removed.remove(found)
+            session.portraits.append(found)
+            run = next((run for run in session.runs if run.id == found.run), None)
+        return self._packed(key, run)
+
+    def forget_removed(self, key: str, portrait_id: str | None = None) -> None:
+        """Remove the files of what was deleted. portrait_id: of this one only."""
+        with self.sessions.changing(key) as session:
+            for portrait in list(session.removed):
+                if portrait_id in (None, portrait.id):
+                    session.portraits.append(portrait)  # where drop_portrait looks for it
+                    session.removed.remove(portrait)
+                    drop_portrait(session, portrait)
+
+    def _forget_later(self, key: str, portrait_id: str) -> None:
+        with suppress(Problem):  # the session was deleted meanwhile
+            self.forget_removed(key, portrait_id)
+
+    def _packed(self, key: str, run: StoredRun | None) -> Session:
+        """The session after a portrait came or went: so does the zip."""
+        if run is not None:
+            self.pack(key, run)
+        return self.sessions.find(key)
 
     def pack(self, key: str, run: StoredRun) -> None:
         """Make a zip of the run's portraits, best first, with the settings of each."""
         with self.sessions.changing(key) as session:
             forget_archive(session)
+            if not of_run(session, run):
+                return
             # In a folder that nobody can guess, for the file's own name is what it is called once it is downloaded.
             path = session.new_shown("") / f"{_file_name(run.title)}-portraits.zip"
             path.parent.mkdir()
@@ -89,6 +148,25 @@ class SessionPortraits:
                     })  # fmt: skip
                 archive.writestr(zipfile.ZipInfo("portraits.json", newest), json.dumps(facts, indent=2))
             session.archive, session.archive_run = str(path), run.id
+
+    def finished_archive(self, session: Session) -> Path | None:
+        """A shown zip of all finished portraits, made when they change; None for fewer than two."""
+        here = {portrait.id for portrait in session.portraits}
+        files = sorted(each["file"] for name, each in session.finished.items() if name in here)
+        if len(files) < 2:
+            return None
+        name = hashlib.sha256(f"{session.id} {files}".encode()).hexdigest()[:24]
+        path = session.shown / name / "finished-portraits.zip"
+        if not path.exists():
+            _forget_finished_archive(session)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as fresh, zipfile.ZipFile(fresh, "w") as archive:
+                for number, file in enumerate(files, start=1):
+                    entry = zipfile.ZipInfo.from_file(
+                        file, f"finished-{number:02d}.png", strict_timestamps=False
+                    )
+                    archive.writestr(entry, Path(file).read_bytes())
+        return path
 
     def words(self, session: Session, portrait_id: str) -> list[str]:
         """Words of a portrait whose heat maps were kept."""
@@ -160,6 +238,11 @@ def forget_archive(session: Session) -> None:
     session.archive = session.archive_run = None
 
 
+def _forget_finished_archive(session: Session) -> None:
+    for old in session.shown.glob("*/finished-portraits.zip"):
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
 def _file_name(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
@@ -168,6 +251,8 @@ def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
     """Remove a portrait and everything that was made of it. The caller has the session locked."""
     forget_pictures(_heat_path(session, portrait, word) for word in _maps(session, portrait.id))
     finished = session.finished.pop(portrait.id, {})
+    if finished:
+        _forget_finished_archive(session)
     forget_pictures(finished[name] for name in FINISHED_FILES if name in finished)
     forget_pictures([portrait.picture, _maps_path(session, portrait.id)])
     session.portraits.remove(portrait)
@@ -181,3 +266,13 @@ def of_run(session: Session, run: StoredRun | None) -> list[StoredPortrait]:
 def best_first(portraits: Sequence[StoredPortrait]) -> list[StoredPortrait]:
     """Sorted: highest likeness first, then those without a score, then those hidden by the safety checker."""
     return sorted(portraits, key=lambda p: (p.nsfw, p.identity is None, -(p.identity or 0.0)))
+
+
+def in_order(portraits: Sequence[StoredPortrait], order: str | None) -> list[StoredPortrait]:
+    """As ORDERS names it: the newest batch first; the likeliest; favourites before others. Then by likeness."""
+    found = best_first(portraits)
+    if order == "likeness":
+        return found
+    if order == "favourites":
+        return sorted(found, key=lambda p: not p.favourite)
+    return sorted(found, key=lambda p: -p.batch)

@@ -68,6 +68,8 @@ class SessionRuns:
                 shutil.rmtree(session.run_folder(run), ignore_errors=True)
                 session.runs.remove(run)
                 forget_pictures([row["picture"] for row in (run.choice or {}).get("rows", ())])
+            session.portraits += session.removed  # what was deleted a moment ago goes with it
+            session.removed = []
             for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
                 drop_portrait(session, portrait)
             if session.archive_run == run_id:
@@ -123,7 +125,7 @@ class SessionRuns:
 def not_ready(session: Session, run: StoredRun | None) -> str | None:
     """What is missing before portraits can be made with a run, or None."""
     if run is None:
-        return "There is no trained run yet. Go back to the step “Train”."
+        return "There is no trained run yet. Go back to the step “Learn”."
     if not has_embeddings(session.run_folder(run) / FOLDER):
-        return "This training has saved nothing yet. Go back to the step “Train” and let it run for a while."
+        return "This training has saved nothing yet. Go back to the step “Learn” and let it run for a while."
     return None

@@ -17,7 +17,10 @@ from gradio.components import Component
 from magicapture_core import config as config_module
 from magicapture_core.config import TrainConfig, to_dict
 
-ELSEWHERE = {"subject_kind", "subject_words", "trained", "masked", "prior_weight", "prior_pictures"}
+ELSEWHERE = {
+    "subject_kind", "subject_words", "trained", "masked", "prior_weight", "prior_pictures",
+    "stop_when_settled",
+}  # fmt: skip
 """Settings that another step asks for, or that only the evaluation's other methods change."""
 GROUPS = {
     "Length": ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec
 
 import gradio as gr
@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from magicapture_core.problems import as_problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.jobs import UNEXPECTED
+from magicapture_core.ui.jobs import UNEXPECTED, Snapshot
 from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
@@ -96,3 +96,17 @@ def told_as_it_goes(step: str) -> Callable[[Callable[P, Iterator[Updates]]], Cal
         return safe
 
     return decorate
+
+
+def under_way(step: str, snapshot: Snapshot, details: Sequence[str]) -> str:
+    """A job as HTML: in the queue, at work or failed; nothing once it has ended well."""
+    if snapshot.state == "failed":
+        return cards.failure(step, snapshot)
+    if snapshot.ended:
+        return ""
+    if snapshot.state == "waiting" and snapshot.ahead:
+        return cards.progress(
+            0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
+        )
+    title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
+    return cards.progress(snapshot.share, title, details)

@@ -12,10 +12,10 @@ import gradio as gr
 from magicapture_core.config import PostprocessConfig
 from magicapture_core.formats.specs import PAPERS, REFUSED, SPECS
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards
+from magicapture_core.ui import cards, likeness
 from magicapture_core.ui.finishing_jobs import UPSCALES
 from magicapture_core.ui.portrait_cards import large, portrait_cards
-from magicapture_core.ui.session_portraits import best_first
+from magicapture_core.ui.session_portraits import in_order
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.stored_session import Session
@@ -53,7 +53,7 @@ class FinishStep(Step):
         with gr.Row():
             self.strength = gr.Slider(
                 0, 1, value=default.restore_strength, step=0.05, label="Strength of restoration", min_width=200,
-                info="At most so much; less where it would change who it is.", elem_id="mc-restore-strength",
+                info="Upper limit; gentler where it would change the face.", elem_id="mc-restore-strength",
             )  # fmt: skip
             self.fidelity = gr.Slider(
                 0, 1, value=default.fidelity, step=0.05, label="Fidelity", min_width=200, visible=False,
@@ -61,6 +61,7 @@ class FinishStep(Step):
             )  # fmt: skip
         with gr.Row(elem_classes="mc-buttons"):
             self.start = gr.Button("Finish this portrait", variant="primary", size="lg", elem_id="mc-finish")
+            self.all = gr.Button("Finish all", visible=False, size="lg", elem_id="mc-finish-all")
             self.stop = gr.Button("Stop", visible=False, min_width=120, elem_id="mc-finish-stop")
         self.progress = gr.HTML(elem_id="mc-finish-progress")
         self.compare = gr.ImageSlider(
@@ -68,6 +69,10 @@ class FinishStep(Step):
             buttons=["fullscreen"], elem_id="mc-compare",
         )  # fmt: skip
         self.report = gr.HTML(elem_id="mc-finish-report")
+        with gr.Row(elem_classes="mc-buttons"):
+            self.archive = gr.DownloadButton(
+                "Download all finished (zip)", visible=False, elem_id="mc-finish-archive"
+            )
         self._formats()
 
     def _formats(self) -> None:
@@ -98,12 +103,13 @@ class FinishStep(Step):
     def live(self) -> list[Any]:
         """What changes while a portrait is finished."""
         return [
-            self.timer, self.progress, self.start, self.stop, self.compare, self.report, self.large, self.sheet,
+            self.timer, self.progress, self.start, self.all, self.stop, self.compare, self.report, self.large,
+            self.sheet, self.gallery, self.archive,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
         """The portraits, best first; the first one chosen."""
-        found = best_first(session.portraits)
+        found = in_order(session.portraits, "favourites")
         return {
             **self._choose(session, found[0].id if found else None),
             **self._restorers(),
@@ -132,14 +138,26 @@ class FinishStep(Step):
         }
 
     def _choose(self, session: Session, portrait_id: str | None) -> Updates:
-        found = best_first(session.portraits)
-        empty = cards.note("There are no portraits yet. Go back to the step “Portraits”.", "warn")
         return {
             self.chosen: portrait_id,
-            self.gallery: portrait_cards(found, portrait_id, "Choose the one to finish.") or empty,
             self.sheet: "",
+            **self._gallery(session, portrait_id),
             **self._result(session, portrait_id),
         }
+
+    def _gallery(self, session: Session, portrait_id: str | None) -> Updates:
+        """Favourites first; those that are finished are marked, and can be had all at once."""
+        found = in_order(session.portraits, "favourites")
+        empty = cards.note("There are no portraits yet. Go back to the step “Portraits”.", "warn")
+        archive = self.studio.portraits.finished_archive(session)
+        return {
+            self.gallery: portrait_cards(
+                found, portrait_id, "Choose the one to finish; your favourites come first.", marked=session.finished,
+            ) or empty,
+            self.archive: gr.DownloadButton(
+                value=str(archive) if archive else None, visible=archive is not None
+            ),
+        }  # fmt: skip
 
     def _result(self, session: Session, portrait_id: str | None) -> Updates:
         """What finishing made of a portrait."""
@@ -167,18 +185,24 @@ class FinishStep(Step):
         elif snapshot is not None and snapshot.state == "waiting":
             said = cards.progress(0, "Waiting in the queue", [f"{snapshot.ahead} before you."])
         elif snapshot is not None and busy:
-            title, _, share = (snapshot.stage or "Preparing").partition(": ")
-            said = cards.progress(float(share.removesuffix(" %") or 0) / 100, title, [])
+            said = cards.progress(snapshot.share, snapshot.stage or "Preparing", [])
+        together = _together(session)
         return {
             self.timer: gr.Timer(active=busy),
             self.progress: said,
             self.start: gr.Button(interactive=not busy),
+            self.all: gr.Button(
+                f"Finish {_called(session)} {len(together)}", visible=len(together) > 1, interactive=not busy
+            ),
             self.stop: gr.Button(visible=busy),
         }
 
     @told(name)
-    def press(self, key: str, event: gr.EventData) -> Updates:
-        """Choose another portrait."""
+    def press(self, key: str, chosen: str | None, event: gr.EventData) -> Updates:
+        """Choose another portrait, or make one a favourite."""
+        if event.act == "favourite":
+            session = self.studio.portraits.like(key, str(event.id))
+            return {**self._gallery(session, chosen), **self._watched(session)}
         session = self.studio.sessions.find(key)
         return self._choose(session, self.studio.portraits.of(session, str(event.id)).id)
 
@@ -197,6 +221,16 @@ class FinishStep(Step):
         return self._watched(self.studio.sessions.find(key))
 
     @told(name)
+    def finish_all(
+        self, key: str, _chosen: str | None, upscale: float, restore: str, strength: float, fidelity: float
+    ) -> Updates:
+        """Begin to finish the favourites, or all where there are none."""
+        values = {"upscale": upscale, "restore": restore, "restore_strength": strength, "fidelity": fidelity}
+        together = _together(self.studio.sessions.find(key))
+        self.studio.finishing_jobs.start(key, together[0] if together else None, values, together[1:])
+        return self._watched(self.studio.sessions.find(key))
+
+    @told(name)
     def follow(self, key: str, chosen: str | None) -> Updates:
         """How far it is; the result when it is there."""
         try:
@@ -210,9 +244,10 @@ class FinishStep(Step):
         session = self.studio.sessions.find(key)
         job = self.studio.finishing_jobs.newest(session)
         if job is not None and job.active:
-            return updates
+            return {**updates, **self._gallery(session, chosen)} if job.snapshot().reports else updates
         return {
             **updates,
+            **self._gallery(session, chosen),
             **self._result(session, chosen),
             self.sheet: "",
         }  # it was of the portrait as it was
@@ -239,11 +274,23 @@ class FinishStep(Step):
         return {self.sheet: ""}
 
 
+def _together(session: Session) -> list[str]:
+    """Ids of what is finished at once: the favourites, or all where there are none."""
+    found = in_order(session.portraits, "favourites")
+    return [each.id for each in found if each.favourite] or [each.id for each in found]
+
+
+def _called(session: Session) -> str:
+    """What those are called on the button."""
+    return "my favourites:" if any(portrait.favourite for portrait in session.portraits) else "all"
+
+
 def _report(finished: dict[str, Any]) -> str:
     width, height = finished["size"]
     lines = [f"{width}×{height} pixels"]
     lines += [
-        f"Likeness {face['score_before']:.0%} before restoration, {face['score_after']:.0%} after"
+        f"{likeness.in_words(face['score_before'])} before restoration, "
+        f"{likeness.in_words(face['score_after']).lower()} after"
         + (f"; blended in by {face['strength']:.0%} to keep it" if face["strength"] < face["wanted"] else "")
         for face in finished["faces"]
     ]

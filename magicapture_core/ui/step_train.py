@@ -1,4 +1,4 @@
-"""Step 4: learn the person and the style."""
+"""Step 4: learn the person and the look."""
 
 from __future__ import annotations
 
@@ -9,68 +9,80 @@ import gradio as gr
 
 from magicapture_core.config import TrainConfig, from_dict
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards, lent_gpu, settings
+from magicapture_core.ui import cards, lent_gpu, likeness, settings
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.look_cards import learning_order
 from magicapture_core.ui.ready_looks import look_title
-from magicapture_core.ui.server_models import ModelFacts
+from magicapture_core.ui.sample_people import sample_people
+from magicapture_core.ui.sample_view import samples
+from magicapture_core.ui.server_models import CUSTOM, PATIENCE, ModelFacts
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
 from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
-from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of, samples
+from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of
 
-SCHEDULES = {
-    "quick": "Quick: a good first result",
-    "paper": "Thorough: as in the paper",
-    "custom": "Custom: my own settings",
-}
+SCHEDULES = {"quick": "Quick", "paper": "Thorough, as in the paper", CUSTOM: "My own settings"}
 OTHER_MODELS = "Or type a folder, a .safetensors file or a Hugging Face name."
 STALE = (
     "Photos, masks or style were changed since this training began. Its portraits still show what it learned then; "
     "start a new training to use the changes."
 )
+MEASURING = "Measuring how long it takes on this machine …"
 
 
 class TrainStep(Step):
-    """Settings, buttons, and the live view."""
+    """One button, what it draws, and the settings for those who want them."""
 
-    name = "Train"
+    name = "Learn"
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         self.filled = gr.State(None)
+        self.looked = gr.State(None)
         gr.HTML(
             cards.heading(
-                "Learn the person and the style", "Start it and watch, or close the page and come back later."
+                "Make it look like you", "The face and the look are learned from the photos, on this machine."
             )
         )
         self.stale = gr.HTML()
-        with gr.Row():
-            self.model = gr.Dropdown(
-                studio.models.choices(), value=studio.models.default, label="Model", min_width=280, filterable=True,
-                allow_custom_value=studio.models.any_model, elem_id="mc-model",
-                info=OTHER_MODELS if studio.models.any_model else None,
-            )  # fmt: skip
-            self.schedule = gr.Radio([], label="How thoroughly", min_width=280, elem_id="mc-schedule")
-        self.needs = gr.HTML()
-        with gr.Accordion("Every setting", open=False, elem_id="mc-settings", elem_classes="mc-waits"):
-            gr.HTML(
-                '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a custom training.</p>'
-            )
-            self.fields = settings.layout()
-            waits_until_filled()
         with gr.Row(elem_classes="mc-buttons"):
-            self.start = gr.Button("Start training", variant="primary", elem_id="mc-start")
-            self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
+            self.start = gr.Button("Make it look like me", variant="primary", size="lg", elem_id="mc-start")
             self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="mc-resume")
+        self.progress = gr.HTML(elem_id="mc-progress")
+        with gr.Row(elem_classes="mc-buttons"):
+            self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
             self.stop = gr.Button("Stop and keep", visible=False, elem_id="mc-stop")
             self.leave = gr.Button("Leave the queue", visible=False, elem_id="mc-leave")
+        self.schedule = gr.Radio([], label="Quality and time", elem_id="mc-schedule")
         self.looks = gr.HTML(elem_id="mc-learning")
-        self.progress = gr.HTML(elem_id="mc-progress")
-        self.samples = gr.HTML(elem_id="mc-samples")
+        self.samples = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-samples")
+        self.explained = gr.HTML(likeness.EXPLAINED, visible=False)
         self.attention = gr.HTML(elem_id="mc-attention")
         self.losses = gr.HTML(elem_id="mc-losses")
+        with gr.Accordion(
+            "Advanced", open=False, elem_id="mc-settings", elem_classes="mc-waits"
+        ) as self.advanced:  # type: ignore[assignment]
+            self._advanced()
+            waits_until_filled()
+
+    def _advanced(self) -> None:
+        models = self.studio.models
+        with gr.Row():
+            self.model = gr.Dropdown(
+                models.choices(), value=models.default, label="Model", min_width=280, filterable=True,
+                allow_custom_value=models.any_model, elem_id="mc-model",
+                info=OTHER_MODELS if models.any_model else None,
+            )  # fmt: skip
+            self.early = gr.Checkbox(
+                True, label="Stop by itself when likeness no longer rises", min_width=280, elem_id="mc-early",
+                info="The best is kept in any case.",
+            )  # fmt: skip
+        self.needs = gr.HTML()
+        gr.HTML(
+            '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a training of your own.</p>'
+        )
+        self.fields = settings.layout()
 
     @property
     def outputs(self) -> list[Any]:
@@ -79,10 +91,10 @@ class TrainStep(Step):
 
     @property
     def live(self) -> list[Any]:
-        """What changes while a training runs."""
+        """What changes while a training runs, or is measured."""
         return [
             self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
-            self.leave, self.stale, self.said, self.looks,
+            self.leave, self.stale, self.said, self.looks, self.schedule, self.advanced, self.explained, self.needs,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -91,12 +103,11 @@ class TrainStep(Step):
         schedule, config = self._last(session, facts) or (facts.schedule_names()[0], None)
         return {
             self.model: facts.name,
-            self.schedule: gr.Radio(
-                [(SCHEDULES.get(name, name.title()), name) for name in facts.schedule_names()], value=schedule
-            ),
             self.filled: self._filled_for(session),
-            **self._settings(session, facts, schedule, config),
+            self.looked: None,
+            self.early: config is None or config.stop_when_settled > 0,
             **self.watch(session, None)[0],
+            **self._settings(session, facts, schedule, config),
         }
 
     def _last(self, session: Session, facts: ModelFacts) -> tuple[str, TrainConfig] | None:
@@ -104,7 +115,7 @@ class TrainStep(Step):
         run = self.studio.training_jobs.shown(session)
         if run is None or (run.model, run.preset) != (facts.name, session.preset):
             return None
-        schedule = run.schedule if run.schedule in facts.schedule_names() else "custom"
+        schedule = run.schedule if run.schedule in facts.schedule_names() else CUSTOM
         with contextlib.suppress(Problem):  # of another version of MagiCapture
             return schedule, from_dict(TrainConfig, run.settings)
         return None
@@ -113,10 +124,12 @@ class TrainStep(Step):
         """The form keeps what was typed, unless it was for something else."""
         if filled != self._filled_for(session):
             return self.show(session)
-        return self.watch(session, None)[0]
+        return {self.looked: None, **self.watch(session, None)[0]}
 
     def _filled_for(self, session: Session) -> list[Any]:
-        return [self.studio.facts(session).name, session.preset]
+        return [self.studio.facts(session).name, session.looks]
+
+    # --- how long it takes ----------------------------------------------------------------------------
 
     def _settings(
         self, session: Session, facts: ModelFacts, schedule: str, config: TrainConfig | None = None
@@ -125,50 +138,102 @@ class TrainStep(Step):
         shown = settings.values_of(config)
         return {
             **{self.fields[name]: value for name, value in shown.items()},
+            **self._times(session, facts, schedule, config),
+        }
+
+    def _times(self, session: Session, facts: ModelFacts, schedule: str, config: TrainConfig) -> Updates:
+        """The schedules and the button with their times, as far as they were measured."""
+        choices = []
+        for name in facts.schedule_names():
+            if name != CUSTOM or schedule == CUSTOM:
+                its = config if name == schedule else facts.config(name, session.preset)
+                title = SCHEDULES.get(name, name.title())
+                choices.append((f"{title}{self._about(facts, its, len(session.looks) or 1)}", name))
+        return {
+            self.schedule: gr.Radio(choices, value=schedule, visible=not self._busy(session)),
+            self.start: self._start_button(session, facts, config),
             self.needs: cards.note(self._needs(facts, config)),
         }
 
-    def _needs(self, facts: ModelFacts, config: TrainConfig) -> str:
+    def _about(self, facts: ModelFacts, config: TrainConfig, looks: int = 1) -> str:
+        """How long so many looks take."""
         seconds = self.studio.training_jobs.pace.seconds(facts.name, config)
+        return f": about {cards.duration(seconds * looks)}" if seconds else ""
+
+    def _start_button(self, session: Session, facts: ModelFacts, config: TrainConfig) -> gr.Button:
+        what = "Learn again" if session.runs else _purpose(session)
+        return gr.Button(
+            f"{what}{self._about(facts, config, len(session.looks) or 1)}", visible=not self._busy(session),
+            variant="secondary" if session.runs else "primary",
+        )  # fmt: skip
+
+    def _busy(self, session: Session) -> bool:
+        job = self.studio.training_jobs.job(session)
+        return job is not None and job.active
+
+    def _needs(self, facts: ModelFacts, config: TrainConfig) -> str:
         steps = config.ti_steps + config.lora_steps
-        time = f"About {cards.duration(seconds)}, as measured on this machine." if seconds else (
+        about = self._about(facts, config).removeprefix(": ").capitalize()
+        time = f"{about}, as measured on this machine." if about else (
             "The first steps measure how long they take on this machine."
         )  # fmt: skip
         word = f"\n{lent_gpu.WORD}" if lent_gpu.lending() else ""
         return f"{facts.needs}\n{steps} steps. {time}{word}"
 
-    def watch(self, session: Session, seen: Any) -> tuple[Updates, Any]:
-        """What is new since `seen`, and the new `seen`."""
+    # --- the live view --------------------------------------------------------------------------------
+
+    def watch(
+        self, session: Session, seen: Any, looked: int | None = None, schedule: str | None = None
+    ) -> tuple[Updates, Any]:
+        """What is new since `seen`, and the new `seen`. looked: the sample that is looked at, None for the newest;
+        schedule: what is chosen in the form."""
         job, run = self.studio.training_jobs.job(session), self.studio.training_jobs.shown(session)
         snapshot = job.snapshot() if job else None
-        now = self._moment(job.id if job else run.id if run else "", snapshot)
+        now = self._moment(session, job.id if job else run.id if run else "", snapshot)
         if seen == now:
             return {}, seen
+        before = seen or [None] * 6
         saved = self.studio.runs.saved_step(session, run) if run else 0
+        measuring = now[5] == "measuring" and snapshot is None and run is None
         updates: Updates = {
-            self.progress: progress(snapshot, run, saved),
+            self.progress: cards.note(MEASURING) if measuring else progress(snapshot, run, saved),
             self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
             self.looks: self._order(session),
             **self._buttons(session, snapshot),
         }
         if (snapshot is None or snapshot.ended) and self.lacking(session) is None:
             updates[self.said] = ""
-        before = seen or [None] * 5
+        if before[5] is not None and before[5] != now[5] and schedule not in (None, CUSTOM):
+            facts = self.studio.facts(session)
+            updates |= self._times(session, facts, schedule, facts.config(schedule, session.preset))
         until = snapshot.reports[-1].step if snapshot and snapshot.reports else saved
-        for part, number, draw in (
-            (self.samples, 3, self._samples), (self.attention, 4, self._attention), (self.losses, 2, self._losses),
-        ):  # fmt: skip
+        ended = snapshot is None or snapshot.ended
+        if before[3] != now[3] or before[0] != now[0] or (before[1] != now[1] and ended):
+            drawn = self.reel(session, run, until, looked, ended)
+            updates |= {self.samples: drawn, self.explained: gr.HTML(visible="likeness" in drawn)}
+        for part, number, draw in ((self.attention, 4, self._attention), (self.losses, 2, self._losses)):
             if before[number] != now[number] or before[0] != now[0]:
                 updates[part] = draw(session, run, until, snapshot) if run else ""
         return updates, now
 
-    def _moment(self, job_id: str, snapshot: Snapshot | None) -> list[Any]:
+    def _moment(self, session: Session, job_id: str, snapshot: Snapshot | None) -> list[Any]:
+        """What the view depends on: job, its state, reports, samples, attention, and what is known of the pace."""
+        facts = self.studio.facts(session)
+        measuring = self.studio.training_jobs.probe.working(session)
+        config = facts.config(facts.schedule_names()[0], session.preset)
+        pace = "measuring" if measuring else self._about(facts, config)
         if snapshot is None:
-            return [job_id, "none", 0, 0, 0]
-        samples = sum(report.sample is not None for report in snapshot.reports)
+            return [job_id, "none", 0, 0, 0, pace]
+        drawn = sum(report.sample is not None for report in snapshot.reports)
         listened = sum(bool(report.attention) for report in snapshot.reports)
         state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}"
-        return [job_id, state, len(snapshot.reports), samples, listened]
+        return [job_id, state, len(snapshot.reports), drawn, listened, pace]
+
+    def reel(
+        self, session: Session, run: StoredRun | None, until: int, looked: int | None, ended: bool
+    ) -> str:
+        """The samples of a run up to a step."""
+        return samples(session, session.run_folder(run), until, looked, ended) if run else ""
 
     def _order(self, session: Session) -> str:
         """Several ticked looks: which are learned, and which one is being learned."""
@@ -179,9 +244,6 @@ class TrainStep(Step):
             (look_title(look), "now" if look == now else "done" if jobs.learned(session, look) else "")
             for look in session.looks
         ])  # fmt: skip
-
-    def _samples(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
-        return samples(session, session.run_folder(run), until)
 
     def _attention(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
         return attention(session, session.run_folder(run), run.settings, until)
@@ -201,18 +263,20 @@ class TrainStep(Step):
         busy = snapshot is not None and not snapshot.ended
         step = self.studio.runs.saved_step(session, run) if run and not busy else 0
         smaller = bool(self.studio.training_jobs.smaller(session)) and not busy
-        unfinished = run is not None and not busy and (0 < step < run.total or smaller)
-        unfinished = unfinished and not self.studio.stale(session)
+        partly = run is not None and not run.finished and 0 < step < run.total
+        start: dict[str, Any] = {"visible": not busy, "variant": "secondary" if step else "primary"}
+        unfinished = not busy and (partly or smaller) and not self.studio.stale(session)
         return {
-            self.start: gr.Button(
-                "Start a new training" if session.runs else "Start training", visible=not busy,
-                variant="secondary" if step else "primary",
-            ),
+            self.start: gr.Button("Learn again", **start) if session.runs else gr.Button(**start),
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
             self.leave: gr.Button(visible=queued),
             self.resume: gr.Button("Go on with less memory" if smaller else "Resume", visible=unfinished),
+            self.schedule: gr.Radio(visible=not busy),
+            self.advanced: gr.Accordion(visible=False, open=False) if busy else gr.Accordion(visible=True),
         }  # fmt: skip
+
+    # --- handlers -------------------------------------------------------------------------------------
 
     @told(name)
     def choose_model(self, key: str, model: str) -> Updates:
@@ -221,31 +285,51 @@ class TrainStep(Step):
 
     @told(name)
     def choose_schedule(self, key: str, schedule: str) -> Updates:
-        """Fill the form with a schedule's settings; custom keeps what is there."""
+        """Fill the form with a schedule's settings; the visitor's own stay."""
         session = self.studio.sessions.find(key)
-        if schedule == "custom" or not schedule:
+        if schedule == CUSTOM or not schedule:
             return {}
         return self._settings(session, self.studio.facts(session), schedule)
 
     @told(name)
-    def edit(self, key: str, model: str, *values: Any) -> Updates:
+    def edit(self, key: str, model: str, early: bool, *values: Any) -> Updates:
         """A setting was changed by hand: what the training needs changes with it."""
-        updates: Updates = {self.schedule: "custom"}
         session = self.studio.sessions.find(key)
         facts = self.studio.models.facts(self.studio.models.checked(model))
+        config = facts.config(CUSTOM, session.preset)
+        with contextlib.suppress(Problem):  # half typed; the button says what is wrong
+            config = facts.config(CUSTOM, session.preset, self._own(early, values))
+        return self._times(session, facts, CUSTOM, config)
+
+    def _own(self, early: bool, values: tuple[Any, ...]) -> dict[str, Any]:
+        """What the form holds, as settings."""
         own = settings.from_form(dict(zip(self.fields, values, strict=True)))
-        with contextlib.suppress(Problem):  # half typed; “Start” says what is wrong
-            updates[self.needs] = cards.note(self._needs(facts, facts.config("custom", session.preset, own)))
-        return updates
+        return {**own, "stop_when_settled": PATIENCE if early else 0}
 
     @told(name)
-    def begin(self, key: str, model: str, schedule: str, *values: Any) -> Updates:
+    def begin(self, key: str, model: str, schedule: str, early: bool, *values: Any) -> Updates:
         """Start."""
-        own = settings.from_form(dict(zip(self.fields, values, strict=True)))
         if not schedule:
-            raise Problem("Choose how thoroughly to learn: one of the schedules.")
-        self.studio.training_jobs.start(key, model, schedule, own)
-        return {**self.watch(self.studio.sessions.find(key), None)[0], self.said: ""}
+            raise Problem("Choose one of “Quality and time” first.")
+        self.studio.training_jobs.start(key, model, schedule, self._own(early, values))
+        return {
+            self.looked: None, **self.watch(self.studio.sessions.find(key), None)[0], self.said: "",
+        }  # fmt: skip
+
+    @told(name)
+    def look_at(self, key: str, event: gr.EventData) -> Updates:
+        """Show another sample large. The newest follows what is drawn."""
+        session = self.studio.sessions.find(key)
+        job, run = self.studio.training_jobs.job(session), self.studio.training_jobs.shown(session)
+        snapshot = job.snapshot() if job else None
+        saved = self.studio.runs.saved_step(session, run) if run else 0
+        until = snapshot.reports[-1].step if snapshot and snapshot.reports else saved
+        ended, wanted = snapshot is None or snapshot.ended, int(event.id)
+        newest = snapshot is not None and wanted == max(
+            (report.step for report in snapshot.reports if report.sample is not None), default=0
+        )
+        looked = None if newest and not ended else wanted
+        return {self.looked: looked, self.samples: self.reel(session, run, until, looked, ended)}
 
     @told(name)
     def go_on(self, key: str) -> Updates:
@@ -264,3 +348,11 @@ class TrainStep(Step):
         if any(not_ready(session, run) is None for run in session.runs):
             return None
         return not_ready(session, session.chosen_run())
+
+
+def _purpose(session: Session) -> str:
+    """What the first training is for, as the button says it."""
+    if session.kind != "person":
+        return "Learn it"
+    titles = {person.name: person.title for person in sample_people()}
+    return f"Make it look like {titles.get(session.person or '', 'me')}"

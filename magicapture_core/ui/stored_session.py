@@ -73,6 +73,8 @@ class StoredRun:
     total: int = 0
     choice: dict[str, Any] | None = None
     """What a comparison recommends (checkpoint, step, scale, likeness, style, shown picture), and all its rows."""
+    finished: bool = False
+    """Whether it came to its own end, after all steps or before."""
     adapter_scale: float | None = None
     """The strength that was adopted from it; None: the model's own suggestion."""
 
@@ -96,6 +98,9 @@ class StoredPortrait:
     settings: dict[str, Any]
     warnings: list[str]
     nsfw: bool = False
+    batch: int = 0
+    """Counts the times that somebody asked for portraits: those of the last time are new."""
+    favourite: bool = False
 
 
 @dataclass
@@ -132,6 +137,8 @@ class Session:
     run: str | None = None
     """The run that portraits are made with."""
     portraits: list[StoredPortrait] = field(default_factory=list)
+    removed: list[StoredPortrait] = field(default_factory=list)
+    """Deleted a moment ago: they can be brought back until SessionPortraits forgets them."""
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Portrait -> what finishing made of it: shown files, faces, notes."""
     archive: str | None = None
@@ -206,6 +213,7 @@ def session_from(folder: Path, shown: Path, values: dict[str, Any]) -> Session:
         },
         "runs": [StoredRun(**run) for run in values["runs"]],
         "portraits": [StoredPortrait(**portrait) for portrait in values["portraits"]],
+        "removed": [StoredPortrait(**portrait) for portrait in values.get("removed", ())],
         "drafts": [StoredDraft(**draft) for draft in values.get("drafts", ())],
     }
     return Session(folder, shown, **{**values, **stored})

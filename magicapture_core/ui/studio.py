@@ -54,7 +54,7 @@ class Studio:
         self.runs = SessionRuns(self.sessions, self.jobs, self.models)
         parts = Parts(self.sessions, self.jobs, self.models, self.photos, self.masks, self.portraits)
         self.drafts = Drafter(parts)
-        self.training_jobs = TrainingJobs(parts)
+        self.training_jobs = TrainingJobs(parts, self.drafts.working)
         self.portrait_jobs = PortraitJobs(parts)
         self.comparison_jobs = ComparisonJobs(parts)
         self.finishing_jobs = FinishingJobs(parts)
@@ -89,6 +89,15 @@ class Studio:
                     self.photos.judge(session, role)  # type: ignore[arg-type]
         return session
 
+    def busy(self, session: Session) -> bool:
+        """Whether anything of the session is under way that a page shows."""
+        return (
+            self.jobs.active(session.id) is not None
+            or self.drafts.working(session)
+            or self.training_jobs.probe.working(session)
+            or bool(self.training_jobs.coming(session))
+        )
+
     def stale(self, session: Session) -> bool:
         """Whether what is learned from was changed since the chosen run began."""
         run = session.chosen_run()
@@ -99,6 +108,7 @@ class Studio:
         owner = self.sessions.check(key)
         job = self.jobs.active(owner)
         self.drafts.forget(owner)
+        self.training_jobs.probe.forget(owner)
         ended = self.jobs.forget(owner, DELETE_PATIENCE)
         self.sessions.delete(key)
         self.photos.looks.forget(owner)

@@ -6,7 +6,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told, training_seconds
-from magicapture_core.ui.measured_pace import MeasuredPace
+from magicapture_core.ui.measured_pace import SAMPLE, MeasuredPace
 from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.session_jobs import Parts, SlicedJobs
 from magicapture_core.ui.stored_session import OWN, Session, StoredRun
+from magicapture_core.ui.training_probe import TrainingProbe, beside_a_step
 
 if TYPE_CHECKING:
     from magicapture_core.training import StepReport
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 TRAINING = "training"
 SHARED_MOST = {
     "batch_size": 16, "gradient_accumulation": 32, "resolution": 1024, "prior_pictures": 400, "sample_steps": 100,
-    "keep_checkpoints": 5,
+    "keep_checkpoints": 5, "sample_pictures": 8,
 }  # fmt: skip
 """The highest settings on a server for others."""
 ROOM_EVERY = 20
@@ -40,9 +41,21 @@ class TrainingJobs(SlicedJobs):
 
     kind = TRAINING
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, drafting: Callable[[Session], bool]) -> None:
         super().__init__(parts)
         self.pace = MeasuredPace(parts.sessions.root / "pace.json")
+        self.probe = TrainingProbe(parts, self.pace, drafting)
+
+    def measure(self, key: str) -> None:
+        """Begin to measure how long the recommended training of the session's model takes, if nobody knows yet."""
+        session = self.sessions.find(key)
+        facts = self.models.facts(session.model or self.models.default)
+        config = facts.config(
+            facts.schedule_names()[0],
+            session.preset,
+            {"subject_kind": session.kind, "subject_words": session.words},
+        )
+        self.probe.start(key, facts, config)
 
     def missing(self, session: Session) -> str | None:
         """What must be done before training can start, or None."""
@@ -209,22 +222,26 @@ class TrainingJobs(SlicedJobs):
             )
 
     def _stream(self, job: Job, key: str, run: StoredRun, resume: bool) -> Stream:
-        items = from_dict(TrainConfig, run.settings).items_per_step
+        config = from_dict(TrainConfig, run.settings)
         last: StepReport | None = None
-        seconds: dict[str, list[float]] = {}
-        reports = self._reports(job, key, run, resume)
+        ended = False
+        seconds: dict[str, list[float]] = {SAMPLE: []}
+        reports, began = self._reports(job, key, run, resume), time.monotonic()
         try:
             for report in reports:
-                last = report
-                seconds.setdefault(report.phase, []).append(report.seconds / items)
+                seconds.setdefault(report.phase, []).append(report.seconds / config.items_per_step)
+                if report.sample is not None and last is not None:  # preparing is no part of the first
+                    seconds[SAMPLE].append(beside_a_step(report, began) / config.sample_pictures)
+                last, began = report, time.monotonic()
                 job.say("")
                 yield report
                 if report.step % ROOM_EVERY == 0:
                     self.sessions.check_room(self.sessions.find(key))
+            ended = not job.stopping
         finally:
             reports.close()
             if last is not None:
-                self._note(key, run, last.step)
+                self._note(key, run, last.step, ended or last.step == last.total_steps)
                 self.pace.keep(run.model, run.settings["resolution"], seconds)
 
     def _in_one_go(self, job: Told, key: str, run: StoredRun, asked: bool) -> Stream:
@@ -258,7 +275,7 @@ class TrainingJobs(SlicedJobs):
             for report in self._one_loan(key, run, resume, self._seconds_left(key, run)):
                 last = report
                 yield report
-            if last is None or last.step >= last.total_steps:
+            if last is None or last.settled or last.step >= last.total_steps:
                 return
             resume = True
 
@@ -283,12 +300,12 @@ class TrainingJobs(SlicedJobs):
                 if loan.stopping or loan.over:
                     return
 
-    def _note(self, key: str, run: StoredRun, step: int) -> None:
+    def _note(self, key: str, run: StoredRun, step: int, finished: bool) -> None:
         try:
             with self.sessions.changing(key) as session:
                 for stored in session.runs:
                     if stored.id == run.id:
-                        stored.step = step
+                        stored.step, stored.finished = step, finished
                         if has_embeddings(session.run_folder(run) / FOLDER):
                             # Portraits of an older one may have been looked at meanwhile.
                             session.run = run.id
@@ -297,7 +314,7 @@ class TrainingJobs(SlicedJobs):
 
 
 def _complete(run: StoredRun) -> bool:
-    return 0 < run.total <= run.step
+    return run.finished or 0 < run.total <= run.step
 
 
 def _title(session: Session, look: str) -> str:

@@ -1,4 +1,4 @@
-"""A training as the page shows it: progress, curves, attention, samples."""
+"""A training as the page shows it: progress, curves, and what the model pays attention to."""
 
 from __future__ import annotations
 
@@ -11,43 +11,26 @@ from magicapture_core.checkpoints import Run
 from magicapture_core.ui import cards
 from magicapture_core.ui.charts import TERM_TITLES, charts, curve, right_end
 from magicapture_core.ui.jobs import Snapshot
-from magicapture_core.ui.run_pictures import pictures, sample_copy, strip_item
+from magicapture_core.ui.run_pictures import strip_item
 from magicapture_core.ui.stored_session import Session, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.training import StepReport
 
 PHASES = {
-    "textual_inversion": "Part 1 of 2: finding words for the person and the style",
-    "lora": "Part 2 of 2: learning the person in the style",
+    "textual_inversion": "Finding words for the face and the look",
+    "lora": "Learning the face in this look",
 }
 PLACES = {
     "source": "in one of your photos",
-    "reference": "in a style photo",
-    "composed": "with both words, on a style photo",
+    "reference": "in a photo of the look",
+    "composed": "with both words, in a photo of the look",
 }
-WORDS = {"<subject>": "The person's word", "<style>": "The style's word"}
+WORDS = {"<subject>": "The word “me”", "<style>": "The words “this look”"}
 """By the placeholder tokens of prompts.py."""
-
-
-SAMPLES = 6
-
-
-def samples(session: Session, folder: Path, until: int) -> str:
-    """A run's newest sample pictures, newest first, up to a step; from its folder, so that a resumed one has them."""
-    from magicapture_core.provenance import read_provenance
-
-    figures = []
-    for step, path in pictures(folder / "samples", until)[-SAMPLES:]:
-        identity = read_provenance(path).settings.get("identity")
-        score = "no face yet" if identity is None else f"likeness {max(identity, 0):.0%}"
-        figures.append(
-            f'<figure><img src="{cards.address(sample_copy(session, path))}" alt="Sample at step {step}, {score}">'
-            f"<figcaption>Step {step} · {score}</figcaption></figure>"
-        )
-    if not figures:
-        return ""
-    return f'<h3 class="mc-sub">Samples</h3><div class="mc-samples">{"".join(reversed(figures))}</div>'
+FINISHED = "Learning finished"
+FIRST = {"<subject>": "source", "<style>": "reference"}
+"""What is shown first of each; the rest can be opened."""
 
 
 def attention(session: Session, folder: Path, settings: Mapping[str, Any], until: int) -> str:
@@ -56,13 +39,14 @@ def attention(session: Session, folder: Path, settings: Mapping[str, Any], until
     if not rows:
         return ""
     newest = rows[-1]["step"]
-    figures = "".join(_looks(session, folder, token, newest, rows) for token in WORDS)
+    looks = [look for token in WORDS for look in _looks(session, folder, token, newest, rows)]
+    figures, others = ("".join(html for first, html in looks if first is wanted) for wanted in (True, False))
     total = settings["ti_steps"] + settings["lora_steps"]
     border = settings["ti_steps"] + 1
     curves = [
         curve(
-            f"{WORDS[token]} looks elsewhere",
-            "Share of its attention outside its region; it should fall in part 2",
+            f"{WORDS[token]}: elsewhere",
+            "Share of the attention outside the area where it belongs; it should fall",
             *_outside(rows, token),
             last_step=right_end(until, total),
             border=border if until >= border else None,
@@ -71,26 +55,30 @@ def attention(session: Session, folder: Path, settings: Mapping[str, Any], until
         for token in WORDS
     ]
     return (
-        f'<h3 class="mc-sub">Where the two words look (step {newest})</h3>'
-        '<p class="mc-quiet">From left to right: the photo, where the word looks (bright: most), where it should.'
-        "</p>"
-        f'<div class="mc-attention">{figures}</div>{charts("Looking in the wrong place", curves)}'
+        '<h3 class="mc-sub">What the model pays attention to</h3>'
+        f'<p class="mc-quiet">After step {newest}. From left to right: the photo, what a word pays attention to '
+        "(bright: most), the area where it belongs.</p>"
+        f'<div class="mc-attention">{figures}</div><details class="mc-more"><summary>Both words together, and the '
+        f'curves</summary><div class="mc-attention">{others}</div>{charts("Attention elsewhere", curves)}</details>'
     )
 
 
-def _looks(session: Session, folder: Path, token: str, step: int, rows: list[dict[str, Any]]) -> str:
-    """A figure for each item that a word was listened to in."""
+def _looks(
+    session: Session, folder: Path, token: str, step: int, rows: list[dict[str, Any]]
+) -> list[tuple[bool, str]]:
+    """For each item that a word was listened to in whether it is shown first, and a figure."""
     strip = folder / "attention" / f"step-{step:06d}-{token.strip('<>')}.png"
     items = [row for row in rows if row["step"] == step and row["token"] == token]
     figures = []
     for number, row in enumerate(items):
         title = escape(f"{WORDS[token]} {PLACES[row['task']]}")
-        figures.append(
+        html = (
             f'<figure class="mc-look"><img src="{cards.address(strip_item(session, strip, number))}" alt="{title}: the '
-            f'photo, where the word looks, where it should look"><figcaption>{title}'
-            f"<small>{row['outside']:.0%} of its attention is outside its region</small></figcaption></figure>"
+            f'photo, what it pays attention to, the area where it belongs"><figcaption>{title}'
+            f"<small>{row['outside']:.0%} of the attention is elsewhere</small></figcaption></figure>"
         )
-    return "".join(figures)
+        figures.append((row["task"] == FIRST[token], html))
+    return figures
 
 
 def rows_of(reports: tuple[StepReport, ...]) -> list[dict[str, Any]]:
@@ -107,7 +95,7 @@ def loss_charts(rows: list[dict[str, Any]], total: int) -> str:
         found = [(row["step"], row[term]) for row in rows if term in row]
         steps, values = [step for step, _ in found], [value for _, value in found]
         figures.append(curve(title, hint, steps, values, last_step=end, border=border))
-    return charts("How well it learns (lower is better)", figures)
+    return charts("How it learns: lower is better", figures)
 
 
 def _outside(rows: list[dict[str, Any]], token: str) -> tuple[list[int], list[float]]:
@@ -120,9 +108,22 @@ def _outside(rows: list[dict[str, Any]], token: str) -> tuple[list[int], list[fl
 
 
 def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> str:
-    """How the training stands, in a line and a bar. saved: step of the run's newest checkpoint."""
+    """How the training stands, in a line and a bar, and for the window's title (page.js).
+
+    saved: step of the run's newest checkpoint.
+    """
     if snapshot is None:
         return _saved(run, saved)
+    report = snapshot.reports[-1] if snapshot.reports else None
+    percent = round(100 * report.step / max(report.total_steps, 1)) if report else 0
+    state = snapshot.state if snapshot.ended else "running"
+    return (
+        f'<div data-progress="{percent}" data-state="{state}" data-about="Learning">'
+        f"{_live(snapshot, run, saved)}</div>"
+    )
+
+
+def _live(snapshot: Snapshot, run: StoredRun | None, saved: int) -> str:
     report = snapshot.reports[-1] if snapshot.reports else None
     total = report.total_steps if report else run.total if run else 0
     step = report.step if report else saved
@@ -130,7 +131,7 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     steps = f"Step {step} of {total}" if step else ""
     if snapshot.state == "failed":
         done = f", {step} of {total} done" if step else ""
-        return cards.failure("Train", snapshot, done)
+        return cards.failure("Learn", snapshot, done)
     if snapshot.state == "waiting" and snapshot.ahead:
         others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
         return cards.progress(
@@ -141,7 +142,9 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     if snapshot.state == "stopping":
         return cards.progress(share, "Stopping after this step and saving", [steps])
     if snapshot.state == "done" or (snapshot.ended and report and report.step == report.total_steps):
-        return cards.progress(1, "Training finished", [steps, "Go on to the portraits."], "good")
+        early = report is not None and report.settled
+        why = "It stopped by itself: likeness no longer rose." if early else ""
+        return cards.progress(1, FINISHED, [steps, why, "Go on to the portraits."], "good")
     if snapshot.state == "stopped":
         if not step:
             return cards.note("Stopped before it began. Start again whenever you like.")
@@ -161,7 +164,11 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
         else "Measuring how long it takes"
     )
     pace = f"{report.seconds:.1f} s a step"
-    return cards.progress(share, PHASES[report.phase], [steps, left, pace, "You may close this page."])
+    ask = (
+        '<p class="mc-ask"><button type="button" class="mc-button mc-notify" data-notify hidden>Notify me when it is '
+        "done</button></p>"
+    )
+    return cards.progress(share, PHASES[report.phase], [left, steps, pace, "You may close this page."]) + ask
 
 
 def _going_on(saved: int, total: int) -> str:
@@ -171,8 +178,8 @@ def _going_on(saved: int, total: int) -> str:
 def _saved(run: StoredRun | None, saved: int) -> str:
     if run is None:
         return ""
-    if saved >= run.total:
-        return cards.progress(1, f"{run.title} is finished", [f"{run.total} steps"], "good")
+    if saved >= run.total or run.finished:
+        return cards.progress(1, f"{run.title} is finished", [f"{saved} steps"], "good")
     if not saved:
         return cards.note(f"{run.title} saved nothing before it ended. Start a new training.", "warn")
     share = saved / max(run.total, 1)

@@ -73,9 +73,9 @@ def test_no_fault_from_training_on(page: Any, faults: Any) -> None:
     to_masks(page)
     page.locator("#mc-next-2").click()
     expect(page.locator("#mc-start")).to_be_visible()
-    page.get_by_role("button", name="Every setting").click()
+    page.get_by_role("button", name="Advanced").click()
     page.locator("#mc-start").click()
-    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
     assert faults() == []
     page.locator("#mc-next-3").click()
     page.locator("#mc-count input[type=number]").fill("2")
@@ -109,7 +109,7 @@ def test_the_steps_have_names_on_a_phone(browser: Any, server: Any) -> None:
         expect(page.locator("#mc-back-1")).to_be_visible()
         steps = page.get_by_role("navigation", name="Steps").get_by_role("button")
         expect(steps).to_have_text([re.compile(name) for name in (
-            "Photos, done", "Style", "Check faces", "Train", "Portraits", "Finish",
+            "Photos, done", "Style", "Check faces", "Learn", "Portraits", "Finish",
         )])  # fmt: skip
         for number in range(6):
             label = steps.nth(number).locator("span:not(.mc-number)").first

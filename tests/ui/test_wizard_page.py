@@ -33,6 +33,7 @@ def session_of(page: Any, server: Any) -> Any:
 def to_style(page: Any) -> None:
     page.locator("#mc-people [data-act=person]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
+    expect(page.get_by_text("6 usable photos of the person")).to_be_visible()  # all of them were looked at
     page.locator("#mc-next-0").click()
 
 
@@ -49,10 +50,10 @@ def to_train(page: Any, ti_steps: int | None = None) -> None:
     page.locator("#mc-next-2").click()
     expect(page.locator("#mc-start")).to_be_visible()
     if ti_steps is not None:
-        page.get_by_role("button", name="Every setting").click()
+        page.get_by_role("button", name="Advanced").click()
         page.get_by_label("Ti steps").fill(str(ti_steps))
         page.get_by_label("Ti steps").blur()
-        expect(page.get_by_role("radio", name="Custom")).to_be_checked()
+        expect(page.get_by_role("radio", name="My own settings")).to_be_checked()
     page.locator("#mc-start").click()
 
 
@@ -68,14 +69,14 @@ def wait_for_step(page: Any, after: int = 0) -> None:
 
 def test_the_whole_walk(page: Any) -> None:
     to_train(page)
-    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
     expect(page.locator("#mc-samples img").first).to_be_visible()
     expect(page.locator("#mc-attention .mc-look")).to_have_count(4)
     expect(page.locator("#mc-losses .mc-chart")).to_have_count(5)
     page.locator("#mc-next-3").click()
 
     prompt = page.locator("#mc-prompt textarea")
-    expect(prompt).to_have_value(re.compile(r"\{subject\}.*\{style\}"))
+    expect(prompt).to_have_value(re.compile(r"\bme in this look\b"))
     asked = f"{prompt.input_value()}, smiling"
     page.get_by_role("button", name="smiling", exact=True).click()
     expect(prompt).to_have_value(asked)
@@ -276,7 +277,7 @@ def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) 
 @pytest.mark.long
 def test_changes_upstream_are_said(page: Any) -> None:
     to_train(page)
-    expect(page.locator("#mc-progress")).to_contain_text("Training finished")
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
     for number in (3, 2, 1):
         page.locator(f"#mc-back-{number}").click()
     page.locator("#mc-photos [data-act=remove]").first.click()

@@ -6,6 +6,7 @@ what variants.py did are seldom left out, so that plain "a photo of a person" st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -91,6 +92,28 @@ BESIDE_MARK = (0.5, 0.5)
 """How often gender and age, where known, are said beside a person's mark: so they can correct what it got wrong."""
 SELDOM_BESIDE_MARK = (0.2, 0.1)
 """The same in the captions that the first models at 256 px learned from."""
+
+
+HAIR = ("black", "brown", "blond", "grey")
+"""Colours of hair that measure.py tells."""
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can have, in the order of the alphabet."""
+    tables = (BACKGROUNDS, FINISHES, LIGHTS, ACCESSORIES, FRAMINGS, CLOTHES, EXPRESSIONS)
+    phrases = [phrase for table in tables for each in table.values() for phrase in each]
+    phrases += [
+        *STYLE_WORDS.values(),
+        *OPENINGS,
+        *HAIR,
+        "in front of",
+        "on",
+        "with hair",
+        "the style",
+        "close-up",
+    ]
+    phrases += ["an old man", "a young middle-aged woman", "person"]
+    return sorted({word for phrase in phrases for word in re.findall("[a-z]+", phrase.lower())})
 
 
 def noun(

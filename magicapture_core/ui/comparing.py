@@ -1,0 +1,77 @@
+"""Step 5: which strength suits these photos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from magicapture_core.ui import cards
+from magicapture_core.ui.comparison_jobs import COMPARISON
+from magicapture_core.ui.step import Step, Updates, told, under_way
+from magicapture_core.ui.stored_session import Session
+from magicapture_core.ui.studio import Studio
+
+
+class Comparing(Step):
+    """The same portraits at several strengths, and a recommendation."""
+
+    name = "Portraits"
+
+    def __init__(self, studio: Studio) -> None:
+        super().__init__(studio)
+        with gr.Accordion("Which strength suits these photos?", open=False, visible=False) as self.box:  # type: ignore[assignment]
+            gr.HTML(
+                '<p class="mc-quiet">Draws the same portraits at several strengths, measures likeness and look, and '
+                "recommends one. It takes about a minute.</p>"
+            )
+            with gr.Row(elem_classes="mc-buttons"):
+                self.compare = gr.Button("Compare strengths", elem_id="mc-compare-strengths")
+                self.stop = gr.Button("Stop comparing", visible=False, elem_id="mc-compare-stop")
+                self.adopt = gr.Button("Use the recommended one", visible=False, elem_id="mc-adopt")
+            self.compared = gr.HTML(elem_id="mc-compared")
+
+    def standing(self, session: Session) -> str:
+        """How a comparison stands, as HTML."""
+        job = self.studio.comparison_jobs.job(session)
+        if job is None:
+            return ""
+        snapshot = job.snapshot()
+        return under_way(self.name, snapshot, snapshot.reports[-1:])
+
+    def moment(self, session: Session) -> list[Any]:
+        """What `show` depends on."""
+        run, active = session.chosen_run(), self.studio.jobs.active(session.id)
+        return [self.standing(session), run.choice if run else None, active.kind if active else None]
+
+    def show(self, session: Session) -> Updates:
+        """Under way, or its result."""
+        run, active = session.chosen_run(), self.studio.jobs.active(session.id)
+        busy, choice = active is not None, run.choice if run else None
+        return {
+            self.box: gr.Accordion(visible=self.studio.comparison_jobs.lacking(session) is None),
+            self.compare: gr.Button(interactive=not busy),
+            self.stop: gr.Button(visible=active is not None and active.kind == COMPARISON),
+            self.adopt: gr.Button(visible=choice is not None and not busy),
+            self.compared: self.standing(session) or (cards.evidence(choice) if choice else ""),
+        }
+
+    @told(name)
+    def begin(self, key: str) -> Updates:
+        """Compare."""
+        self.studio.comparison_jobs.start(key)
+        return self.show(self.studio.sessions.find(key))
+
+    @told(name)
+    def halt(self, key: str) -> Updates:
+        """Stop comparing."""
+        self.studio.training_jobs.stop(key)
+        return self.show(self.studio.sessions.find(key))
+
+    def adopted(self, key: str) -> float:
+        """Use what was recommended from now on. Returns the strength."""
+        run = self.studio.comparison_jobs.adopt(key).chosen_run()
+        assert run is not None
+        assert run.adapter_scale is not None
+        gr.Info(f"From now on portraits are made at strength {run.adapter_scale:g}.", title=self.name)
+        return run.adapter_scale

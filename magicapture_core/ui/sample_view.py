@@ -1,0 +1,88 @@
+"""What a training draws on its way: one sample large beside a photo of the person, and all of them to choose from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from magicapture_core.checkpoints import Run
+from magicapture_core.ui import cards
+from magicapture_core.ui.likeness import in_words, level
+from magicapture_core.ui.run_pictures import pictures, sample_copy
+from magicapture_core.ui.stored_session import Session
+
+MOST = 24
+"""Samples to choose from: the newest ones, and the best."""
+
+
+@dataclass(frozen=True)
+class SeenSample:
+    """One sample of a run."""
+
+    step: int
+    picture: Path
+    """Shown picture."""
+    likeness: float | None
+    """Mean cosine over its pictures; None: not looked for, as of an object."""
+
+
+def samples(session: Session, folder: Path, until: int, looked: int | None, finished: bool) -> str:
+    """The samples of a run up to a step, from its folder, so that a resumed one has them.
+
+    looked: the step of the sample that somebody chose; None: the newest, or the one in use once the run has `finished`.
+    """
+    found = _found(session, folder, until)
+    if not found:
+        return ""
+    best = _best(folder, found)
+    usual = best if finished and best is not None else found[-1]
+    shown = next((each for each in found if each.step == looked), usual)
+    title = "In use" if finished and shown is best else "Newest" if shown is found[-1] else "Best so far" if (
+        shown is best
+    ) else f"Step {shown.step}"  # fmt: skip
+    first = next(iter(session.usable("subject")), None)
+    photo = ""
+    if first is not None:
+        picture = cards.address(first.views.get("photo", first.thumb))
+        photo = (
+            f'<figure><img src="{picture}" alt="One of the photos"><figcaption><strong>One of your photos</strong>'
+            "</figcaption></figure>"
+        )
+    words = f"<span>{in_words(shown.likeness)}</span>" if shown.likeness is not None else ""
+    strip = "".join(_small(each, each is shown, each is best, finished) for each in reversed(found))
+    return (
+        f'<div class="mc-pair"><figure><img src="{cards.address(shown.picture)}" alt="Sample at step {shown.step}">'
+        f"<figcaption><strong>{title}</strong>{words}</figcaption></figure>{photo}</div>"
+        f'<div class="mc-reel" role="group" aria-label="All samples, newest first" tabindex="0">{strip}</div>'
+    )
+
+
+def _found(session: Session, folder: Path, until: int) -> list[SeenSample]:
+    from magicapture_core.provenance import read_provenance
+
+    everything = pictures(folder / "samples", until)
+    found = []
+    for step, path in everything[-MOST:]:
+        settings = read_provenance(path).settings
+        likeness = settings.get("likeness", settings.get("identity"))
+        found.append(SeenSample(step, sample_copy(session, path), likeness))
+    return found
+
+
+def _best(folder: Path, found: list[SeenSample]) -> SeenSample | None:
+    """The sample of the checkpoint in use; None where that has no sample, or nothing is compared."""
+    step = Run(folder).best_step()
+    best = next((each for each in found if each.step == step), None)
+    return best if best is not None and best.likeness is not None else None
+
+
+def _small(sample: SeenSample, shown: bool, best: bool, finished: bool) -> str:
+    word = level(sample.likeness) if sample.likeness is not None else f"Step {sample.step}"
+    mark = ("In use" if finished else "Best") if best else ""
+    badge = f'<span class="mc-badge mc-good">{mark}</span>' if mark else ""
+    return (
+        f'<button type="button" class="mc-frame" data-act="sample" data-id="{sample.step}" '
+        f'aria-pressed="{"true" if shown else "false"}" aria-label="Sample at step {sample.step}, '
+        f'{in_words(sample.likeness) if sample.likeness is not None else "shown large"}{f", {mark}" if mark else ""}">'
+        f'<img src="{cards.address(sample.picture)}" alt="">{badge}<span>{word}</span></button>'
+    )

@@ -1,0 +1,151 @@
+"""What a visitor does with portraits: favourites, deletion and its undo, order, more like one, words, shapes."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_studio import add_run
+from toy import save_toy
+
+from magicapture_core.generation import Portrait
+from magicapture_core.problems import Problem
+from magicapture_core.ui import session_portraits
+from magicapture_core.ui.portrait_shapes import SHAPES, SQUARE, shapes, size_of
+from magicapture_core.ui.prompt_chips import changed
+from magicapture_core.ui.prompt_words import from_page, in_plain_words, to_page, with_tokens
+from magicapture_core.ui.session_portraits import in_order
+from magicapture_core.ui.stored_session import StoredPortrait
+from magicapture_core.ui.studio import Studio
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Iterator[tuple[Studio, str, list[StoredPortrait]]]:
+    """A session with two batches of two portraits: likeness .2 and .6, then .5 and .4."""
+    studio = Studio(tmp_path / "runs", model=str(save_toy(tmp_path / "toy")), any_model=False)
+    key, _ = studio.sessions.create()
+    run = add_run(studio, key, "first", saved=True)
+    made = [
+        studio.portraits.keep(
+            key, run, Portrait(Image.new("RGB", (8, 8)), "a {subject}", number, likeness, {"steps": 3}), batch
+        )
+        for number, (likeness, batch) in enumerate([(0.2, 1), (0.6, 1), (0.5, 2), (0.4, 2)])
+    ]
+    studio.portraits.pack(key, run)
+    yield studio, key, made
+    studio.close()
+
+
+def names(session: Any, order: str) -> list[int]:
+    return [portrait.seed for portrait in in_order(session.portraits, order)]
+
+
+def test_the_newest_batch_comes_first_unless_another_order_is_asked_for(visit: Any) -> None:
+    studio, key, made = visit
+    session = studio.portraits.like(key, made[0].id)
+    assert names(session, "new") == [2, 3, 1, 0]
+    assert names(session, "likeness") == [1, 2, 3, 0]
+    assert names(session, "favourites") == [0, 1, 2, 3]
+    assert names(studio.portraits.like(key, made[0].id), "favourites") == [1, 2, 3, 0]
+
+
+def packed(session: Any) -> int:
+    with zipfile.ZipFile(session.archive) as archive:
+        return len(archive.namelist()) - 1
+
+
+def test_a_deleted_portrait_can_be_brought_back(visit: Any) -> None:
+    studio, key, made = visit
+    session = studio.portraits.remove(key, made[1].id)
+    assert names(session, "new") == [2, 3, 0]
+    assert packed(session) == 3  # nor is it in the zip
+    assert Path(made[1].picture).exists()
+    session = studio.portraits.restore(key, made[1].id)
+    assert names(session, "new") == [2, 3, 1, 0]
+    assert packed(session) == 4
+
+
+def test_what_was_deleted_goes_for_good(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio, key, made = visit
+    studio.portraits.remove(key, made[1].id)
+    studio.portraits.remove(key, made[2].id)  # the one before can no longer be brought back
+    assert not Path(made[1].picture).exists()
+    with pytest.raises(Problem, match="deleted for good"):
+        studio.portraits.restore(key, made[1].id)
+    monkeypatch.setattr(session_portraits, "UNDO_SECONDS", 0.01)
+    studio.portraits.remove(key, made[3].id)
+    deadline = time.monotonic() + 10
+    while studio.sessions.find(key).removed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(made[3].picture).exists()
+    assert not Path(made[2].picture).exists()
+    assert studio.sessions.find(key).removed == []
+
+
+def test_the_last_portrait_takes_the_zip_with_it(visit: Any) -> None:
+    studio, key, made = visit
+    for portrait in made:
+        session = studio.portraits.remove(key, portrait.id)
+    assert session.archive is None
+    assert studio.portraits.restore(key, made[-1].id).archive is not None
+
+
+def test_a_discarded_training_takes_what_was_deleted_a_moment_ago(visit: Any) -> None:
+    studio, key, made = visit
+    studio.portraits.remove(key, made[0].id)
+    session = studio.runs.discard(key, "first")
+    assert [path for path in session.shown.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a photo of a {subject} in the {style}",
+        "a black-and-white photo of a {subject} in the {style}, (hat:1.3)",
+        "no placeholder, some men, measure",
+    ],
+)
+def test_descriptions_come_back_as_prompts(prompt: str) -> None:
+    shown = to_page(prompt)
+    assert "{" not in shown
+    assert from_page(shown) == prompt
+
+
+def test_what_is_typed_becomes_a_prompt() -> None:
+    assert from_page("Me in this look, smiling") == "a {subject} in the {style}, smiling"
+    assert to_page("a photo of an {subject}, {style}") == "a photo of me, this look"
+    assert from_page("a photo of a {subject}") == "a photo of a {subject}"
+    assert with_tokens("<b> of me") == '&lt;b&gt; of <b class="mc-token">me</b>'
+    assert (
+        in_plain_words("The prompt does not mention {style}.")
+        == "The description does not mention “this look”."
+    )
+
+
+def test_a_chip_changes_a_description() -> None:
+    assert changed("a photo of me", "edit", "smiling") == "a photo of me, smiling"
+    assert changed("a photo of me, smiling", "edit", "smiling") == "a photo of me"
+    assert changed("a photo", "edit", "me") == "a photo of me"
+    assert changed("a photo of me", "edit", "this look") == "a photo of me in this look"
+    assert changed("x", "prompt", "a {subject} in the {style}, outdoors") == "me in this look, outdoors"
+
+
+def test_only_squares_of_a_model_that_has_seen_nothing_else(visit: Any) -> None:
+    studio, _, _ = visit
+    assert shapes(studio.models.facts("mini")) == [SQUARE]
+    assert shapes(studio.models.facts(studio.models.default)) == ["1:1", "4:5", "3:4", "9:16"]
+
+
+@pytest.mark.parametrize("resolution", [64, 256, 512, 1024])
+@pytest.mark.parametrize("shape", list(SHAPES)[1:])
+def test_a_shape_has_its_proportions_at_every_size(shape: str, resolution: int) -> None:
+    size = size_of(shape, resolution)
+    width, height = (int(number) for number in shape.split(":"))
+    assert size["width"] % 8 == size["height"] % 8 == 0
+    assert abs(size["width"] * height - size["height"] * width) <= 8 * max(width, height)
+    assert size_of(SQUARE, resolution) == {}

@@ -1,0 +1,103 @@
+"""What the last steps do for somebody who makes many portraits: times, samples, favourites, undo, more like one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from test_wizard_page import expect, to_masks, to_train
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.long
+def test_the_button_tells_the_time_before_the_first_training(page: Any, server: Any) -> None:
+    pace = server.runs / "pace.json"
+    pace.unlink(missing_ok=True)
+    to_masks(page)
+    page.locator("#mc-next-2").click()
+    expect(page.locator("#mc-start")).to_contain_text(re.compile(r"Make it look like \w+: about \d+ \w+"))
+    assert '"lora"' in pace.read_text(encoding="utf-8")
+    expect(page.get_by_role("radio", name=re.compile(r"^Quick: about \d+"))).to_be_checked()
+    expect(page.locator("#mc-progress")).not_to_contain_text("Measuring")
+
+
+@pytest.mark.long
+def test_samples_can_be_looked_at_and_settings_are_closed_meanwhile(page: Any) -> None:
+    to_train(page, ti_steps=5000)
+    frames = page.locator("#mc-samples .mc-frame")
+    page.wait_for_function("document.querySelectorAll('#mc-samples .mc-frame').length >= 2")
+    expect(page.locator("#mc-schedule")).to_be_hidden()
+    expect(page.locator("#mc-settings")).to_be_hidden()
+    assert re.match(r"\d+% Learning", page.title())
+    large = page.locator("#mc-samples .mc-pair img").first
+    frames.last.click()
+    step = frames.last.get_attribute("data-id")
+    expect(large).to_have_attribute("alt", f"Sample at step {step}")
+    expect(frames.last).to_have_attribute("aria-pressed", "true")
+    seen = frames.count()
+    page.wait_for_function(f"document.querySelectorAll('#mc-samples .mc-frame').length > {seen}")
+    expect(large).to_have_attribute("alt", f"Sample at step {step}")  # a new one takes nothing away
+    page.locator("#mc-pause").click()
+    expect(page.locator("#mc-schedule")).to_be_visible()
+    expect(page.locator("#mc-start")).to_contain_text("Learn again")
+
+
+@pytest.mark.long
+def test_portraits_are_kept_deleted_brought_back_and_varied(page: Any) -> None:
+    to_train(page)
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    page.locator("#mc-next-3").click()
+    page.locator("#mc-count input[type=number]").fill("2")
+    page.locator("#mc-make").click()
+    cards = page.locator("#mc-gallery .mc-portrait")
+    expect(page.locator("#mc-archive")).to_be_visible()
+    expect(cards).to_have_count(2)
+    expect(page.locator("#mc-gallery .mc-badge")).to_have_count(0)
+    cards.first.locator("[data-act=portrait]").click()
+    expect(page.locator("#mc-detail .mc-pair img")).to_have_count(3)  # the portrait, a photo, a heat map
+    before = page.locator("#mc-detail .mc-pair img").first.get_attribute("src")
+
+    page.locator("#mc-detail [data-act=near]").click()
+    expect(cards).to_have_count(4)
+    expect(page.locator("#mc-gallery .mc-badge", has_text="New")).to_have_count(2)
+    expect(cards.first.locator(".mc-badge")).to_have_text("New")
+    expect(page.locator("#mc-detail .mc-pair img").first).to_have_attribute("src", before)
+
+    page.locator("#mc-detail [data-act=favourite]").click()
+    page.get_by_role("radio", name="Favourites").check()
+    expect(cards.first.locator("[data-act=favourite]")).to_have_attribute("aria-pressed", "true")
+    expect(cards.first.locator("img")).to_have_attribute("src", before)
+    page.locator("#mc-detail [data-act=remove]").click()
+    expect(cards).to_have_count(3)
+    expect(page.locator("#mc-detail img")).to_have_count(0)
+    page.locator("#mc-undo [data-act=undo]").click()
+    expect(cards).to_have_count(4)
+    expect(cards.first.locator("img")).to_have_attribute("src", before)
+
+    page.locator("#mc-next-4").click()
+    page.get_by_role("radio", name="×1", exact=True).check()
+    expect(page.locator("#mc-finish-all")).to_be_hidden()  # one favourite is no crowd
+    page.locator("#mc-finish-gallery [data-act=favourite]").nth(1).click()
+    expect(page.locator("#mc-finish-all")).to_have_text("Finish my favourites: 2")
+    page.locator("#mc-finish-all").click()
+    expect(page.locator("#mc-finish-gallery .mc-badge", has_text="Finished")).to_have_count(2)
+    expect(page.locator("#mc-finish-archive")).to_be_visible()
+
+
+@pytest.mark.long
+def test_other_shapes_are_offered_where_the_model_has_them(page: Any) -> None:
+    to_train(page)
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    page.locator("#mc-next-3").click()
+    page.get_by_role("radio", name="9:16").check()
+    page.locator("#mc-count input[type=number]").fill("1")
+    page.locator("#mc-make").click()
+    expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(1)
+    page.wait_for_function("document.querySelector('#mc-gallery .mc-portrait img').naturalHeight > 64")
+    assert page.evaluate(
+        "(({naturalWidth: w, naturalHeight: h}) => [w, h])(document.querySelector('#mc-gallery .mc-portrait img'))"
+    ) == [56, 96]
+    page.locator("#mc-gallery [data-act=portrait]").click()
+    expect(page.locator("#mc-detail .mc-pair img")).to_have_count(2)  # maps are made of squares only
