@@ -53,8 +53,8 @@ class Arguments:
     """Rounds of what takes turns."""
     card_gb: float = 7.5
     """Of the small card."""
-    seconds: float = 240.0
-    """After these no further part begins."""
+    seconds: float = 200.0
+    """After these no further part begins, so that all of it takes less than four minutes of a device."""
     out: Path | None = None
     """A JSON file that is written anew after each part."""
 

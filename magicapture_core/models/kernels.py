@@ -42,6 +42,10 @@ class Kernels:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         for network in (models.unet, models.vae):
             network.to(memory_format=layout)
+        if self.compiled:
+            # All blocks share their code, and each width, listened to or not, with LoRA or not, is a graph of its own:
+            # beyond the usual eight torch would go on without compiling, and not say so.
+            torch._dynamo.config.cache_size_limit = 64
         for block in repeated_blocks(models.unet):
             if self.compiled:
                 block.compile()
