@@ -36,25 +36,24 @@ from magicapture_core.training.preparation import prepared
 @pytest.mark.long
 def test_losses_fall_and_the_words_look_where_they_belong(toy_xl: Any, tmp_path: Path) -> None:
     config = short(
-        ti_steps=40, lora_steps=60, lambda_id=0, lora_learning_rate=3e-2, learning_rate_decay="constant",
-        attention_every=20,
+        ti_steps=5, lora_steps=70, lambda_id=0, lora_learning_rate=1e-2, lora_rank=8, learning_rate_decay="constant",
+        attention_every=100,
     )  # fmt: skip
     reports = list(start(toy_xl, config, tmp_path / "run"))
 
     def mean(term: str, part: slice) -> float:
-        values = [report.losses[term] for report in reports[40:][part]]
+        values = [report.losses[term] for report in reports[5:][part]]
         return sum(values) / len(values)
 
     for term in ("source", "reference", "composed", "attention"):
-        assert mean(term, slice(-20, None)) < mean(term, slice(0, 20)), term
+        assert mean(term, slice(-20, None)) < mean(term, slice(0, 10)) - 0.02, term
     rows = Run(tmp_path / "run").attention()
-    outside = {
-        step: {(row["task"], row["token"]): row["outside"] for row in rows if row["step"] == step}
-        for step in (40, 100)
-    }
-    assert len(outside[40]) == 4
-    for view, before in outside[40].items():
-        assert outside[100][view] < before, view
+    before, after = (
+        {(row["task"], row["token"]): row["outside"] for row in rows if row["step"] == step}
+        for step in (5, 75)
+    )
+    assert len(before) == 4
+    assert all(after[view] < before[view] / 2 for view in before)
 
 
 def test_only_cross_attention_and_the_rows_of_two_encoders_are_trained(toy_xl: Any, tmp_path: Path) -> None:
