@@ -218,7 +218,7 @@ class Counter:
         models, side = self.models, self.resolution // self.models.vae_scale_factor
         encoded = Encoded(
             torch.zeros(PHOTOS, models.unet.config.in_channels, side, side), torch.zeros(PHOTOS, 1, side, side),
-            self.landmarks.repeat(PHOTOS, 1, 1)[:PHOTOS], (),
+            self.landmarks.repeat(PHOTOS, 1, 1)[:PHOTOS], (), torch.zeros(PHOTOS, 4),
         )  # fmt: skip
         prompts = TaskPrompts(models, nn.Parameter(torch.zeros(2, models.embedding_width)), config.noun)
         with listen(models.unet, models.listened_side(side, config), side) as store:

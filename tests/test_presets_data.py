@@ -17,7 +17,7 @@ from magicapture_core.models.words import look_features
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset, preset_names
 from magicapture_core.provenance import read_provenance
-from magicapture_core.ui.portrait_cards import ideas_for
+from magicapture_core.ui.prompt_chips import ideas_for
 from magicapture_core.ui.stored_session import OWN
 
 ROOT = Path(__file__).parent.parent

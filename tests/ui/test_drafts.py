@@ -143,6 +143,7 @@ def test_only_what_is_ticked_is_drawn_while_another_visitor_has_the_device(serve
     studio.delete(key)
 
 
+@pytest.mark.long
 def test_the_same_photos_give_the_same_drafts_and_are_not_drawn_twice(server: Any) -> None:
     studio = server.studio
     key, _ = with_photos(studio)
@@ -163,6 +164,7 @@ def test_the_same_photos_give_the_same_drafts_and_are_not_drawn_twice(server: An
     assert not any(Path(draft.picture).exists() for draft in other.drafts)
 
 
+@pytest.mark.long
 def test_two_visitors_get_their_drafts_in_turn(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     studio = server.studio
     order: list[str] = []
@@ -187,6 +189,7 @@ def test_two_visitors_get_their_drafts_in_turn(server: Any, monkeypatch: pytest.
         studio.delete(key)
 
 
+@pytest.mark.long
 def test_ones_own_style_is_one_more_look(server: Any, people: list[list[Path]]) -> None:
     studio = server.studio
     key, _ = with_photos(studio)

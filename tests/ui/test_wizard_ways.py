@@ -119,6 +119,7 @@ def test_a_prompts_warning_goes_when_the_prompt_is_mended(page: Any) -> None:
     expect(smiling).to_have_attribute("aria-pressed", "false")
 
 
+@pytest.mark.long
 def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     to_style(page)
     page.locator("#mc-presets [data-act=look]").first.click()
@@ -171,6 +172,7 @@ def test_a_resumed_training_goes_on_where_it_stood(page: Any, server: Any) -> No
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
 
 
+@pytest.mark.long
 def test_another_person_can_always_be_chosen(page: Any, people: list[list[Path]]) -> None:
     page.locator("#mc-people [data-act=person]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(6)
@@ -191,6 +193,7 @@ def test_another_person_can_always_be_chosen(page: Any, people: list[list[Path]]
     expect(page.get_by_role("heading", name="Or try it with a sample person")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_keyboard_keeps_its_place(page: Any) -> None:
     to_style(page)
     page.wait_for_function("document.activeElement.tagName === 'H2'")  # a new step begins at its heading
