@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -20,10 +21,10 @@ from test_limits import with_photos
 from toy import save_toy
 
 from magicapture_core.concepts import verdicts
-from magicapture_core.config import GenerateConfig
+from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards
+from magicapture_core.ui import cards, settings
 from magicapture_core.ui.comparison_jobs import _judges_in_words
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
@@ -322,3 +323,15 @@ def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> N
     assert "None of the photos is ticked" in (unusable(session, "subject", "photos") or "")
     session = studio.photos.use_anyway(key, "subject", session.photos["subject"][0].id)
     assert unusable(session, "subject", "photos") is None
+
+
+def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:
+    optional = {name for name, value in dataclasses.asdict(TrainConfig()).items() if value is None} - set(
+        settings.ELSEWHERE
+    )
+    shown = settings.values_of(TrainConfig())
+    back = settings.from_form({**shown, **dict.fromkeys(optional, 0)})
+    assert from_dict(TrainConfig, back) == TrainConfig()
+    for name in optional:  # 0 has no meaning of its own that would be lost
+        with pytest.raises(Problem):
+            from_dict(TrainConfig, {name: 0})

@@ -104,6 +104,10 @@ def from_form(values: dict[str, Any]) -> dict[str, Any]:
 
 def _typed(hint: Any, value: Any) -> Any:
     options = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    if type(None) in options and value == 0:
+        # An empty gr.Number that was hidden holds 0 when it is seen again (gradio 6.31). No setting that may be empty
+        # may be 0.
+        return None
     if int in options and isinstance(value, float) and value.is_integer():
         return int(value)
     return value

@@ -57,7 +57,7 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     page.locator("#mc-model input").fill("mini")
     page.locator("#mc-model input").press("Enter")
     page.locator("#mc-model input").blur()
-    expect(page.get_by_text("Faces of")).to_contain_text("nothing to download")
+    expect(page.locator(".mc-note", has_text="Faces of")).to_contain_text("nothing to download")
     setting(page, ti_steps=2, lora_steps=2, sample_every=2, sample_steps=2, attention_every=2, batch_size=1)
     expect(page.get_by_text("4 steps.")).to_be_visible()
     page.locator("#mc-start").click()
@@ -65,6 +65,7 @@ def test_the_whole_walk_on_the_mini_model(page: Any) -> None:
     expect(page.locator("#mc-attention .mc-look")).to_have_count(4)
     expect(page.locator("#mc-losses .mc-chart")).to_have_count(7)
     page.locator("#mc-next-3").click()
+    expect(page.locator("#mc-make")).to_be_visible()
     page.get_by_role("button", name="Advanced").click()
     page.locator("#mc-steps-drawn input[type=number]").fill("3")
     expect(page.locator("#mc-seed input, #mc-seed textarea")).to_have_value("")
@@ -253,9 +254,7 @@ def test_stopping_while_it_prepares_in_phase_2_and_while_it_draws(page: Any, ser
     assert (
         len(json.loads((session_of(page, server) / "session.json").read_text(encoding="utf-8"))["runs"]) == 1
     )
-    page.get_by_label("Ti steps", exact=True).fill("1")
-    page.get_by_label("Lora steps", exact=True).fill("5000")
-    page.get_by_label("Lora steps", exact=True).blur()
+    setting(page, ti_steps=1, lora_steps=5000)
     expect(page.get_by_text("5001 steps.")).to_be_visible()
     page.locator("#mc-start").click()
     expect(page.locator("#mc-progress")).to_contain_text("Learning the face in this look")
@@ -327,5 +326,6 @@ def test_strengths_are_compared_and_the_recommended_one_is_used(page: Any, serve
     expect(strength).to_have_value(f"{wanted['scale']:g}")
     page.reload()
     page.locator("#mc-next-3").click()  # it lands where the training is, for there are no portraits
+    expect(page.locator("#mc-make")).to_be_visible()
     page.get_by_role("button", name="Advanced").click()
     expect(strength).to_have_value(f"{wanted['scale']:g}")

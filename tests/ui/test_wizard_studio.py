@@ -91,13 +91,13 @@ def test_other_shapes_are_offered_where_the_model_has_them(page: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
     page.locator("#mc-next-3").click()
-    page.get_by_role("radio", name="9:16").check()
+    page.get_by_role("radio", name="4:5").check()
     page.locator("#mc-count input[type=number]").fill("1")
     page.locator("#mc-make").click()
     expect(page.locator("#mc-gallery .mc-portrait")).to_have_count(1)
     page.wait_for_function("document.querySelector('#mc-gallery .mc-portrait img').naturalHeight > 64")
     assert page.evaluate(
         "(({naturalWidth: w, naturalHeight: h}) => [w, h])(document.querySelector('#mc-gallery .mc-portrait img'))"
-    ) == [56, 96]
+    ) == [64, 80]
     page.locator("#mc-gallery [data-act=portrait]").click()
     expect(page.locator("#mc-detail .mc-pair img")).to_have_count(2)  # maps are made of squares only
