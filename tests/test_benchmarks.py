@@ -108,6 +108,7 @@ def small() -> Counter:
     return Counter(shapes_of_sd15(torch.bfloat16, SMALL), LANDMARKS, resolution=128)
 
 
+@pytest.mark.long
 def test_a_step_is_counted_without_any_numbers(small: Counter) -> None:
     one, two = (small.tflop(Case(items=items)) for items in (1, 2))
     assert set(one) == {"UNet", "decoder", "text encoder", "face recognition"}

@@ -303,6 +303,7 @@ def test_delete_my_data_deletes_it(page: Any, server: Any) -> None:
     assert not shown.exists()
 
 
+@pytest.mark.long
 def test_the_page_fits_a_phone(browser: Any, server: Any) -> None:
     from conftest import visitor
 

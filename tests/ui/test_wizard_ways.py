@@ -223,6 +223,7 @@ def test_the_keyboard_keeps_its_place(page: Any) -> None:
     expect(page.get_by_text(re.compile(r"Delete \d+ photos, 0 trainings and 0 portraits\?"))).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_brush_keeps_its_tools_in_sight_at_200_percent(browser: Any, server: Any) -> None:
     from conftest import visitor
 
