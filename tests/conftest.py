@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for magicaptu
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
 # Toy tensors gain nothing from more threads, and threads that wait for a busy core cost much.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """For networks of full size, which gain from more threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,15 @@ Takes the better part of an hour on two cores, 12 GB of memory and 7 GB of disk:
 
 from __future__ import annotations
 
-import functools
 import itertools
-import os
-import resource
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from full_size import LAYOUTS, maker, named, said
 from safetensors.torch import load_file
 from toy import ToyAnalyser
 
@@ -31,48 +27,13 @@ from magicapture_core.generation import generate
 from magicapture_core.photos import Photo
 from magicapture_core.training import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "make_random_sd15.py"
-LAYOUTS = ("folder", "single", "hub-cache")
-
-
-def said(what: str, since: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{what}: {time.monotonic() - since:.0f} s, peak memory so far {peak:.1f} GiB", flush=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _all_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400), pytest.mark.usefixtures("all_cores")]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The same random model in any layout, fp16 on disk, made by the tool as a user would."""
-    root = tmp_path_factory.mktemp("sd15")
-    places = {"folder": root / "folder", "single": root / "sd15.safetensors", "hub-cache": root / "hub"}
-
-    @functools.cache
-    def make(layout: str) -> Path:
-        started = time.monotonic()
-        arguments = ["--out", places[layout], "--as", layout, "--dtype", "fp16"]
-        subprocess.run([sys.executable, TOOL, *arguments], check=True)
-        said(f"made {layout}", started)
-        return places[layout]
-
-    return make
-
-
-def named(made: Callable[[str], Path], layout: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the user gives as the model."""
-    path = made(layout)
-    if layout != "hub-cache":
-        return str(path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(path))
-    return models.HUB_ID
+    """The same random model in any layout."""
+    return maker("make_random_sd15.py", tmp_path_factory.mktemp("sd15"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
@@ -80,7 +41,7 @@ def test_every_layout_holds_the_same_bits(
     made: Callable[[str], Path], layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = models.load(made("folder"), device="cpu", dtype=torch.float16)
-    other = models.load(named(made, layout, monkeypatch), device="cpu", dtype=torch.float16)
+    other = models.load(named(made, layout, models.HUB_ID, monkeypatch), device="cpu", dtype=torch.float16)
     for part in ("unet", "vae", "text_encoder"):
         ours, theirs = getattr(folder, part).state_dict(), getattr(other, part).state_dict()
         assert ours.keys() == theirs.keys()
@@ -115,7 +76,7 @@ def test_it_loads_trains_generates_and_exports(
     made: Callable[[str], Path], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = time.monotonic()
-    bundle = models.load(named(made, layout, monkeypatch), device="cpu")
+    bundle = models.load(named(made, layout, models.HUB_ID, monkeypatch), device="cpu")
     assert bundle.dtype == torch.float32
     said(f"loaded {layout}", started)
 

@@ -7,21 +7,17 @@ Takes an hour on two cores, 16 GB of memory and 21 GB of disk:
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
-import os
-import resource
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from full_size import LAYOUTS, maker, named, said
 from safetensors.torch import load_file
 from toy import ToyAnalyser
 
@@ -34,49 +30,14 @@ from magicapture_core.models.stable_diffusion_xl import StableDiffusionXL
 from magicapture_core.photos import Photo
 from magicapture_core.training import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "make_random_sdxl.py"
-LAYOUTS = ("folder", "single", "hub-cache")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400), pytest.mark.usefixtures("all_cores")]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-
-
-def said(what: str, since: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{what}: {time.monotonic() - since:.0f} s, peak memory so far {peak:.1f} GiB", flush=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _all_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The same random model in any layout, fp16 on disk, made by the tool as a user would."""
-    root = tmp_path_factory.mktemp("sdxl")
-    places = {"folder": root / "folder", "single": root / "sdxl.safetensors", "hub-cache": root / "hub"}
-
-    @functools.cache
-    def make(layout: str) -> Path:
-        started = time.monotonic()
-        arguments = ["--out", places[layout], "--as", layout, "--dtype", "fp16"]
-        subprocess.run([sys.executable, TOOL, *arguments], check=True)
-        said(f"made {layout}", started)
-        return places[layout]
-
-    return make
-
-
-def named(made: Callable[[str], Path], layout: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the user gives as the model."""
-    path = made(layout)
-    if layout != "hub-cache":
-        return str(path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(path))
-    return models.SDXL_ID
+    """The same random model in any layout."""
+    return maker("make_random_sdxl.py", tmp_path_factory.mktemp("sdxl"))
 
 
 def opened(name: str) -> Any:
@@ -119,7 +80,7 @@ def test_every_layout_holds_the_same_bits(
 ) -> None:
     found = []
     for layout in LAYOUTS:
-        bundle = opened(named(made, layout, monkeypatch))
+        bundle = opened(named(made, layout, models.SDXL_ID, monkeypatch))
         assert isinstance(bundle, StableDiffusionXL)
         assert (bundle.resolution, bundle.prediction_type) == (1024, "epsilon")
         assert (bundle.unet.dtype, bundle.vae.dtype) == (torch.bfloat16, torch.float32)

@@ -39,7 +39,7 @@ for word in ("subject", "style"):
 """
 UNET_SHARES = {"nothing": 2.0, "largest": 3.0, "all": 2.1}
 """Of the published model: 1.78, 1.72 and .54 GB where Stable Diffusion 1.5 keeps .89, .58 and .26
-(`python -m tools.count_memory sdxl 512`)."""
+(`python benchmarks/counting_xl.py 512`)."""
 BASE_WIDTH = 768 + 1280
 """Numbers in a learned embedding of the published model."""
 

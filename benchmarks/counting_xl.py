@@ -1,62 +1,34 @@
-"""Counts what a UNet and a decoder keep for their backward pass, without a GPU and without any numbers.
+"""What Stable Diffusion XL's UNet and decoder keep for their backward pass, without a GPU and without any numbers.
 
-The networks of the published configurations run forward and backward on torch's "meta" device, as in a training step:
+    python benchmarks/counting_xl.py 512 768 1024
+
+The networks of the published configuration run forward and backward on torch's "meta" device, as in a training step:
 with LoRA on the cross-attention, maps listened to, in bf16. Every tensor that is alive is added up. Attention that is
-not listened to counts as a fused kernel leaves it: its inputs, its output and one number a row.
-
-    python -m tools.count_memory sd15 512          # bytes an item, as the planner estimates and as counted
-    python -m tools.count_memory sdxl 512 768 1024
+not listened to counts as a fused kernel leaves it: its inputs, its output and one number a row. `counting.py` counts
+the trainer's whole step for Stable Diffusion 1.5.
 """
 
 from __future__ import annotations
 
 import argparse
-import weakref
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.counting import Living
 from magicapture_core import losses
 from magicapture_core.attention import listen, nearest_side
 from magicapture_core.models.files import CONFIGS
 from magicapture_core.training.recompute import Recomputed, decoder_parts, recompute, unet_parts
 
-MODELS = {"sd15": "v1", "sdxl": "xl"}
-
-
-class Alive(TorchDispatchMode):
-    """Bytes of all tensors that were made within, now and at most; views of a network's weights are none."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        weights = [*network.parameters(), *network.buffers()]
-        self.known: dict[int, Any] = {each.untyped_storage()._cdata: each for each in weights}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `func` and take in what it made."""
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._take(tensor.untyped_storage())
-        return result
-
-    def _take(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.known:
-            return
-        self.known[key] = weakref.ref(storage, lambda _ref: self._gone(key, size))
-        self.now += size
-        self.most = max(self.most, self.now)
-
-    def _gone(self, key: int, size: int) -> None:
-        self.known.pop(key, None)
-        self.now -= size
+PUBLISHED = CONFIGS / "xl"
 
 
 class _Fused(torch.autograd.Function):
@@ -92,38 +64,32 @@ def fused_attention() -> Iterator[None]:
         torch.autocast = autocast  # type: ignore[misc]
 
 
-def networks(model: str, recomputed: Recomputed = "nothing") -> tuple[Any, Any]:
+def networks(recomputed: Recomputed = "nothing") -> tuple[Any, Any]:
     """UNet with LoRA, and VAE, both in bf16 and on "meta"."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from peft import LoraConfig
 
-    configs = CONFIGS / MODELS[model]
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs / "unet"))
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(PUBLISHED / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(PUBLISHED / "vae"))
         unet.to(torch.bfloat16).requires_grad_(False)
         unet.add_adapter(LoraConfig(r=4, target_modules=r".*attn2\.(to_q|to_k|to_v|to_out\.0)"))
     recompute(unet_parts(unet, recomputed))
     return unet, vae.requires_grad_(False).to(torch.bfloat16)
 
 
-def unet_bytes(model: str, resolution: int, items: int, recomputed: Recomputed) -> int:
+def unet_bytes(resolution: int, items: int, recomputed: Recomputed) -> int:
     """The most that a UNet pass with its backward keeps, beside weights."""
-    unet, _ = networks(model, recomputed)
+    unet, _ = networks(recomputed)
     side, width = resolution // 8, unet.config.cross_attention_dim
     meta: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16}
     with (
-        Alive(unet) as alive,
+        Living([*unet.parameters(), *unet.buffers()]) as living,
         fused_attention(),
         listen(unet, nearest_side(unet, side, resolution / 32), side) as store,
     ):
         store.positions = torch.zeros(items, 2, dtype=torch.long, device="meta")
-        added = {}
-        if model == "sdxl":
-            added = {
-                "text_embeds": torch.empty(items, 1280, **meta),
-                "time_ids": torch.empty(items, 6, **meta),
-            }
+        added = {"text_embeds": torch.empty(items, 1280, **meta), "time_ids": torch.empty(items, 6, **meta)}
         output = unet(
             torch.empty(items, 4, side, side, **meta),
             torch.zeros(items, device="meta"),
@@ -136,21 +102,21 @@ def unet_bytes(model: str, resolution: int, items: int, recomputed: Recomputed) 
         for token in range(2):
             loss = loss + losses.attention_refocusing(heads[:, token], region).mean()
         loss.backward()
-    return alive.most
+    return living.peak
 
 
-def decoder_bytes(model: str, pixels: int, *, again: bool) -> int:
+def decoder_bytes(pixels: int, *, again: bool) -> int:
     """The most that decoding a square of `pixels` a side, with its backward, keeps, beside weights.
 
     again: its parts are computed again going backward.
     """
-    _, vae = networks(model)
+    _, vae = networks()
     if again:
         recompute(decoder_parts(vae.decoder))
-    with Alive(vae) as alive, fused_attention():
+    with Living([*vae.parameters(), *vae.buffers()]) as living, fused_attention():
         latents = torch.empty(1, 4, pixels // 8, pixels // 8, device="meta", dtype=vae.dtype).requires_grad_()
         vae.decode(latents).sample.float().mean().backward()
-    return alive.most
+    return living.peak
 
 
 def main() -> None:
@@ -158,23 +124,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", choices=tuple(MODELS))
     parser.add_argument("resolution", type=int, nargs="+")
     options = parser.parse_args()
     for resolution in options.resolution:
         for recomputed in get_args(Recomputed):
-            one, three = (unet_bytes(options.model, resolution, items, recomputed) for items in (1, 3))
+            one, three = (unet_bytes(resolution, items, recomputed) for items in (1, 3))
             print(
-                f"{options.model} {resolution} px, {recomputed} computed again: UNet {one / 1e9:.2f} GB for one item, "
+                f"{resolution} px, {recomputed} computed again: UNet {one / 1e9:.2f} GB for one item, "
                 f"{three / 1e9:.2f} GB for three",
                 flush=True,
             )
         for again in (False, True):
-            whole, half = (
-                decoder_bytes(options.model, pixels, again=again) for pixels in (resolution, resolution // 2)
-            )
+            whole, half = (decoder_bytes(pixels, again=again) for pixels in (resolution, resolution // 2))
             print(
-                f"{options.model} {resolution} px, {'all' if again else 'nothing'} computed again: decoder "
+                f"{resolution} px, {'all' if again else 'nothing'} computed again: decoder "
                 f"{whole / 1e9:.2f} GB, {half / 1e9:.2f} GB for half a side",
                 flush=True,
             )
