@@ -354,7 +354,7 @@ FLOORS = (
     "checkpoints concepts presets postprocess adapters",
     "models masks faces provenance",
     "photos prompts attention schedules losses weights heat files",
-    "config progress problems",
+    "config progress problems languages",
 )
 """From the top; a room imports from its own floor only what stands after it."""
 
