@@ -74,7 +74,9 @@ class Said(str):
     ) -> Said:
         """text: as it is read; sentence, many: as they are in the source, in English."""
         said = super().__new__(cls, text)
-        said.sentence, said.many, said.n, said.values = sentence, many, n, values or {}
+        said.sentence, said.many, said.n = sentence, many, n
+        # Not the values themselves: an error would keep everything alive that its frames hold.
+        said.values = {name: _plain(value) for name, value in (values or {}).items()}
         return said
 
     def __copy__(self) -> Said:
@@ -118,15 +120,14 @@ def loads(stored: str) -> Any:
 def _stored(value: Any) -> Any:
     if isinstance(value, Said):
         plural = {} if value.many is None else {"many": value.many, "n": value.n}
-        values = {name: _stored(_plain(each)) for name, each in value.values.items()}
-        return {SENTENCE: value.sentence, **plural, "values": values}
+        return {SENTENCE: value.sentence, **plural, "values": _stored(value.values)}
     if isinstance(value, dict):
         return {name: _stored(each) for name, each in value.items()}
     return [_stored(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:
-    """A value of a sentence as JSON can hold it: text, or a number that a placeholder may round."""
+    """A value as JSON can hold it: text, or a number that a placeholder may round."""
     return value if isinstance(value, str | int) else float(value) if isinstance(value, Real) else str(value)
 
 
