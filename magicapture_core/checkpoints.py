@@ -128,12 +128,10 @@ class Run:
     def create(cls, folder: Path, facts: RunFacts) -> Run:
         """Make a new run folder. Raises RunProblem where one is already."""
         if (folder / "config.json").exists():
-            raise RunProblem(
-                _(
-                    "{folder} already holds a run. Resume it (--resume), or choose another folder for a new one.",
-                    folder=folder,
-                )
-            )
+            raise RunProblem(_(
+                "{folder} already holds a run. Resume it (--resume), or choose another folder for a new one.",
+                folder=folder,
+            ))  # fmt: skip
         run = cls(folder)
         with atomic_file(folder / "config.json") as path:
             path.write_text(json.dumps(facts.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -144,12 +142,10 @@ class Run:
         """Open an existing run folder. Raises RunProblem if it has no config.json."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
-            raise RunProblem(
-                _(
-                    "No run in {folder}: it has no config.json. Give the folder that training wrote (its --out).",
-                    folder=folder,
-                )
-            )
+            raise RunProblem(_(
+                "No run in {folder}: it has no config.json. Give the folder that training wrote (its --out).",
+                folder=folder,
+            ))  # fmt: skip
         return cls(folder)
 
     @classmethod
@@ -170,13 +166,11 @@ class Run:
             try:
                 lock.acquire()
             except Timeout as error:
-                raise RunProblem(
-                    _(
-                        "{folder} is being trained already, by this or another program. Wait until that has ended, "
-                        "or stop it first; then resume. For a new training choose another folder.",
-                        folder=folder,
-                    )
-                ) from error
+                raise RunProblem(_(
+                    "{folder} is being trained already, by this or another program. Wait until that has ended, "
+                    "or stop it first; then resume. For a new training choose another folder.",
+                    folder=folder,
+                )) from error  # fmt: skip
         try:
             yield
         finally:
@@ -195,17 +189,11 @@ class Run:
                 path.read_text(encoding="utf-8-sig")
             )  # Windows' Notepad writes a byte-order mark
         except (OSError, ValueError, RecursionError) as error:
-            raise RunProblem(
-                _("{path} cannot be read: {error}. Start a new run.", path=path, error=error)
-            ) from error
+            raise RunProblem(_unreadable(path, error)) from error
         if not isinstance(values, dict):
-            raise RunProblem(
-                _(
-                    "{path} must hold an object, got {type}. Start a new run.",
-                    path=path,
-                    type=type(values).__name__,
-                )
-            )
+            raise RunProblem(_(
+                "{path} must hold an object, got {type}. Start a new run.", path=path, type=type(values).__name__,
+            ))  # fmt: skip
         return RunFacts.from_dict(values)
 
     def check_same(self, facts: RunFacts) -> None:
@@ -222,26 +210,19 @@ class Run:
                 _("the model was {before}, now {now} (other weights)", before=before.model, now=now.model)
             )
         if before.likeness != now.likeness:
-            differing.append(
-                _(
-                    "likeness was judged by {before}, now by {now} (--faces)",
-                    before=before.likeness,
-                    now=now.likeness,
-                )
-            )
+            differing.append(_(
+                "likeness was judged by {before}, now by {now} (--faces)", before=before.likeness, now=now.likeness,
+            ))  # fmt: skip
         if before.subject != now.subject:
             differing.append(_("the subject photos or their masks changed"))
         if before.style != now.style:
             differing.append(_("the style photos or their masks changed"))
         if differing:
-            raise RunProblem(
-                _(
-                    "{folder} cannot be resumed: {reasons}. Resume with the same settings and photos, or start a new "
-                    "run in another folder.",
-                    folder=self.folder,
-                    reasons="; ".join(differing),
-                )
-            )
+            raise RunProblem(_(
+                "{folder} cannot be resumed: {reasons}. Resume with the same settings and photos, or start a new "
+                "run in another folder.",
+                folder=self.folder, reasons="; ".join(differing),
+            ))  # fmt: skip
 
     # --- what was measured on the way -------------------------------------------------------------
 
@@ -355,13 +336,10 @@ class Run:
         """Copy a checkpoint's adapter files into adapter/. Raises RunProblem if there is no checkpoint of that name."""
         found = next((path for path in self.checkpoints() if path.name == checkpoint), None)
         if found is None:
-            raise RunProblem(
-                _(
-                    "{folder} no longer has {checkpoint}. Choose another one.",
-                    folder=self.folder,
-                    checkpoint=checkpoint,
-                )
-            )
+            raise RunProblem(_(
+                "{folder} no longer has {checkpoint}. Choose another one.",
+                folder=self.folder, checkpoint=checkpoint,
+            ))  # fmt: skip
         self._publish(found)
 
     def _publish(self, checkpoint: Path) -> None:
@@ -386,21 +364,15 @@ class Run:
                 torch.load(path / "state.pt", weights_only=True, map_location="cpu"),
             )
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError) as error:
-            raise RunProblem(
-                _(
-                    "{path} cannot be read: {error}. Delete that folder to go on from an older checkpoint.",
-                    path=path,
-                    error=error,
-                )
-            ) from error
+            raise RunProblem(_(
+                "{path} cannot be read: {error}. Delete that folder to go on from an older checkpoint.",
+                path=path, error=error,
+            )) from error  # fmt: skip
         except Exception as error:
-            raise RunProblem(
-                _(
-                    "{path} is damaged ({error}). Delete that checkpoint's folder to go on from an older one.",
-                    path=path / "state.pt",
-                    error=type(error).__name__,
-                )
-            ) from error
+            raise RunProblem(_(
+                "{path} is damaged ({error}). Delete that checkpoint's folder to go on from an older one.",
+                path=path / "state.pt", error=type(error).__name__,
+            )) from error  # fmt: skip
 
     # --- who the subject is -----------------------------------------------------------------------
 
@@ -420,6 +392,8 @@ class Run:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor("mean"), (file.metadata() or {})["embedder"]
         except (SafetensorError, KeyError, OSError) as error:
-            raise RunProblem(
-                _("{path} cannot be read: {error}. Start a new run.", path=path, error=error)
-            ) from error
+            raise RunProblem(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return _("{path} cannot be read: {error}. Start a new run.", path=path, error=error)

@@ -162,13 +162,9 @@ WEIGHTS: dict[str, Weight] = {
 def weight(name: str) -> Weight:
     """The entry of WEIGHTS; Problem for an unknown name."""
     if name not in WEIGHTS:
-        raise Problem(
-            _(
-                "There is no weight file called {name}. Known: {known}.",
-                name=repr(name),
-                known=", ".join(WEIGHTS),
-            )
-        )
+        raise Problem(_(
+            "There is no weight file called {name}. Known: {known}.", name=repr(name), known=", ".join(WEIGHTS),
+        ))  # fmt: skip
     return WEIGHTS[name]
 
 
@@ -246,14 +242,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ValueError,
         OSError,
     ) as error:
-        raise Problem(
-            _(
-                "{path} cannot be read as a weight file ({error}). It may be a broken download: delete it and get "
-                "it again.",
-                path=path,
-                error=type(error).__name__,
-            )
-        ) from error
+        raise Problem(_(
+            "{path} cannot be read as a weight file ({error}). It may be a broken download: delete it and get "
+            "it again.",
+            path=path, error=type(error).__name__,
+        )) from error  # fmt: skip
     for key in ("params_ema", "params", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -302,15 +295,11 @@ def _download(entry: Weight, folder: Path, progress: Progress | None) -> Path:
     part = folder / f"{entry.filename}.part"
     have = part.stat().st_size if part.exists() else 0
     if entry.size is not None and shutil.disk_usage(folder).free < entry.size - have:
-        raise MissingFiles(
-            _(
-                "{file} needs {size}, but the disk of {folder} has less room. Make room, or set MAGICAPTURE_WEIGHTS "
-                "to a folder on another disk.",
-                file=entry.filename,
-                size=entry.readable_size,
-                folder=folder,
-            )
-        )
+        raise MissingFiles(_(
+            "{file} needs {size}, but the disk of {folder} has less room. Make room, or set MAGICAPTURE_WEIGHTS "
+            "to a folder on another disk.",
+            file=entry.filename, size=entry.readable_size, folder=folder,
+        ))  # fmt: skip
     for attempt in range(_ATTEMPTS):
         try:
             _stream(entry, part, progress)
@@ -377,16 +366,11 @@ def _check(entry: Weight, part: Path) -> None:
     sizes = entry.size is not None and size != entry.size
     expected = _("{size} bytes", size=f"{entry.size:,}") if sizes else entry.sha256
     got = _("{size} bytes", size=f"{size:,}") if sizes else digest
-    raise MissingFiles(
-        _(
-            "What came from {url} is not {file}: expected {expected}, got {got}. It was deleted. Try again later; "
-            "if it happens again, something on the way (a proxy?) replaces the file.",
-            url=entry.url,
-            file=entry.filename,
-            expected=expected,
-            got=got,
-        )
-    )
+    raise MissingFiles(_(
+        "What came from {url} is not {file}: expected {expected}, got {got}. It was deleted. Try again later; "
+        "if it happens again, something on the way (a proxy?) replaces the file.",
+        url=entry.url, file=entry.filename, expected=expected, got=got,
+    ))  # fmt: skip
 
 
 def _not_here(entry: Weight, folder: Path, why: str) -> str:
