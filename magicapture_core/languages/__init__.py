@@ -87,7 +87,12 @@ class Said(str):
 
 
 def _(sentence: str, /, **values: Any) -> str:
-    """A sentence in the visitor's language, its {placeholders} filled with `values` by `str.format`."""
+    """A sentence in the visitor's language, its {placeholders} filled with `values` by `str.format`.
+
+    Of a `Said` it makes what `again` makes: a text that was read from the disk may be one, or the plain sentence.
+    """
+    if isinstance(sentence, Said):
+        return again(sentence)
     text = _catalogue(language()).gettext(sentence) if sentence else sentence
     return Said(text.format(**values) if values else text, sentence, values=values)
 
@@ -103,7 +108,9 @@ def again(text: str) -> str:
     if not isinstance(text, Said):
         return text
     values = {name: again(value) for name, value in text.values.items()}
-    return _(text.sentence, **values) if text.many is None else n_(text.sentence, text.many, text.n, **values)
+    if text.many is not None:
+        return n_(text.sentence, text.many, text.n, **values)
+    return _(text.sentence, **values) if text.sentence else text
 
 
 def dumps(values: Any) -> str:
