@@ -20,10 +20,13 @@ def address(code: str) -> str:
 
 
 def page_head(keep_days: float) -> str:
-    """The head of the page in the language that is spoken, and what page.js has to say in it."""
+    """The head of the page in the language that is spoken, and what page.js and style.css have to say in it."""
     words = {
         "done": _("{about}: done", about="{about}"),
         "failed": _("{about}: failed", about="{about}"),
+        "choose": _("Choose photos"),
+        "drop": _("or drop them here: JPEG, PNG, HEIC and others"),
+        "kinds": _("JPEG, PNG, HEIC and others"),
         "share": _("{percent}% {about}", percent="{percent}", about="{about}"),
     }
     private = n_(
@@ -37,8 +40,8 @@ def page_head(keep_days: float) -> str:
     about = _("Portraits of you in a style you choose, from a few photos.")
     return (
         f'<header class="mc-head" data-lang="{_tag(language())}" '
-        f'data-words="{escape(json.dumps(words), quote=True)}"><div><h1>MagiCapture</h1><p>{escape(about)}</p></div>'
-        f'<div class="mc-private">{_languages()}<p>{escape(private)}</p></div></header>'
+        f'data-words="{escape(json.dumps(words), quote=True)}">{_languages()}<div><h1>MagiCapture</h1>'
+        f'<p>{escape(about)}</p></div><p class="mc-private">{escape(private)}</p></header>'
     )
 
 

@@ -4,6 +4,7 @@
 const head = document.querySelector('.mc-head'), words = JSON.parse(head.dataset.words);
 document.documentElement.lang = head.dataset.lang;
 const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, key) => values[key]);
+for (const name of ['choose', 'drop', 'kinds']) document.documentElement.style.setProperty(`--mc-say-${name}`, JSON.stringify(words[name]));
 for (const link of head.querySelectorAll('[data-language]')) {
   link.addEventListener('click', event => {
     if (link.getAttribute('aria-current')) { event.preventDefault(); return; }

@@ -42,7 +42,6 @@ class Wizard:
         self.key = gr.BrowserState(None, storage_key="magicapture", secret=studio.sessions.secret())
         self.seen = gr.State(None)
         self.timer = gr.Timer(1.0, active=False)
-        gr.Navbar(visible=False)  # the languages are no places of one app: see ui/head.py
         gr.HTML(head.page_head(studio.sessions.keep_days), js_on_load=look.SCRIPT)
         self.way = gr.HTML(_way(PHOTOS, PHOTOS), js_on_load=cards.CLICKS, elem_id="mc-way")
         self.steps: list[Any] = []
