@@ -7,7 +7,10 @@ python -m tools.catalogue --missing  says how many sentences each language lacks
 from __future__ import annotations
 
 import argparse
+import ast
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
@@ -17,8 +20,30 @@ from magicapture_core.languages import CATALOGUES, ENGLISH, LANGUAGES
 
 ROOT = Path(__file__).parents[1]
 KEYWORDS = {"_": None, "N_": None, "n_": (1, 2)}
-METHODS = [("magicapture_core/**.py", "python"), ("app.py", "python")]
+TRANSLATORS = "# Translators:"
+METHODS = [("magicapture_core/**.py", "tools.catalogue:of_python"), ("app.py", "tools.catalogue:of_python")]
 OTHERS = [code for code in LANGUAGES if code != ENGLISH]
+
+
+def of_python(source: BinaryIO, *_: Any, **__: Any) -> Iterator[tuple[int, str, Any, list[str]]]:
+    """The sentences of a file of Python, for Babel, whose own method does not look into f-strings (Python 3.11).
+
+    Raises ValueError for an f-string as a sentence: nobody could translate it.
+    """
+    text = source.read().decode("utf-8")
+    lines = ["", *text.splitlines()]
+    for call in ast.walk(ast.parse(text)):
+        name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+        if name not in KEYWORDS or not isinstance(call, ast.Call):
+            continue
+        said = call.args[: 2 if name == "n_" else 1]
+        if any(isinstance(each, ast.JoinedStr) for each in said):
+            raise ValueError(f"{source.name}, line {call.lineno}: an f-string is no sentence to translate")
+        texts = tuple(each.value for each in said if isinstance(each, ast.Constant))
+        if len(texts) == len(said):  # else it is a constant of the program, marked where it is made
+            above = lines[call.lineno - 1].strip()
+            comments = [above[2:]] if above.startswith(TRANSLATORS) else []
+            yield call.lineno, name, texts if name == "n_" else texts[0], comments
 
 
 def sentences() -> Catalog:

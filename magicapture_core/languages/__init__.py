@@ -164,3 +164,8 @@ def _catalogue(code: str) -> gettext.NullTranslations:
     write_mo(compiled, catalogue)
     compiled.seek(0)
     return gettext.GNUTranslations(compiled)
+
+
+def available() -> list[str]:
+    """The codes of the languages that have a catalogue, English first."""
+    return [code for code in LANGUAGES if code == ENGLISH or (CATALOGUES / f"{code}.po").is_file()]

@@ -1,5 +1,19 @@
 // Attached once, to the page's header: what is under way, the keyboard's place, and what gradio's own parts leave unsaid.
 
+// --- The language: the document says which it is, and the list in the head remembers what is chosen.
+const head = document.querySelector('.mc-head'), words = JSON.parse(head.dataset.words);
+document.documentElement.lang = head.dataset.lang;
+const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, key) => values[key]);
+for (const name of ['choose', 'drop', 'kinds']) document.documentElement.style.setProperty(`--mc-say-${name}`, JSON.stringify(words[name]));
+for (const link of head.querySelectorAll('[data-language]')) {
+  link.addEventListener('click', event => {
+    if (link.getAttribute('aria-current')) { event.preventDefault(); return; }
+    try { localStorage.setItem('magicapture-language', link.dataset.language); } catch { /* forbidden, in some frames */ }
+    const [path, hash] = link.getAttribute('href').split('#');
+    link.href = path + location.search + (hash ? `#${hash}` : '');
+  });
+}
+
 // --- What is under way: the pressed button rests, and a line at the foot of the window says what is done.
 const LATE = 250; // milliseconds after which something is worth a line
 const under = new Map();
@@ -130,15 +144,15 @@ function announce() {
     const {about, state} = each.dataset, was = before[about];
     before[about] = state;
     if (was !== 'running' || state === 'running') continue;
-    ready = `${about}: ${state === 'failed' ? 'failed' : 'done'}`;
+    ready = fill(state === 'failed' ? words.failed : words.done, {about});
     if (document.hidden && window.Notification?.permission === 'granted') new Notification('MagiCapture', {body: ready});
   }
   for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
-    if (before[about] === 'running') ready = `${about}: done`;
+    if (before[about] === 'running') ready = fill(words.done, {about});
     delete before[about];
   }
   if (!document.hidden && !running) ready = '';
-  if (running) { document.title = `${running.dataset.progress}% ${running.dataset.about} · ${plain}`; badge(running.dataset.progress / 100, false); }
+  if (running) { document.title = `${fill(words.share, {percent: running.dataset.progress, about: running.dataset.about})} · ${plain}`; badge(running.dataset.progress / 100, false); }
   else if (ready) { document.title = `${ready} · ${plain}`; badge(1, true); }
   else if (drawn) { document.title = plain; drawn = ''; if (plainIcon) icon.setAttribute('href', plainIcon); }
 }

@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(runs / "shown"))
         import app
-        from magicapture_core.ui import look
+        from magicapture_core.ui import head, look
         from magicapture_core.ui.studio import Studio
 
         settings = {"schedules": {"quick": QUICK}, "generate": {"steps": 3}}
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         blocks.queue(default_concurrency_limit=4)
         _, url, _ = blocks.launch(
             server_port=_free_port(), prevent_thread_lock=True, quiet=True, theme=look.theme(), css=look.CSS,
-            blocked_paths=[str(runs / "sessions")], footer_links=["gradio"], ssr_mode=False,
+            head=head.script(), blocked_paths=[str(runs / "sessions")], footer_links=["gradio"], ssr_mode=False,
         )  # fmt: skip
         yield Server(url, studio, runs)
         studio.close()
