@@ -123,6 +123,13 @@ function badge(share, done) {
   icon.setAttribute('href', canvas.toDataURL());
 }
 
+const away = () => document.hidden || !document.hasFocus(); // looking at another window beside this one, too
+
+function notify(body) {
+  if (!away() || window.Notification?.permission !== 'granted') return;
+  try { new Notification('MagiCapture', {body}); } catch { /* a browser that wants a service worker for it */ }
+}
+
 function announce() {
   const all = [...document.querySelectorAll('[data-progress]')];
   const running = all.find(each => each.dataset.state === 'running');
@@ -131,22 +138,22 @@ function announce() {
     before[about] = state;
     if (was !== 'running' || state === 'running') continue;
     ready = `${about}: ${state === 'failed' ? 'failed' : 'done'}`;
-    if (document.hidden && window.Notification?.permission === 'granted') new Notification('MagiCapture', {body: ready});
+    notify(ready);
   }
   for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
     if (before[about] === 'running') ready = `${about}: done`;
     delete before[about];
   }
-  if (!document.hidden && !running) ready = '';
+  if (!away() && !running) ready = '';
   if (running) { document.title = `${running.dataset.progress}% ${running.dataset.about} · ${plain}`; badge(running.dataset.progress / 100, false); }
   else if (ready) { document.title = `${ready} · ${plain}`; badge(1, true); }
   else if (drawn) { document.title = plain; drawn = ''; if (plainIcon) icon.setAttribute('href', plainIcon); }
 }
 let ready = '';
-document.addEventListener('visibilitychange', () => setTimeout(announce, 1500));
+for (const [where, kind] of [[document, 'visibilitychange'], [window, 'focus']]) where.addEventListener(kind, () => setTimeout(announce, 1500));
 
 function offer() {
-  const can = window.Notification?.permission === 'default';
+  const can = window.Notification?.permission === 'default' && !/Android/.test(navigator.userAgent); // there it cannot show any
   for (const each of document.querySelectorAll('[data-notify]')) if (each.hidden === can) each.hidden = !can;
 }
 document.addEventListener('click', event => {

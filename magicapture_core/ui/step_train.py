@@ -38,6 +38,8 @@ class TrainStep(Step):
     """One button, what it draws, and the settings for those who want them."""
 
     name = N_("Learn")
+    onward: Any
+    """“Next”, made by the page: the primary button once there is something to go on with."""
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
@@ -100,6 +102,7 @@ class TrainStep(Step):
         return [
             self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
             self.leave, self.stale, self.said, self.looks, self.schedule, self.advanced, self.explained, self.needs,
+            self.onward,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -169,7 +172,7 @@ class TrainStep(Step):
         what = _("Learn again") if session.runs else _purpose(session)
         return gr.Button(
             _with_time(what, self._time(facts, config, len(session.looks) or 1)), visible=not self._busy(session),
-            variant="secondary" if session.runs else "primary",
+            variant=self._variants(session)[0],
         )  # fmt: skip
 
     def _busy(self, session: Session) -> bool:
@@ -268,25 +271,41 @@ class TrainStep(Step):
         return loss_charts(rows, run.total)
 
     def _buttons(self, session: Session, snapshot: Snapshot | None) -> Updates:
-        run = session.chosen_run()
         state = snapshot.state if snapshot else "none"
         queued = snapshot is not None and state == "waiting" and snapshot.ahead > 0
         working = state in ("preparing", "running") or (state == "waiting" and not queued)
         busy = snapshot is not None and not snapshot.ended
-        step = self.studio.runs.saved_step(session, run) if run and not busy else 0
         smaller = bool(self.studio.training_jobs.smaller(session)) and not busy
-        partly = run is not None and not run.finished and 0 < step < run.total
-        start: dict[str, Any] = {"visible": not busy, "variant": "secondary" if step else "primary"}
-        unfinished = not busy and (partly or smaller) and not self.studio.stale(session)
+        again = _("Go on with less memory") if smaller else _("Resume")
+        first, onward = self._variants(session)
+        start: dict[str, Any] = {"visible": not busy, "variant": first}
         return {
             self.start: gr.Button(_("Learn again"), **start) if session.runs else gr.Button(**start),
+            self.onward: gr.Button(variant=onward),
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
             self.leave: gr.Button(visible=queued),
-            self.resume: gr.Button(_("Go on with less memory") if smaller else _("Resume"), visible=unfinished),
+            self.resume: gr.Button(again, visible=self._unfinished(session)),
             self.schedule: gr.Radio(visible=not busy),
             self.advanced: gr.Accordion(visible=False, open=False) if busy else gr.Accordion(visible=True),
         }  # fmt: skip
+
+    def _unfinished(self, session: Session) -> bool:
+        """Whether there is something to resume."""
+        run = session.chosen_run()
+        if run is None or self._busy(session) or self.studio.stale(session):
+            return False
+        partly = not run.finished and 0 < self.studio.runs.saved_step(session, run) < run.total
+        return partly or bool(self.studio.training_jobs.smaller(session))
+
+    def _variants(self, session: Session) -> tuple[str, str]:
+        """Of the button that starts, and of “Next”. At most one is primary: what to do now, if that is not “Resume”."""
+        if self._unfinished(session):
+            return "secondary", "secondary"
+        ready = self.lacking(session) is None
+        return "secondary" if ready else "primary", "primary" if ready and not self._busy(
+            session
+        ) else "secondary"
 
     # --- handlers -------------------------------------------------------------------------------------
 
