@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.config import TrainConfig, from_dict, to_dict
-from magicapture_core.languages import _
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told, training_seconds
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRAINING = "training"
+TRAINING = N_("training")
 SHARED_MOST = {
     "batch_size": 16, "gradient_accumulation": 32, "resolution": 1024, "prior_pictures": 400, "sample_steps": 100,
     "keep_checkpoints": 5, "sample_pictures": 8,
