@@ -302,10 +302,9 @@ class TrainStep(Step):
         """Of the button that starts, and of “Next”. At most one is primary: what to do now, if that is not “Resume”."""
         if self._unfinished(session):
             return "secondary", "secondary"
-        ready = self.lacking(session) is None
-        return "secondary" if ready else "primary", "primary" if ready and not self._busy(
-            session
-        ) else "secondary"
+        if self.lacking(session) is not None:
+            return "primary", "secondary"
+        return "secondary", "secondary" if self._busy(session) else "primary"
 
     # --- handlers -------------------------------------------------------------------------------------
 
