@@ -106,7 +106,8 @@ function name() {
 
 // --- The window's title and sign say how far something is, for whoever looks at another window; see [data-progress].
 const plain = document.title;
-const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), {rel: 'icon'}));
+const usual = {rel: 'icon', href: `${window.gradio_config?.root || ''}/favicon.ico`}; // gradio's, which no link names
+const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), usual));
 const plainIcon = icon.getAttribute('href');
 let before = {}, drawn = '';
 
@@ -147,7 +148,7 @@ function announce() {
   if (!away() && !running) ready = '';
   if (running) { document.title = `${running.dataset.progress}% ${running.dataset.about} · ${plain}`; badge(running.dataset.progress / 100, false); }
   else if (ready) { document.title = `${ready} · ${plain}`; badge(1, true); }
-  else if (drawn) { document.title = plain; drawn = ''; if (plainIcon) icon.setAttribute('href', plainIcon); }
+  else if (drawn) { document.title = plain; drawn = ''; icon.setAttribute('href', plainIcon); }
 }
 let ready = '';
 for (const [where, kind] of [[document, 'visibilitychange'], [window, 'focus']]) where.addEventListener(kind, () => setTimeout(announce, 1500));
