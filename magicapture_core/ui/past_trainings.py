@@ -18,11 +18,13 @@ from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 
+PORTRAITS = N_("Portraits")
+
 
 class Exporting(Step):
     """What was learned, as files for other programs."""
 
-    name = N_("Portraits")
+    name = PORTRAITS
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
@@ -58,7 +60,7 @@ class Exporting(Step):
 class PastTrainings(Step):
     """Every training with a button to delete it."""
 
-    name = N_("Portraits")
+    name = PORTRAITS
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
@@ -78,7 +80,7 @@ class PastTrainings(Step):
         session = self.studio.sessions.find(key)
         title = next((each.title for each in session.runs if each.id == run), _("The training"))
         session = self.studio.runs.discard(key, run)
-        gr.Info(_("{training} and its portraits are deleted.", training=title), title=_(self.name))
+        gr.Info(_("{training} and its portraits are deleted.", training=title), title=_(PORTRAITS))
         return session
 
 

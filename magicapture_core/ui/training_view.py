@@ -97,10 +97,11 @@ def loss_charts(rows: list[dict[str, Any]], total: int) -> str:
     border = next((row["step"] for row in rows if row["phase"] == "lora"), None)
     end = right_end(rows[-1]["step"], total) if rows else total
     figures = []
-    for term, (title, hint) in TERM_TITLES.items():
+    for term in TERM_TITLES:
         with_it = [row for row in rows if term in row]
         steps, values = [row["step"] for row in with_it], [row[term] for row in with_it]
-        figures.append(curve(_(title), _(hint), steps, values, last_step=end, border=border))
+        title, hint = _(TERM_TITLES[term][0]), _(TERM_TITLES[term][1])
+        figures.append(curve(title, hint, steps, values, last_step=end, border=border))
     return charts(_("How it learns: lower is better"), figures)
 
 
