@@ -120,7 +120,8 @@ function name() {
 
 // --- The window's title and sign say how far something is, for whoever looks at another window; see [data-progress].
 const plain = document.title;
-const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), {rel: 'icon'}));
+const usual = {rel: 'icon', href: `${window.gradio_config?.root || ''}/favicon.ico`}; // gradio's, which no link names
+const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), usual));
 const plainIcon = icon.getAttribute('href');
 let before = {}, drawn = '';
 
@@ -137,6 +138,13 @@ function badge(share, done) {
   icon.setAttribute('href', canvas.toDataURL());
 }
 
+const away = () => document.hidden || !document.hasFocus(); // looking at another window beside this one, too
+
+function notify(body) {
+  if (!away() || window.Notification?.permission !== 'granted') return;
+  try { new Notification('MagiCapture', {body}); } catch { /* a browser that wants a service worker for it */ }
+}
+
 function announce() {
   const all = [...document.querySelectorAll('[data-progress]')];
   const running = all.find(each => each.dataset.state === 'running');
@@ -145,22 +153,22 @@ function announce() {
     before[about] = state;
     if (was !== 'running' || state === 'running') continue;
     ready = fill(state === 'failed' ? words.failed : words.done, {about});
-    if (document.hidden && window.Notification?.permission === 'granted') new Notification('MagiCapture', {body: ready});
+    notify(ready);
   }
   for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
     if (before[about] === 'running') ready = fill(words.done, {about});
     delete before[about];
   }
-  if (!document.hidden && !running) ready = '';
+  if (!away() && !running) ready = '';
   if (running) { document.title = `${fill(words.share, {percent: running.dataset.progress, about: running.dataset.about})} · ${plain}`; badge(running.dataset.progress / 100, false); }
   else if (ready) { document.title = `${ready} · ${plain}`; badge(1, true); }
-  else if (drawn) { document.title = plain; drawn = ''; if (plainIcon) icon.setAttribute('href', plainIcon); }
+  else if (drawn) { document.title = plain; drawn = ''; icon.setAttribute('href', plainIcon); }
 }
 let ready = '';
-document.addEventListener('visibilitychange', () => setTimeout(announce, 1500));
+for (const [where, kind] of [[document, 'visibilitychange'], [window, 'focus']]) where.addEventListener(kind, () => setTimeout(announce, 1500));
 
 function offer() {
-  const can = window.Notification?.permission === 'default';
+  const can = window.Notification?.permission === 'default' && !/Android/.test(navigator.userAgent); // there it cannot show any
   for (const each of document.querySelectorAll('[data-notify]')) if (each.hidden === can) each.hidden = !can;
 }
 document.addEventListener('click', event => {

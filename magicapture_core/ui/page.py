@@ -74,7 +74,7 @@ class Wizard:
             if number > PHOTOS:
                 back = gr.Button(_("Back"), elem_classes="mc-narrow", elem_id=f"mc-back-{number}")
             if number < FINISH:
-                onward = gr.Button(
+                onward = self.steps[number].onward = gr.Button(
                     _("Next: {step}", step=_(STEPS[number + 1].name)), variant="primary",
                     elem_classes="mc-narrow mc-next", elem_id=f"mc-next-{number}",
                 )  # fmt: skip

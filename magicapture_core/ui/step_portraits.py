@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness, prompt_chips
 from magicapture_core.ui.comparing import Comparing
@@ -64,7 +65,7 @@ class PortraitsStep(Step):
             list(ORDERS.items()), value="new", label="Show first", visible=False, elem_id="mc-order"
         )
         self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-gallery")
-        self.explained = gr.HTML(likeness.EXPLAINED, visible=False)
+        self.explained = gr.HTML(likeness.explained(), visible=False)
         self.chosen = gr.State(None)
         self.filled = gr.State(None)
         self.detail = gr.HTML(js_on_load=cards.CLICKS + cards.INTO_VIEW, elem_id="mc-detail")
@@ -191,7 +192,7 @@ class PortraitsStep(Step):
             **({self.said: ""} if found else {}),
             self.make: gr.Button("Make more portraits" if found else "Make portraits", interactive=not busy),
             self.stop: gr.Button(visible=busy),
-            self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
+            self.stale: cards.note(_(STALE), "warn") if self.studio.stale(session) else "",
         }
         if seen is None or seen[3] != now[3]:
             updates |= self.comparing.show(session)

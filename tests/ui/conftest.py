@@ -102,13 +102,15 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 class visitor:
     """A browser of its own: `with visitor(browser, server) as (page, faults)`."""
 
-    def __init__(self, browser: Any, server: Server, width: int = 1280) -> None:
-        self.browser, self.server, self.width = browser, server, width
+    def __init__(self, browser: Any, server: Server, width: int = 1280, script: str = "") -> None:
+        """script: run in the page before everything else."""
+        self.browser, self.server, self.width, self.script = browser, server, width, script
 
     def __enter__(self) -> tuple[Any, list[str]]:
         self.context = self.browser.new_context(viewport={"width": self.width, "height": 900})
         self.context.set_default_timeout(PATIENCE)
         page, faults = self.context.new_page(), []
+        page.add_init_script(self.script)
         home = self.server.url
         page.on(
             "request", lambda r: None if r.url.startswith((home, "data:", "blob:")) else faults.append(r.url)
