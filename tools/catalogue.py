@@ -7,18 +7,35 @@ python -m tools.catalogue --missing  says how many sentences each language lacks
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
 
 from magicapture_core.languages import CATALOGUES, ENGLISH, LANGUAGES
+from magicapture_core.ui.prompt_words import to_page
 
 ROOT = Path(__file__).parents[1]
 KEYWORDS = {"_": None, "N_": None, "n_": (1, 2)}
-METHODS = [("magicapture_core/**.py", "python"), ("app.py", "python")]
+METHODS = [
+    ("magicapture_core/**.py", "python"),
+    ("app.py", "python"),
+    ("presets/*/preset.json", "tools.catalogue:of_settings"),
+    ("assets/mini/magicapture.json", "tools.catalogue:of_settings"),
+]
 OTHERS = [code for code in LANGUAGES if code != ENGLISH]
+
+
+def of_settings(source: BinaryIO, *_: Any, **__: Any) -> Iterator[tuple[int, None, str, list[str]]]:
+    """What people read of a preset or of a model's settings, for Babel: titles, and what can be asked for."""
+    settings = json.load(source)
+    texts = [settings.get("title"), settings.get("description"), *settings.get("edits", ())]
+    for text in [*filter(None, texts), *map(to_page, settings.get("prompts", ()))]:
+        yield 1, None, text, []
 
 
 def sentences() -> Catalog:
