@@ -1,4 +1,4 @@
-"""Errors that a user can correct. Their text is shown to the user without changes."""
+"""Errors that a user can correct. Their text is shown to the user without changes, in the user's language."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import errno
 import re
 from typing import Any
 
+from magicapture_core.languages import _, again
+
 
 class Problem(ValueError):
     """A wrong or missing input of the user.
 
-    `str(problem)` says what is wrong, what was expected, what was given and what to do.
+    `str(problem)` says what is wrong, what was expected, what was given and what to do, in the language that is spoken
+    where it is called: a job's problem is read by whoever looks at the page then.
     """
+
+    def __str__(self) -> str:
+        return again(self.args[0]) if len(self.args) == 1 and isinstance(self.args[0], str) else super().__str__()
 
 
 class PhotoProblem(Problem):
@@ -71,11 +77,16 @@ def as_problem(error: Exception) -> Problem | None:
         return error
     if ran_out_of_memory(error):
         return Problem(
-            "Memory ran out. What was saved before is whole. Close other programs, or choose a smaller size or "
-            "model, then try again."
+            _(
+                "Memory ran out. What was saved before is whole. Close other programs, or choose a smaller size or "
+                "model, then try again."
+            )
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Problem(
-            "The disk is full. What was saved before is whole. Delete past trainings or other files, then try again."
+            _(
+                "The disk is full. What was saved before is whole. Delete past trainings or other files, then try "
+                "again."
+            )
         )
     return None

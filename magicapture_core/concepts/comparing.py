@@ -13,6 +13,7 @@ import numpy as np
 from magicapture_core.concepts.examples import Kind, Role
 from magicapture_core.concepts.verdicts import Finding, Level, Look, Reason, look_at
 from magicapture_core.faces import Face, FaceAnalyser
+from magicapture_core.languages import _
 from magicapture_core.photos import Photo
 
 # Bits of 256 in which perceptual hashes differ, of the whole picture or of the aligned face. Copies (scaled,
@@ -84,12 +85,11 @@ def _duplicates(looks: Sequence[Look], worth: Sequence[bool]) -> list[Finding | 
         twin = next(
             (j for j in range(i) if worth[j] and findings[j] is None and _alike(look, looks[j])), None
         )
-        text = (
-            ""
-            if twin is None
-            else f"Almost the same photo as {looks[twin].name}. Different photos teach more."
-        )
-        findings.append(None if twin is None else _warn("near_duplicate", text))
+        if twin is None:
+            findings.append(None)
+            continue
+        text = _("Almost the same photo as {name}. Different photos teach more.", name=looks[twin].name)
+        findings.append(_warn("near_duplicate", text))
     return findings
 
 
@@ -111,15 +111,18 @@ def _strangers(looks: Sequence[Look]) -> list[Finding | None]:
     likeness = embeddings @ embeddings.T
     group = _largest_group(likeness)
     if len(group) < 2:
-        text = "The photos seem to show different people. Use photos of one person only."
+        text = _("The photos seem to show different people. Use photos of one person only.")
         for i in known:
             findings[i] = _warn("other_person", text)
         return findings
     for row, i in enumerate(known):
         others = [j for j in group if j != row]
         if float(likeness[row, others].mean()) < SAME_PERSON:
-            text = "This seems to be a different person from the other photos (or looks very unlike them)."
-            findings[i] = _warn("other_person", f"{text} Use photos of one person only.")
+            text = _(
+                "This seems to be a different person from the other photos (or looks very unlike them). Use photos of "
+                "one person only."
+            )
+            findings[i] = _warn("other_person", text)
     return findings
 
 

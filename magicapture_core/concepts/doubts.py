@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from magicapture_core.concepts.examples import Example
+from magicapture_core.languages import _
 
 AREA = (3.2, 7.6)
 """Of the face, in squares of the distance from the eyes to the mouth."""
@@ -28,7 +29,7 @@ def doubt(example: Example) -> str | None:
     points = example.landmarks.numpy()
     mask = _largest(example.masks.face[0].numpy() > 0)
     if not mask.any():
-        return "No part of the face is found."
+        return _("No part of the face is found.")
     apart = float(np.linalg.norm(points[:2].mean(axis=0) - points[3:].mean(axis=0)))
     area = float(mask.sum()) / max(apart, 1.0) ** 2
     x, y = np.clip(np.round(points).astype(int), 0, np.array(mask.shape[::-1]) - 1).T
@@ -36,11 +37,11 @@ def doubt(example: Example) -> str | None:
     hull = float(cv2.contourArea(cv2.convexHull(where.astype(np.int32))))
     off = float(np.linalg.norm(where.mean(axis=0)[::-1] - points[2])) / max(apart, 1.0)
     if not mask[y, x].all() or area < AREA[0]:
-        return "Part of the face seems to be missing."
+        return _("Part of the face seems to be missing.")
     if area > AREA[1]:
-        return "More than the face seems to be in it."
+        return _("More than the face seems to be in it.")
     if off > OFF_CENTRE or mask.sum() < FILLED * hull:
-        return "The edge of the face may be wrong."
+        return _("The edge of the face may be wrong.")
     return None
 
 

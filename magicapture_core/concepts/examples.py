@@ -15,6 +15,7 @@ from torch import Tensor
 from magicapture_core.concepts.framing import Frame, aligned_frame
 from magicapture_core.config import Framing
 from magicapture_core.faces import Face, FaceAnalyser
+from magicapture_core.languages import _, n_
 from magicapture_core.masks import Masks, face_masks, object_masks, resize_mask
 from magicapture_core.photos import Photo
 from magicapture_core.problems import PhotoProblem
@@ -117,12 +118,18 @@ def prepare_concept(
     PhotoProblem that lists every photo that cannot be used.
     """
     if not photos:
-        raise PhotoProblem(f"No {role} photos: expected 4 to 6. Add some photos.")
+        raise PhotoProblem(
+            _("No subject photos: expected 4 to 6. Add some photos.")
+            if role == "subject"
+            else _("No style photos: expected 4 to 6. Add some photos.")
+        )
     if resolution < 8 or resolution % 8:
         raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
     masks = masks or {}
     unknown = sorted(set(masks) - {photo.name for photo in photos})
-    problems = [f"{name}: a mask was given, but there is no photo of that name" for name in unknown]
+    problems = [
+        _("{name}: a mask was given, but there is no photo of that name", name=name) for name in unknown
+    ]
     examples: list[Example] = []
     for photo in photos:
         try:
@@ -130,10 +137,20 @@ def prepare_concept(
         except PhotoProblem as problem:
             problems.append(str(problem))
     if problems:
+        listed = "\n".join(f"- {text}" for text in problems)
         raise PhotoProblem(
-            f"{len(problems)} of the {role} photos cannot be used:\n"
-            + "\n".join(f"- {text}" for text in problems)
-        )
+            n_(
+                "{n} of the subject photos cannot be used:\n{listed}",
+                "{n} of the subject photos cannot be used:\n{listed}",
+                len(problems), listed=listed,
+            )
+            if role == "subject"
+            else n_(
+                "{n} of the style photos cannot be used:\n{listed}",
+                "{n} of the style photos cannot be used:\n{listed}",
+                len(problems), listed=listed,
+            )
+        )  # fmt: skip
     return Concept(role, kind, tuple(examples))
 
 
@@ -166,14 +183,9 @@ def style_square(faces: Sequence[Face], height: int, width: int) -> Box:
     return _square(x, y, side, height, width)
 
 
-def enlargement(side: int, resolution: int) -> str | None:
-    """What to tell the user where a square of `side` pixels is enlarged to `resolution`; None where it is not."""
-    if resolution <= side * TOLERATED_ENLARGEMENT:
-        return None
-    return (
-        f"the part that is used has {side}×{side} pixels and is enlarged to {resolution}×{resolution}, so the "
-        "result will be softer; a larger photo is better"
-    )
+def is_enlarged(side: int, resolution: int) -> bool:
+    """Whether a square of `side` pixels is enlarged so much to `resolution` that the user should know."""
+    return resolution > side * TOLERATED_ENLARGEMENT
 
 
 def _example(
@@ -213,16 +225,28 @@ def _subject_face(photo: Photo, faces: Sequence[Face], own: Masks | None) -> Fac
     face = main_face(faces)
     if face is None and faces:
         raise PhotoProblem(
-            f"{photo.name}: {len(faces)} faces of similar size; crop it to the person who is meant"
-        )
+            n_(
+                "{name}: {n} face of similar size; crop it to the person who is meant",
+                "{name}: {n} faces of similar size; crop it to the person who is meant",
+                len(faces), name=photo.name,
+            )
+        )  # fmt: skip
     if face is None:
         raise PhotoProblem(
-            f"{photo.name}: no face was found; choose a photo with a visible face or paint a mask"
+            _(
+                "{name}: no face was found; choose a photo with a visible face or paint a mask",
+                name=photo.name,
+            )
         )
     if face.size < MIN_FACE_PIXELS:
         raise PhotoProblem(
-            f"{photo.name}: the face is only {face.size:.0f} pixels large, at least {MIN_FACE_PIXELS} are needed; "
-            "choose a closer photo"
+            n_(
+                "{name}: the face is only {n} pixel large, at least {least} are needed; choose a closer photo",
+                "{name}: the face is only {n} pixels large, at least {least} are needed; choose a closer photo",
+                round(face.size),
+                name=photo.name,
+                least=MIN_FACE_PIXELS,
+            )
         )
     return face
 
@@ -232,8 +256,11 @@ def _subject_masks(photo: Photo, kind: Kind, face: Face | None, analyser: FaceAn
         object_masks(photo.pixels, analyser) if kind == "object" else face_masks(photo.pixels, face, analyser)
     )
     if not bool(masks.face.any()):
-        what = "no object stands out" if kind == "object" else "the face has no visible area"
-        raise PhotoProblem(f"{photo.name}: {what}; paint a mask over it")
+        raise PhotoProblem(
+            _("{name}: no object stands out; paint a mask over it", name=photo.name)
+            if kind == "object"
+            else _("{name}: the face has no visible area; paint a mask over it", name=photo.name)
+        )
     return masks
 
 
@@ -251,16 +278,25 @@ def _given_masks(photo: Photo, role: Role, given: np.ndarray) -> Masks:
     """From the user's mask of the face (or the object)."""
     if given.shape[:2] != photo.pixels.shape[:2] or given.ndim != 2:
         raise PhotoProblem(
-            f"{photo.name}: its mask must have the photo's size, {photo.pixels.shape[1]}×{photo.pixels.shape[0]} "
-            f"(width × height), but is {' × '.join(map(str, given.shape[1::-1]))}; paint it on this photo"
+            _(
+                "{name}: its mask must have the photo's size, {width}×{height} (width × height), but is {size}; paint "
+                "it on this photo",
+                name=photo.name,
+                width=photo.pixels.shape[1],
+                height=photo.pixels.shape[0],
+                size=" × ".join(map(str, given.shape[1::-1])),
+            )
         )
     half = 0.5 if given.dtype == bool or given.max(initial=0) <= 1 else 128
     masks = Masks(torch.from_numpy((given >= half).astype(np.float32))[None])
     if role == "subject" and not bool(masks.face.any()):
-        raise PhotoProblem(f"{photo.name}: its mask is empty; paint over what is to be learned")
+        raise PhotoProblem(_("{name}: its mask is empty; paint over what is to be learned", name=photo.name))
     if role == "style" and not bool(masks.nonface.any()):
         raise PhotoProblem(
-            f"{photo.name}: its mask covers the whole photo, so nothing of the style is left; paint over faces only"
+            _(
+                "{name}: its mask covers the whole photo, so nothing of the style is left; paint over faces only",
+                name=photo.name,
+            )
         )
     return masks
 
@@ -297,8 +333,13 @@ def _finished(
     """picture: (R, R, 3) uint8; region: (1, R, R) of the face."""
     image = (torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1).contiguous()
     digest = hashlib.sha256(image.numpy().tobytes() + region.numpy().astype(np.uint8).tobytes()).hexdigest()
-    warning = enlargement(round(cut.side), picture.shape[0])
-    warnings = () if warning is None else (f"{photo.name}: {warning}",)
+    side, resolution = round(cut.side), picture.shape[0]
+    warning = _(
+        "{name}: the part that is used has {side}×{side} pixels and is enlarged to {resolution}×{resolution}, so the "
+        "result will be softer; a larger photo is better",
+        name=photo.name, side=side, resolution=resolution,
+    )  # fmt: skip
+    warnings = (warning,) if is_enlarged(side, resolution) else ()
     return Example(photo.name, image, Masks(region), landmarks, digest, warnings, cut)
 
 

@@ -16,7 +16,7 @@ from magicapture_core.concepts.examples import (
     MIN_FACE_PIXELS,
     Kind,
     Role,
-    enlargement,
+    is_enlarged,
     main_face,
     style_square,
     subject_square,
@@ -24,6 +24,7 @@ from magicapture_core.concepts.examples import (
 from magicapture_core.concepts.measures import Measures, face_crop, measure, picture_range, reduced
 from magicapture_core.concepts.turning import needed_turns
 from magicapture_core.faces import Face, FaceAnalyser, embed_face
+from magicapture_core.languages import _, n_
 from magicapture_core.photos import Photo
 
 Level = Literal["accept", "warn", "refuse"]
@@ -68,7 +69,8 @@ class Reason:
     """Short and stable: no_face, several_faces, face_small, blurred, dark, blown_out, pose, eyes_closed, covered,
     cut_off, low_resolution, near_duplicate, other_person, flat."""
     text: str
-    """One sentence in plain words, with what to do."""
+    """One sentence in plain words, with what to do, in the language that was spoken when the photo was looked at;
+    `languages.again` says it in another one."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ def look_at(
 
 
 def _lying(turns: int) -> Finding:
-    how = "is upside down" if turns == 2 else "lies on its side"
-    return _refuse("pose", f"The photo {how}. Turn it upright in a photo program, and add it again.")
+    upside_down = _("The photo is upside down. Turn it upright in a photo program, and add it again.")
+    on_its_side = _("The photo lies on its side. Turn it upright in a photo program, and add it again.")
+    return _refuse("pose", upside_down if turns == 2 else on_its_side)
 
 
 def _hash(pixels: np.ndarray) -> np.ndarray:
@@ -150,28 +153,35 @@ def _judge_subject(photo: Photo, faces: Sequence[Face], resolution: int) -> list
     if not faces:
         return [
             _refuse(
-                "no_face", "No face was found. Choose an upright photo that shows the face from the front."
+                "no_face", _("No face was found. Choose an upright photo that shows the face from the front.")
             )
         ]
     face = main_face(faces)
     if face is None:
-        text = (
-            f"{len(faces)} faces of similar size: it is not clear who is meant. Crop the photo to one person."
+        text = n_(
+            "{n} face of similar size: it is not clear who is meant. Crop the photo to one person.",
+            "{n} faces of similar size: it is not clear who is meant. Crop the photo to one person.",
+            len(faces),
         )
         return [_refuse("several_faces", text)]
     if face.size < MIN_FACE_PIXELS:
-        text = f"The face is far too small ({face.size:.0f} pixels; at least {MIN_FACE_PIXELS} are needed)."
-        return [_refuse("face_small", f"{text} Choose a photo taken from closer.")]
+        text = n_(
+            "The face is far too small ({n} pixel; at least {least} are needed). Choose a photo taken from closer.",
+            "The face is far too small ({n} pixels; at least {least} are needed). Choose a photo taken from closer.",
+            round(face.size), least=MIN_FACE_PIXELS,
+        )  # fmt: skip
+        return [_refuse("face_small", text)]
     findings: list[Finding] = []
     if len(faces) > 1 and faces[1].size > SECOND_FACE * face.size:
-        text = "There is a second person near the face that is meant. Crop the photo if you can."
+        text = _("There is a second person near the face that is meant. Crop the photo if you can.")
         findings.append(_warn("several_faces", text))
     if face.size < SMALL_FACE:
-        text = f"The face is small ({face.size:.0f} pixels), so its details will be missing. A closer photo is better."
+        text = _(
+            "The face is small ({size} pixels), so its details will be missing. A closer photo is better.",
+            size=round(face.size),
+        )
         findings.append(_warn("face_small", text))
-    too_small = enlargement(subject_square(face, height, width, resolution)[2], resolution)
-    if too_small is not None:
-        findings.append(_warn("low_resolution", _sentence(too_small)))
+    findings += _enlarged(subject_square(face, height, width, resolution)[2], resolution)
     return findings + _judge_face(face, measure(photo.pixels, face), height, width)
 
 
@@ -179,12 +189,12 @@ def _judge_face(face: Face, measures: Measures, height: int, width: int) -> list
     findings: list[Finding] = []
     if measures.blur > BLUR and face.size >= BLUR_MIN_FACE:
         findings.append(
-            _warn("blurred", "The face is blurred. Choose a photo in focus, without motion blur.")
+            _warn("blurred", _("The face is blurred. Choose a photo in focus, without motion blur."))
         )
     if measures.highlights < DARK_HIGHLIGHTS:
-        findings.append(_warn("dark", "The face is too dark. Choose a photo with more light on the face."))
+        findings.append(_warn("dark", _("The face is too dark. Choose a photo with more light on the face.")))
     if measures.blown > BLOWN_SHARE:
-        text = "Parts of the face are blown out to white. Choose a photo with softer light."
+        text = _("Parts of the face are blown out to white. Choose a photo with softer light.")
         findings.append(_warn("blown_out", text))
     turned = _turned(face)
     if turned is not None:
@@ -193,12 +203,12 @@ def _judge_face(face: Face, measures: Measures, height: int, width: int) -> list
     if covered is not None:
         findings.append(_warn("covered", covered))
     elif _eyes_closed(face):
-        findings.append(_warn("eyes_closed", "The eyes look closed. Choose a photo with open eyes."))
+        findings.append(_warn("eyes_closed", _("The eyes look closed. Choose a photo with open eyes.")))
     left, top, right, bottom = face.box
     beyond = max(-left, right - width, -top, bottom - height)
     if beyond > CUT_OFF * face.size:
         findings.append(
-            _warn("cut_off", "The face is cut off by the photo's edge. Choose a photo with all of it.")
+            _warn("cut_off", _("The face is cut off by the photo's edge. Choose a photo with all of it."))
         )
     return findings
 
@@ -208,23 +218,34 @@ def _turned(face: Face) -> str | None:
         return None
     yaw, pitch, roll = face.pose
     if abs(yaw) > EXTREME_YAW:
-        return f"The face is turned far to the side ({abs(yaw):.0f}°). Choose a photo where both eyes are well seen."
-    if abs(pitch) > EXTREME_PITCH:
-        way = "up" if pitch > 0 else "down"
-        return (
-            f"The face looks far {way} ({abs(pitch):.0f}°). Choose a photo taken from the height of the eyes."
+        return _(
+            "The face is turned far to the side ({angle}°). Choose a photo where both eyes are well seen.",
+            angle=round(abs(yaw)),
         )
+    if abs(pitch) > EXTREME_PITCH:
+        up = _(
+            "The face looks far up ({angle}°). Choose a photo taken from the height of the eyes.",
+            angle=round(pitch),
+        )
+        down = _(
+            "The face looks far down ({angle}°). Choose a photo taken from the height of the eyes.",
+            angle=round(-pitch),
+        )
+        return up if pitch > 0 else down
     if abs(roll) > EXTREME_ROLL:
-        return f"The head is tilted by {abs(roll):.0f}°. Turn the photo upright, or choose another."
+        return _(
+            "The head is tilted by {angle}°. Turn the photo upright, or choose another.",
+            angle=round(abs(roll)),
+        )
     return None
 
 
 def _covered(measures: Measures) -> str | None:
     if measures.eyes < SUNGLASSES:
-        return "The eyes are hidden, probably by sunglasses. Choose a photo without."
+        return _("The eyes are hidden, probably by sunglasses. Choose a photo without.")
     flat = measures.lower > COVER_COLOUR and measures.mouth_texture < COVER_TEXTURE
     if flat or measures.lower > COVER_COLOUR_SURE:
-        return "Mouth and chin look covered, as by a mask or a scarf. Choose a photo of the whole face."
+        return _("Mouth and chin look covered, as by a mask or a scarf. Choose a photo of the whole face.")
     return None
 
 
@@ -232,22 +253,23 @@ def _judge_style(photo: Photo, faces: Sequence[Face], resolution: int, kind: Kin
     height, width = photo.pixels.shape[:2]
     findings = _judge_picture(photo, style_square(faces, height, width)[2], resolution)
     if kind == "person" and not faces:
-        text = "No face was found, so the whole picture counts as style. Portraits in the style work best."
+        text = _("No face was found, so the whole picture counts as style. Portraits in the style work best.")
         findings.append(Finding("accept", Reason("no_face", text)))
     if len(faces) > 1 and faces[1].size > SECOND_FACE * faces[0].size:
-        text = f"{len(faces)} faces: results may show several people. Portraits of one person work best."
+        text = n_(
+            "{n} face: results may show several people. Portraits of one person work best.",
+            "{n} faces: results may show several people. Portraits of one person work best.",
+            len(faces),
+        )
         findings.append(_warn("several_faces", text))
     return findings
 
 
 def _judge_picture(photo: Photo, side: int, resolution: int) -> list[Finding]:
-    findings: list[Finding] = []
-    too_small = enlargement(side, resolution)
-    if too_small is not None:
-        findings.append(_warn("low_resolution", _sentence(too_small)))
+    findings = _enlarged(side, resolution)
     if picture_range(photo.pixels) < FLAT_PICTURE:
         findings.append(
-            _refuse("flat", "The picture is all but one colour: there is nothing to learn from it.")
+            _refuse("flat", _("The picture is all but one colour: there is nothing to learn from it."))
         )
     return findings
 
@@ -259,8 +281,15 @@ def _eyes_closed(face: Face) -> bool:
     return openness < EYES_CLOSED_OPENNESS and blink > EYES_CLOSED_BLINK
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+def _enlarged(side: int, resolution: int) -> list[Finding]:
+    if not is_enlarged(side, resolution):
+        return []
+    text = _(
+        "The part that is used has {side}×{side} pixels and is enlarged to {resolution}×{resolution}, so the result "
+        "will be softer; a larger photo is better.",
+        side=side, resolution=resolution,
+    )  # fmt: skip
+    return [_warn("low_resolution", text)]
 
 
 def _warn(code: str, text: str) -> Finding:

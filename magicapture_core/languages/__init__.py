@@ -9,6 +9,9 @@ The English sentence is the key of its translation. It stands in the code, in a 
 No f-string and no variable stands within `_( … )` except one that N_ has marked: `python -m tools.catalogue` collects
 the sentences from the source. A visitor's language is a context variable: a handler of the page speaks the language of
 its page, a job that of whoever started it. Everything else, the command line included, speaks English.
+
+What `_` and `n_` return is text that still knows its sentence (`Said`): `again` says it in the present language, and
+`dumps` and `loads` keep it on the disk so that it can be read there in any language later.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from __future__ import annotations
 import contextvars
 import gettext
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,8 @@ LANGUAGES = {
 """Code (ISO 639-1) and the language's own name for itself."""
 ENGLISH = "en"
 CATALOGUES = Path(__file__).parent
+SENTENCE = "magicapture sentence"
+"""The key by which stored sentences are told from other JSON."""
 
 _spoken = contextvars.ContextVar("language", default=ENGLISH)
 
@@ -47,15 +54,88 @@ def speaking(code: str) -> Iterator[None]:
         _spoken.reset(token)
 
 
+class Said(str):
+    """A text, and the sentence of which it is the translation. It is a `str` wherever one is expected; whatever is
+    made of it (`+`, `str()`, an f-string) is text and no more."""
+
+    sentence: str
+    many: str | None
+    """The sentence for other numbers than 1; None: there is no number in it."""
+    n: int
+    values: dict[str, Any]
+
+    def __new__(
+        cls,
+        text: str,
+        sentence: str = "",
+        many: str | None = None,
+        n: int = 1,
+        values: dict[str, Any] | None = None,
+    ) -> Said:
+        """text: as it is read; sentence, many: as they are in the source, in English."""
+        said = super().__new__(cls, text)
+        said.sentence, said.many, said.n, said.values = sentence, many, n, values or {}
+        return said
+
+    def __copy__(self) -> Said:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Said:
+        return self
+
+
 def _(sentence: str, /, **values: Any) -> str:
     """A sentence in the visitor's language, its {placeholders} filled with `values` by `str.format`."""
-    said = _catalogue(language()).gettext(sentence) if sentence else sentence
-    return said.format(**values) if values else said
+    text = _catalogue(language()).gettext(sentence) if sentence else sentence
+    return Said(text.format(**values) if values else text, sentence, values=values)
 
 
 def n_(one: str, many: str, n: int, /, **values: Any) -> str:
     """As `_`, in the form that fits the number `n`, which {n} stands for."""
-    return _catalogue(language()).ngettext(one, many, n).format(n=n, **values)
+    text = _catalogue(language()).ngettext(one, many, n)
+    return Said(text.format(n=n, **values), one, many, n, values)
+
+
+def again(text: str) -> str:
+    """What `_` or `n_` once said, in the language that is spoken here and now; any other text as it is."""
+    if not isinstance(text, Said):
+        return text
+    values = {name: again(value) for name, value in text.values.items()}
+    return _(text.sentence, **values) if text.many is None else n_(text.sentence, text.many, text.n, **values)
+
+
+def dumps(values: Any) -> str:
+    """JSON of dicts, lists and plain values, in which every `Said` text can be said again."""
+    return json.dumps(_stored(values))
+
+
+def loads(stored: str) -> Any:
+    """The values that `dumps` stored, every sentence in the language that is spoken here and now. Texts that were
+    stored without their sentence stay as they are. ValueError where it is no JSON."""
+    return json.loads(stored, object_hook=_said)
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, Said):
+        plural = {} if value.many is None else {"many": value.many, "n": value.n}
+        values = {name: _stored(_plain(each)) for name, each in value.values.items()}
+        return {SENTENCE: value.sentence, **plural, "values": values}
+    if isinstance(value, dict):
+        return {name: _stored(each) for name, each in value.items()}
+    return [_stored(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    """A value of a sentence as JSON can hold it: text, or a number that a placeholder may round."""
+    return value if isinstance(value, str | int) else float(value) if isinstance(value, Real) else str(value)
+
+
+def _said(stored: dict[str, Any]) -> Any:
+    if SENTENCE not in stored:
+        return stored
+    if "many" in stored:
+        return n_(stored[SENTENCE], stored["many"], stored["n"], **stored["values"])
+    return _(stored[SENTENCE], **stored["values"])
 
 
 def N_(sentence: str, /) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from magicapture_core.config import check_noun
+from magicapture_core.languages import again
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import Problem
 from magicapture_core.ui.looks import Looks, digest_of
@@ -251,7 +252,8 @@ class SessionPhotos:
         verdicts = compare([self._look(session, role, photo) for photo in stored])
         for photo, verdict in zip(stored, verdicts, strict=True):
             photo.level = verdict.level
-            photo.reasons = [reason.text for reason in verdict.reasons]
+            # Kept looks were described in the language of whoever was there then.
+            photo.reasons = [again(reason.text) for reason in verdict.reasons]
             photo.left_out = verdict.left_out
 
     def _look(self, session: Session, role: Role, stored: StoredPhoto) -> Look:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 import secrets
 import shutil
@@ -18,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from magicapture_core import languages
 from magicapture_core.files import atomic_file
 from magicapture_core.problems import Problem
 from magicapture_core.ui.limits import Limits
@@ -85,7 +85,7 @@ class Sessions:
         self.check(key)
         folder, shown = self._folders(str(key))
         try:
-            values = json.loads((folder / "session.json").read_text(encoding="utf-8"))
+            values = languages.loads((folder / "session.json").read_text(encoding="utf-8"))
             return session_from(folder, shown, values)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Problem(LOST) from error
@@ -135,7 +135,7 @@ class Sessions:
         values = dataclasses.asdict(session)
         del values["folder"], values["shown"]
         with atomic_file(session.folder / "session.json") as path:
-            path.write_text(json.dumps(values), encoding="utf-8")
+            path.write_text(languages.dumps(values), encoding="utf-8")
 
     def _exists(self, key: str) -> bool:
         return bool(KEY.fullmatch(key)) and (self._folders(key)[0] / "session.json").is_file()
