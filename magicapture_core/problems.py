@@ -17,7 +17,11 @@ class Problem(ValueError):
     """
 
     def __str__(self) -> str:
-        return again(self.args[0]) if len(self.args) == 1 and isinstance(self.args[0], str) else super().__str__()
+        return (
+            again(self.args[0])
+            if len(self.args) == 1 and isinstance(self.args[0], str)
+            else super().__str__()
+        )
 
 
 class PhotoProblem(Problem):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
@@ -22,48 +24,62 @@ from magicapture_core.ui.prompt_words import to_page
 
 ROOT = Path(__file__).parents[1]
 KEYWORDS = {"_": None, "N_": None, "n_": (1, 2)}
-METHODS = [
-    ("magicapture_core/**.py", "tools.catalogue:of_python"),
-    ("app.py", "tools.catalogue:of_python"),
-    ("presets/*/preset.json", "tools.catalogue:of_settings"),
-    ("assets/mini/magicapture.json", "tools.catalogue:of_settings"),
-]
+SHOWN = ("title", "description")
+"""Names of what people read in a JSON file."""
+ASKED = ("edits", "prompts")
+"""Names of its lists of what can be asked for; models read English, people a translation of it."""
 OTHERS = [code for code in LANGUAGES if code != ENGLISH]
+Found = Iterator[tuple[int, str, tuple[str | None, ...], list[str]]]
+"""Line, name of the call, its arguments (None where one is no constant text), comments: what Babel wants."""
 
 
-def of_python(source: BinaryIO, *_: Any, **__: Any) -> Iterator[tuple[int, str, list[str], list[str]]]:
-    """The sentences in a module, for Babel. Its own extractor finds none within an f-string before Python 3.12."""
+def of_python(source: IO[bytes], keywords: Collection[str], tags: Collection[str], **_more: Any) -> Found:
+    """As Babel's own, which before Python 3.12 sees nothing of what stands within an f-string."""
     text = source.read().decode("utf-8")
+    notes = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT and token.string.lstrip("# ").startswith(tuple(tags))
+    }
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KEYWORDS:
-            values = [each.value for each in node.args if isinstance(each, ast.Constant)]
-            sentences = [value for value in values if isinstance(value, str)]
-            if sentences:
-                yield 1, node.func.id, sentences, _comment_above(text.splitlines(), node.lineno - 1)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in keywords:
+            given = [each.value if isinstance(each, ast.Constant) else None for each in node.args]
+            texts = tuple(each if isinstance(each, str) else None for each in given)
+            above = [notes[line] for line in (node.lineno - 1, node.lineno) if line in notes]
+            yield node.lineno, node.func.id, texts, above
 
 
-def _comment_above(lines: list[str], line: int) -> list[str]:
-    """What is said to translators in the comment that ends above a line (the first one is 0)."""
-    first = line
-    while first > 0 and lines[first - 1].lstrip().startswith("#"):
-        first -= 1
-    said = " ".join(each.lstrip("# ") for each in lines[first:line])
-    return [said.partition("Translators:")[2].strip()] if "Translators:" in said else []
+def of_json(source: IO[bytes], _keywords: Collection[str], _tags: Collection[str], **_more: Any) -> Found:
+    """Every text of a JSON file that has one of the SHOWN names or is listed as ASKED, at any depth.
+
+    The page shows it by `_( … )`.
+    """
+
+    def texts(value: Any) -> Iterator[str]:
+        for name, each in value.items() if isinstance(value, dict) else ():
+            if name in SHOWN and isinstance(each, str):
+                yield each
+            if name in ASKED and isinstance(each, list):
+                yield from map(to_page, each)
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from texts(each)
+
+    for text in texts(json.load(source)):
+        yield 1, "N_", (text,), []
 
 
-def of_settings(source: BinaryIO, *_: Any, **__: Any) -> Iterator[tuple[int, None, str, list[str]]]:
-    """What people read of a preset or of a model's settings, for Babel: titles, and what can be asked for."""
-    settings = json.load(source)
-    texts = [settings.get("title"), settings.get("description"), *settings.get("edits", ())]
-    for text in [*filter(None, texts), *map(to_page, settings.get("prompts", ()))]:
-        yield 1, None, text, []
+METHODS = [
+    ("magicapture_core/**.py", of_python), ("app.py", of_python), ("presets/**.json", of_json),
+    ("assets/mini/magicapture.json", of_json),
+]  # fmt: skip
 
 
 def sentences() -> Catalog:
     """Every sentence in the source, without translations."""
     found = Catalog(project="MagiCapture", charset="utf-8")
     for file, _line, message, comments, context in extract_from_dir(
-        ROOT, METHODS, keywords=KEYWORDS,
+        ROOT, METHODS,  # type: ignore[arg-type]
+        keywords=KEYWORDS, comment_tags=("Translators:",), strip_comment_tags=True,
         directory_filter=lambda folder: Path(folder).name not in (".venv", ".git", ".training", "runs", "tests"),
     ):  # fmt: skip
         found.add(message, None, [(file, 1)], auto_comments=comments, context=context)

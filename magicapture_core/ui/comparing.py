@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from magicapture_core.languages import N_, _
+from magicapture_core.languages import N_, _, again
 from magicapture_core.ui.cards import address
 from magicapture_core.ui.comparison_jobs import COMPARISON, strength_in_words
 from magicapture_core.ui.step import Step, Updates, told, under_way
@@ -41,7 +41,7 @@ class Comparing(Step):
         if job is None:
             return ""
         snapshot = job.snapshot()
-        return under_way(self.name, snapshot, snapshot.reports[-1:])
+        return under_way(self.name, snapshot, list(map(again, snapshot.reports[-1:])))
 
     def moment(self, session: Session) -> list[Any]:
         """What `show` depends on."""

@@ -12,10 +12,9 @@ from html import escape
 
 from magicapture_core.languages import ENGLISH, LANGUAGES, N_, _, speaking
 
-# Translators: the person, within an English description: “a photo of me in this look”. One word that no English
-# sentence has, best as it stands after “a photo of”.
+# Translators: stands in an English description, as after “a photo of”; must be no English word
 ME = N_("me")
-# Translators: the style, within an English description: “a photo of me in this look”. As it stands after “in”.
+# Translators: stands in an English description, as after “a photo of me in”; must be no English words
 LOOK = N_("this look")
 TITLES = {"{subject}": ME, "{style}": LOOK}
 """Placeholder → what the page calls it, to be translated."""

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.languages import N_, _
+from magicapture_core.languages import N_, _, again
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness, prompt_chips
 from magicapture_core.ui.comparing import Comparing
@@ -236,7 +236,7 @@ class PortraitsStep(Step):
         if snapshot.ended and snapshot.state != "failed":
             unknown = self.offer.unknown(session, text)  # stands below the description already
             said = dict.fromkeys(
-                warning
+                again(warning)
                 for portrait in snapshot.reports
                 for warning in portrait.warnings
                 if to_page(portrait.prompt).strip() == text.strip()
