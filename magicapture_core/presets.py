@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magicapture_core.config import TrainConfig, from_dict
+from magicapture_core.languages import _
 from magicapture_core.photos import list_photos
 from magicapture_core.problems import Problem
 from magicapture_core.prompts import expand
@@ -45,7 +46,13 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> Preset:
     """Read and check one preset. Raises Problem if there is none of that name or its file is wrong."""
     if name not in preset_names():
-        raise Problem(f"There is no preset {name!r}. Choose one of: {', '.join(preset_names()) or '(none)'}.")
+        raise Problem(
+            _(
+                "There is no preset {name!r}. Choose one of: {names}.",
+                name=name,
+                names=", ".join(preset_names()) or _("(none)"),
+            )
+        )
     path = PRESETS / name / "preset.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -54,9 +61,9 @@ def load_preset(name: str) -> Preset:
             photos=tuple(list_photos(path.parent)),
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Problem(f"{path} cannot be used: {error}.") from error
+        raise Problem(_("{path} cannot be used: {error}.", path=path, error=error)) from error
     if not preset.prompts:
-        raise Problem(f"{path} needs at least one prompt.")
+        raise Problem(_("{path} needs at least one prompt.", path=path))
     for prompt in preset.prompts:
         expand(prompt)
     expand(preset.negative_prompt, negative=True)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 SUBJECT_TOKEN = "<subject>"
@@ -100,30 +101,51 @@ def expand(prompt: str, noun: str = "person", *, negative: bool = False) -> Expa
     gives a warning, an unknown one raises Problem, as any other brace does. negative: what to avoid; it need not
     have placeholders.
     """
-    what = "negative prompt" if negative else "prompt"
     unknown = sorted(set(re.findall(r"\{[^{}]*\}", prompt)) - {"{subject}", "{style}"})
     rest = prompt.replace("{subject}", "").replace("{style}", "")
     unknown = unknown or sorted({brace for brace in "{}" if brace in rest})
     if unknown:
-        raise Problem(
-            f"The {what} has {textwrap.shorten(', '.join(unknown), SHOWN)}; expected only {{subject}} and {{style}} "
-            "in braces. Correct the spelling or take the braces away."
-        )
+        raise Problem(_wrong_braces(textwrap.shorten(", ".join(unknown), SHOWN), negative))
     subject = named(noun)
     if subject.startswith("old"):
         prompt = re.sub(r"\b([Aa]) (?=[(\[]*\{subject\})", r"\1n ", prompt)
     prompt = prompt.replace("{subject}", subject).replace("{style}", f"{STYLE_TOKEN} style")
     text, weights, notes = weighed(prompt)
-    warnings = [
-        f"The prompt does not mention {name}, so the learned {what} will hardly show."
-        for name, token, what in (
-            ("{subject}", SUBJECT_TOKEN, noun if noun == "object" else "face"),
-            ("{style}", STYLE_TOKEN, "style"),
-        )
-        if token not in text and not negative
-    ]
+    warnings = () if negative else _missing(text, noun)
     alike = all(weight == 1 for weight in weights)
-    return Expanded(text, tuple(warnings), None if alike else tuple(weights), tuple(notes))
+    return Expanded(text, warnings, None if alike else tuple(weights), tuple(notes))
+
+
+def _wrong_braces(found: str, negative: bool) -> str:
+    if negative:
+        return _(
+            "The negative prompt has {found}; expected only {{subject}} and {{style}} in braces. Correct the spelling "
+            "or take the braces away.",
+            found=found,
+        )
+    return _(
+        "The prompt has {found}; expected only {{subject}} and {{style}} in braces. Correct the spelling or take the "
+        "braces away.",
+        found=found,
+    )
+
+
+def _missing(text: str, noun: str) -> tuple[str, ...]:
+    """What to say of placeholders that are not in a prompt."""
+    said = []
+    if SUBJECT_TOKEN not in text and noun == "object":
+        said.append(
+            _("The prompt does not mention {name}, so the learned object will hardly show.", name="{subject}")
+        )
+    elif SUBJECT_TOKEN not in text:
+        said.append(
+            _("The prompt does not mention {name}, so the learned face will hardly show.", name="{subject}")
+        )
+    if STYLE_TOKEN not in text:
+        said.append(
+            _("The prompt does not mention {name}, so the learned style will hardly show.", name="{style}")
+        )
+    return tuple(said)
 
 
 def weighed(prompt: str) -> tuple[str, list[float], list[str]]:
@@ -158,9 +180,12 @@ def weighed(prompt: str) -> tuple[str, list[float], list[str]]:
     wrong = [weight for weight in weights if not 0 <= weight <= HEAVIEST]
     if wrong:
         raise Problem(
-            f"The prompt lets words count {wrong[0]:g} times, as in (word:1.3); expected 0 to {HEAVIEST}. Correct the "
-            "number, or write \\( and \\) for parentheses that are part of the text."
-        )
+            _(
+                "The prompt lets words count {weight:g} times, as in (word:1.3); expected 0 to {heaviest}. Correct the "
+                "number, or write \\( and \\) for parentheses that are part of the text.",
+                weight=wrong[0], heaviest=HEAVIEST,
+            )
+        )  # fmt: skip
     return text, weights, notes
 
 
@@ -182,6 +207,16 @@ def unknown_words(prompt: str, vocabulary: Collection[str]) -> list[str]:
     ]
 
 
+def unknown_said(words: Collection[str], model: str) -> str:
+    """Tells which words of a prompt the model of this name does not know; empty where there are none."""
+    if not words:
+        return ""
+    listed = textwrap.shorten(", ".join(words), SHOWN)
+    if model == "mini":
+        return _("The built-in model does not know: {words}.", words=listed)
+    return _("The model does not know: {words}.", words=listed)
+
+
 def _multiply(weights: list[float], start: int, factor: float) -> None:
     weights[start:] = [weight * factor for weight in weights[start:]]
 
@@ -189,23 +224,32 @@ def _multiply(weights: list[float], start: int, factor: float) -> None:
 def _check_depth(opened: dict[str, list[int]]) -> None:
     if sum(map(len, opened.values())) > DEEPEST:
         raise Problem(
-            f"The prompt has more than {DEEPEST} brackets inside of each other. Use a number, as in (word:1.3), or "
-            "write \\( for a parenthesis that is part of the text."
+            _(
+                "The prompt has more than {deepest} brackets inside of each other. Use a number, as in (word:1.3), or "
+                "write \\( for a parenthesis that is part of the text.",
+                deepest=DEEPEST,
+            )
         )
 
 
 def _notes(prompt: str, opened: dict[str, list[int]]) -> list[str]:
     notes = [
-        f'A "{kind}" is never closed, so all that follows counts {FACTORS[kind]:.2g} times as much. Close it, or write '
-        f'"\\{kind}" for the sign itself.'
+        _(
+            'A "{bracket}" is never closed, so all that follows counts {factor:.2g} times as much. Close it, or write '
+            '"\\{bracket}" for the sign itself.',
+            bracket=kind,
+            factor=FACTORS[kind],
+        )
         for kind, starts in opened.items()
         if starts
     ]
     others = sorted({found.group() for found in UNSUPPORTED.finditer(prompt)})
     if others:
         notes.append(
-            f"{textwrap.shorten(', '.join(others), SHOWN)}: read as plain words. Of AUTOMATIC1111's forms (word), "
-            "[word] and (word:1.3) are understood."
+            _(
+                "{marks}: read as plain words. Of AUTOMATIC1111's forms (word), [word] and (word:1.3) are understood.",
+                marks=textwrap.shorten(", ".join(others), SHOWN),
+            )
         )
     return notes
 

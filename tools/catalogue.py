@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Iterator
+import io
+import json
+import tokenize
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
@@ -18,40 +21,66 @@ from babel.messages.pofile import read_po, write_po
 
 from magicapture_core.languages import CATALOGUES, ENGLISH, LANGUAGES
 from magicapture_core.ui import setting_texts
+from magicapture_core.ui.prompt_words import to_page
 
 ROOT = Path(__file__).parents[1]
 KEYWORDS = {"_": None, "N_": None, "n_": (1, 2)}
-TRANSLATORS = "# Translators:"
-METHODS = [("magicapture_core/**.py", "tools.catalogue:of_python"), ("app.py", "tools.catalogue:of_python")]
+SHOWN = ("title", "description")
+"""Names of what people read in a JSON file."""
+ASKED = ("edits", "prompts")
+"""Names of its lists of what can be asked for; models read English, people a translation of it."""
 OTHERS = [code for code in LANGUAGES if code != ENGLISH]
+Found = Iterator[tuple[int, str, tuple[str | None, ...], list[str]]]
+"""Line, name of the call, its arguments (None where one is no constant text), comments: what Babel wants."""
 
 
-def of_python(source: BinaryIO, *_: Any, **__: Any) -> Iterator[tuple[int, str, Any, list[str]]]:
-    """The sentences of a file of Python, for Babel, whose own method does not look into f-strings (Python 3.11).
-
-    Raises ValueError for an f-string as a sentence: nobody could translate it.
-    """
+def of_python(source: IO[bytes], keywords: Collection[str], tags: Collection[str], **_more: Any) -> Found:
+    """As Babel's own, which before Python 3.12 sees nothing of what stands within an f-string."""
     text = source.read().decode("utf-8")
-    lines = ["", *text.splitlines()]
-    for call in ast.walk(ast.parse(text)):
-        name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
-        if name not in KEYWORDS or not isinstance(call, ast.Call):
-            continue
-        said = call.args[: 2 if name == "n_" else 1]
-        if any(isinstance(each, ast.JoinedStr) for each in said):
-            raise ValueError(f"{source.name}, line {call.lineno}: an f-string is no sentence to translate")
-        texts = tuple(each.value for each in said if isinstance(each, ast.Constant))
-        if len(texts) == len(said):  # else it is a constant of the program, marked where it is made
-            above = lines[call.lineno - 1].strip()
-            comments = [above[2:]] if above.startswith(TRANSLATORS) else []
-            yield call.lineno, name, texts if name == "n_" else texts[0], comments
+    notes = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT and token.string.lstrip("# ").startswith(tuple(tags))
+    }
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in keywords:
+            given = [each.value if isinstance(each, ast.Constant) else None for each in node.args]
+            texts = tuple(each if isinstance(each, str) else None for each in given)
+            above = [notes[line] for line in (node.lineno - 1, node.lineno) if line in notes]
+            yield node.lineno, node.func.id, texts, above
+
+
+def of_json(source: IO[bytes], _keywords: Collection[str], _tags: Collection[str], **_more: Any) -> Found:
+    """Every text of a JSON file that has one of the SHOWN names or is listed as ASKED, at any depth.
+
+    The page shows it by `_( … )`.
+    """
+
+    def texts(value: Any) -> Iterator[str]:
+        for name, each in value.items() if isinstance(value, dict) else ():
+            if name in SHOWN and isinstance(each, str):
+                yield each
+            if name in ASKED and isinstance(each, list):
+                yield from map(to_page, each)
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from texts(each)
+
+    for text in texts(json.load(source)):
+        yield 1, "N_", (text,), []
+
+
+METHODS = [
+    ("magicapture_core/**.py", of_python), ("app.py", of_python), ("presets/**.json", of_json),
+    ("assets/mini/magicapture.json", of_json),
+]  # fmt: skip
 
 
 def sentences() -> Catalog:
     """Every sentence in the source, without translations."""
     found = Catalog(project="MagiCapture", charset="utf-8")
     for file, _line, message, comments, context in extract_from_dir(
-        ROOT, METHODS, keywords=KEYWORDS, comment_tags=("Translators:",), strip_comment_tags=True,
+        ROOT, METHODS,  # type: ignore[arg-type]
+        keywords=KEYWORDS, comment_tags=("Translators:",), strip_comment_tags=True,
         directory_filter=lambda folder: Path(folder).name not in (".venv", ".git", ".training", "runs", "tests"),
     ):  # fmt: skip
         found.add(message, None, [(file, 1)], auto_comments=comments, context=context)

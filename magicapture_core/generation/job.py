@@ -17,6 +17,7 @@ from magicapture_core.adapters.attach import ExtraLora
 from magicapture_core.attention import cross_attention_sides
 from magicapture_core.config import GenerateConfig, to_dict
 from magicapture_core.generation.learned import Learned
+from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.placeholders import with_placeholders
 from magicapture_core.problems import Problem
@@ -26,6 +27,7 @@ from magicapture_core.prompts import (
     TOKENS,
     Expanded,
     expand,
+    unknown_said,
     unknown_words,
 )
 
@@ -78,12 +80,13 @@ class Job:
             warnings += [*prompts[0].warnings, *learned.warnings]
         elif any(token in prompt.text for token in TOKENS for prompt in prompts):
             raise Problem(
-                "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
-                "words what to draw."
+                _(
+                    "The prompt names {subject} or {style}, which only a trained run knows. Give a run, or say in "
+                    "words what to draw."
+                )
             )
         if unknown := unknown_words(config.prompt, models.vocabulary):
-            title = "built-in model" if models.name == "mini" else "model"
-            warnings.append(f"The {title} does not know: {textwrap.shorten(', '.join(unknown), SHOWN_REST)}.")
+            warnings.append(unknown_said(unknown, models.name))
         input_ids, spans, cut = _tokenize(tokenizer, [prompt.text for prompt in prompts])
         warnings += cut
         trained = learned.resolution if learned else models.resolution
@@ -92,11 +95,13 @@ class Job:
         words = _read_words(config, prompts[0].text, spans[0])
         unread = [word for word in config.attention_words if word not in words]
         if unread and not cut:  # the warning about the cut names these already
-            warnings.append(f"No heat map of {', '.join(unread)}: the model does not read it as a word.")
+            warnings.append(
+                _("No heat map of {words}: the model does not read it as a word.", words=", ".join(unread))
+            )
         side = None
         if words and size[0] != size[1]:
             words = {}
-            warnings.append("Attention heat maps are only made of square pictures; there will be none.")
+            warnings.append(_("Attention heat maps are only made of square pictures; there will be none."))
         elif words:
             side = _attention_side(models, size[0], learned.attention_per_pixel if learned else 1 / 32)
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
@@ -152,15 +157,18 @@ def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[list[tup
     warnings = []
     for prompt in prompts:
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise Problem("The prompt has half a character in it. Type it again instead of pasting it.")
+            raise Problem(_("The prompt has half a character in it. Type it again instead of pasting it."))
         ids = tokenizer(prompt).input_ids
         if len(ids) > length:
             # A copied tokenizer leaves its mark for a word's end in what it decodes.
             rest = tokenizer.decode(ids[length - 1 : -1]).replace("</w>", " ").strip()
             warnings.append(
-                f"The prompt is longer than the model reads ({len(ids)} of {length} tokens). This is cut off: "
-                f'"{textwrap.shorten(rest, SHOWN_REST)}".'
-            )
+                _(
+                    "The prompt is longer than the model reads ({tokens} of {most} tokens). This is cut off: "
+                    '"{rest}".',
+                    tokens=len(ids), most=length, rest=textwrap.shorten(rest, SHOWN_REST),
+                )
+            )  # fmt: skip
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
     read = tokenizer(prompts, **options, return_offsets_mapping=True)
     return read.input_ids, read.offset_mapping.tolist(), warnings
@@ -189,7 +197,10 @@ def _read_words(config: GenerateConfig, text: str, spans: list[tuple[int, int]])
         places = _places({"{subject}": SUBJECT_TOKEN, "{style}": STYLE_TOKEN}.get(word, word), text)
         if not places and not _places(word, config.prompt):
             raise Problem(
-                f"attention_words has {word!r}, which is not in the prompt. Choose words of the prompt."
+                _(
+                    "attention_words has {word!r}, which is not in the prompt. Choose words of the prompt.",
+                    word=word,
+                )
             )
         positions = [
             n
@@ -224,9 +235,12 @@ def _unusual_size(models: ModelBundle, size: tuple[int, int]) -> list[str]:
         return []
     listed = ", ".join(f"{width}×{height}" for width, height in suiting)
     return [
-        f"{size[0]}×{size[1]} is far from the sizes that this model was made for ({listed}); things can come out "
-        "double, or cut off."
-    ]
+        _(
+            "{width}×{height} is far from the sizes that this model was made for ({sizes}); things can come out "
+            "double, or cut off.",
+            width=size[0], height=size[1], sizes=listed,
+        )
+    ]  # fmt: skip
 
 
 def _fitting_pictures(models: ModelBundle) -> int:

@@ -14,6 +14,7 @@ from magicapture_core.adapters.files import has_weights
 from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
 from magicapture_core.faces import FaceAnalyser, align, choose_analyser
+from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.models.words import look_features
@@ -46,9 +47,12 @@ class Learned:
         warnings = []
         if facts.model != models.name and facts.model_fingerprint != fingerprint(models):
             warnings.append(
-                f"The run was trained on {facts.model} and is used with {models.name}: a likeness is only "
-                "to be expected between closely related models."
-            )
+                _(
+                    "The run was trained on {trained_on} and is used with {used}: a likeness is only to be expected "
+                    "between closely related models.",
+                    trained_on=facts.model, used=models.name,
+                )
+            )  # fmt: skip
         identity, analyser, said = _identity(run, analyser)
         config = facts.config
         return cls(
@@ -75,17 +79,23 @@ class Learned:
         words = models.words
         if words is None:
             raise Problem(
-                f"{models.name} cannot make drafts: it brings no words.safetensors, with which words are made of "
-                "photos. The built-in model does: --model mini."
+                _(
+                    "{model} cannot make drafts: it brings no words.safetensors, with which words are made of photos. "
+                    "The built-in model does: --model mini.",
+                    model=models.name,
+                )
             )
         embedder = analyser.embedder()
         if embedder.name != words.recogniser:
             raise Problem(
-                f"Drafts need the face recognition {words.recogniser}, but faces are compared by {embedder.name} here. "
-                "Choose the bundled face networks."
-            )
+                _(
+                    "Drafts need the face recognition {needed}, but faces are compared by {ours} here. Choose the "
+                    "bundled face networks.",
+                    needed=words.recogniser, ours=embedder.name,
+                )
+            )  # fmt: skip
         if subject.kind != "person":
-            raise Problem("Drafts are made of people only. An object has to be trained.")
+            raise Problem(_("Drafts are made of people only. An object has to be trained."))
         vectors = [
             embedder(align(example.image[None] / 2 + 0.5, example.landmarks[None]))
             for example in subject.examples
@@ -93,7 +103,7 @@ class Learned:
         ]
         if not vectors:
             raise Problem(
-                "No face was found in the photos, so there is no draft. Add a photo with a clear face."
+                _("No face was found in the photos, so there is no draft. Add a photo with a clear face.")
             )
         faces = torch.cat(vectors)
         looks = look_features(torch.stack([example.image for example in style.examples]))
@@ -120,7 +130,10 @@ def _identity(
     ours = analyser.embedder().name
     if ours != name:
         return None, None, [
-            f"Portraits are not scored: the run knows the subject by {name}, and faces are compared by {ours} "
-            "here. Choose the face variant that the run was trained with."
+            _(
+                "Portraits are not scored: the run knows the subject by {trained}, and faces are compared by {ours} "
+                "here. Choose the face variant that the run was trained with.",
+                trained=name, ours=ours,
+            )
         ]  # fmt: skip
     return mean, analyser, []

@@ -24,6 +24,7 @@ from magicapture_core.generation.job import Job
 from magicapture_core.generation.learned import Learned
 from magicapture_core.generation.noise import next_seeds, noise_near
 from magicapture_core.generation.portrait import Portrait
+from magicapture_core.languages import _
 from magicapture_core.losses import scale_to_unit
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.conditioning import Conditioning
@@ -104,9 +105,12 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
                     raise
                 if len(seeds) == 1:
                     raise Problem(
-                        f"Memory does not hold one picture of {job.size[0]}×{job.size[1]}. "
-                        "Make smaller ones, or close other programs."
-                    ) from error
+                        _(
+                            "Memory does not hold one picture of {width}×{height}. Make smaller ones, or close other "
+                            "programs.",
+                            width=job.size[0], height=job.size[1],
+                        )
+                    ) from error  # fmt: skip
                 # One at a time gives the same pictures.
                 batches.extendleft([seed] for seed in reversed(seeds))
 
@@ -152,7 +156,9 @@ def _denoise(
         picture = _enlarged(job, image.convert("RGB"))
         warnings = job.warnings
         if nsfw:
-            warnings += ("The model's safety checker blacked this picture out. Try another seed or prompt.",)
+            warnings += (
+                _("The model's safety checker blacked this picture out. Try another seed or prompt."),
+            )
         yield Portrait(
             image=picture,
             prompt=job.config.prompt,

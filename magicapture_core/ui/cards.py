@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.stored_session import UNSEEN, Role, StoredPhoto
@@ -198,11 +197,6 @@ LIKENESS = ((0.55, "strong likeness"), (0.35, "fair likeness"))
 most."""
 
 
-def likeness_in_words(identity: float | None) -> str:
-    """How alike, in words; empty where the likeness is low or unknown."""
-    return next((words for least, words in LIKENESS if identity is not None and identity >= least), "")
-
-
 def downloads(paths: Sequence[Path]) -> str:
     """Links to shown files."""
     links = "".join(
@@ -211,28 +205,6 @@ def downloads(paths: Sequence[Path]) -> str:
         for path in paths
     )
     return f'<div class="mc-links">{links}</div>'
-
-
-def evidence(choice: Mapping[str, Any]) -> str:
-    """What a comparison of strengths found: its recommendation, and below it all the pictures that were compared."""
-
-    def row(each: Mapping[str, Any]) -> str:
-        best = each["picture"] == choice["picture"]
-        words = (
-            f"Strength {each['scale']:g}: {likeness_in_words(each['likeness']) or 'weak likeness'} "
-            f"({max(round(100 * each['likeness']), 0)}), look {each['style']:.0%}"
-        )
-        return (
-            f'<figure class="mc-evidence"><figcaption>{f"<strong>{words} (recommended)</strong>" if best else words}'
-            f'</figcaption><img src="{address(each["picture"])}" alt="Pictures at strength {each["scale"]:g}"></figure>'
-        )
-
-    return (
-        f"<p><strong>Recommended: strength {choice['scale']:g}</strong></p>"
-        + "".join(map(row, choice["rows"]))
-        + f'<p class="mc-quiet">{escape(choice["judges"])} Of choices that are about as good the lowest strength is '
-        "recommended: it leaves your descriptions the most freedom. Pictures below each other have the same noise.</p>"
-    )
 
 
 def progress(share: float, title: str, details: Sequence[str], kind: str = "info") -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import gradio as gr
 
-from magicapture_core.ui import cards
-from magicapture_core.ui.comparison_jobs import COMPARISON
+from magicapture_core.languages import N_, _, again
+from magicapture_core.ui.cards import address
+from magicapture_core.ui.comparison_jobs import COMPARISON, strength_in_words
 from magicapture_core.ui.step import Step, Updates, told, under_way
 from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
@@ -16,19 +19,20 @@ from magicapture_core.ui.studio import Studio
 class Comparing(Step):
     """The same portraits at several strengths, and a recommendation."""
 
-    name = "Portraits"
+    name = N_("Portraits")
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
-        with gr.Accordion("Which strength suits these photos?", open=False, visible=False) as self.box:  # type: ignore[assignment]
-            gr.HTML(
-                '<p class="mc-quiet">Draws the same portraits at several strengths, measures likeness and look, and '
-                "recommends one. It takes about a minute.</p>"
+        with gr.Accordion(_("Which strength suits these photos?"), open=False, visible=False) as self.box:  # type: ignore[assignment]
+            about = _(
+                "Draws the same portraits at several strengths, measures likeness and look, and recommends one. It "
+                "takes about a minute."
             )
+            gr.HTML(f'<p class="mc-quiet">{about}</p>')
             with gr.Row(elem_classes="mc-buttons"):
-                self.compare = gr.Button("Compare strengths", elem_id="mc-compare-strengths")
-                self.stop = gr.Button("Stop comparing", visible=False, elem_id="mc-compare-stop")
-                self.adopt = gr.Button("Use the recommended one", visible=False, elem_id="mc-adopt")
+                self.compare = gr.Button(_("Compare strengths"), elem_id="mc-compare-strengths")
+                self.stop = gr.Button(_("Stop comparing"), visible=False, elem_id="mc-compare-stop")
+                self.adopt = gr.Button(_("Use the recommended one"), visible=False, elem_id="mc-adopt")
             self.compared = gr.HTML(elem_id="mc-compared")
 
     def standing(self, session: Session) -> str:
@@ -37,7 +41,7 @@ class Comparing(Step):
         if job is None:
             return ""
         snapshot = job.snapshot()
-        return under_way(self.name, snapshot, snapshot.reports[-1:])
+        return under_way(self.name, snapshot, list(map(again, snapshot.reports[-1:])))
 
     def moment(self, session: Session) -> list[Any]:
         """What `show` depends on."""
@@ -53,7 +57,7 @@ class Comparing(Step):
             self.compare: gr.Button(interactive=not busy),
             self.stop: gr.Button(visible=active is not None and active.kind == COMPARISON),
             self.adopt: gr.Button(visible=choice is not None and not busy),
-            self.compared: self.standing(session) or (cards.evidence(choice) if choice else ""),
+            self.compared: self.standing(session) or (evidence(choice) if choice else ""),
         }
 
     @told(name)
@@ -73,5 +77,33 @@ class Comparing(Step):
         run = self.studio.comparison_jobs.adopt(key).chosen_run()
         assert run is not None
         assert run.adapter_scale is not None
-        gr.Info(f"From now on portraits are made at strength {run.adapter_scale:g}.", title=self.name)
+        said = _("From now on portraits are made at strength {scale}.", scale=f"{run.adapter_scale:g}")
+        gr.Info(said, title=_(self.name))
         return run.adapter_scale
+
+
+def evidence(choice: Mapping[str, Any]) -> str:
+    """What a comparison of strengths found: its recommendation, and below it all the pictures that were compared."""
+
+    def row(each: Mapping[str, Any]) -> str:
+        words = strength_in_words(each["scale"], each["likeness"], each["style"])
+        best = each["picture"] == choice["picture"]
+        title = (
+            f"<strong>{escape(_('{choice} (recommended)', choice=words))}</strong>" if best else escape(words)
+        )
+        shown = escape(_("Pictures at strength {scale}", scale=f"{each['scale']:g}"), quote=True)
+        return (
+            f'<figure class="mc-evidence"><figcaption>{title}</figcaption>'
+            f'<img src="{address(each["picture"])}" alt="{shown}"></figure>'
+        )
+
+    why = _(
+        "Of choices that are about as good the lowest strength is recommended: it leaves your descriptions the most "
+        "freedom. Pictures below each other have the same noise."
+    )
+    recommended = _("Recommended: strength {scale}", scale=f"{choice['scale']:g}")
+    return (
+        f"<p><strong>{escape(recommended)}</strong></p>"
+        + "".join(map(row, choice["rows"]))
+        + f'<p class="mc-quiet">{escape(choice["judges"])} {escape(why)}</p>'
+    )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from magicapture_core.checkpoints import Run
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
+from magicapture_core.ui.cards import LIKENESS
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import lending
-from magicapture_core.ui.likeness import in_words
 from magicapture_core.ui.session_jobs import SessionJobs
 from magicapture_core.ui.stored_session import Session, StoredRun
 
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
     from magicapture_core.evaluation.choose import Choice
     from magicapture_core.evaluation.judges import Judges
 
-COMPARISON = "comparison of strengths"
+COMPARISON = N_("comparison of strengths")
 STRENGTHS = (0.3, 0.7, 1.1)
 """So far from each other that pictures of one seed differ by 6 to 16 of 255 grey levels (`score_run` on the mini
 model's quick schedule, dana in golden-hour; other seeds differ by 28). It took 25 s on one core."""
 PICTURES = 3
 """For each strength: enough to see a difference, few enough for a minute on two CPU cores."""
+COMPARED = (
+    N_("Strength {scale}: strong likeness ({likeness}), look {look}"),
+    N_("Strength {scale}: fair likeness ({likeness}), look {look}"),
+    N_("Strength {scale}: weak likeness ({likeness}), look {look}"),
+)
+"""What is said of a strength: a sentence for each level of LIKENESS, and last the one for less."""
 TILE = 192
 """Pixels of a picture in the evidence."""
 
@@ -38,13 +45,15 @@ class ComparisonJobs(SessionJobs):
         """Why the chosen run cannot be compared, or None."""
         run = session.chosen_run()
         if run is None or not Run(session.run_folder(run)).checkpoints():
-            return "There is no trained run yet. Go back to the step “Learn”."
+            return _("There is no trained run yet. Go back to the step “Learn”.")
         if run.settings.get("subject_kind") != "person":
-            return "Only portraits of people can be compared, by their faces."
+            return _("Only portraits of people can be compared, by their faces.")
         if lending():
-            return "A comparison needs a GPU for longer than this Space lends it."
+            return _("A comparison needs a GPU for longer than this Space lends it.")
         if run.fingerprint != session.fingerprint():
-            return "Photos, masks or style were changed since this training, so there is nothing to compare with."
+            return _(
+                "Photos, masks or style were changed since this training, so there is nothing to compare with."
+            )
         return None
 
     def job(self, session: Session) -> Job | None:
@@ -65,10 +74,10 @@ class ComparisonJobs(SessionJobs):
         """Use the recommended checkpoint and strength from now on."""
         with self.sessions.changing(key) as session:
             if self.jobs.active(session.id) is not None:
-                raise Problem("Something is still under way. Wait for it, or stop it first.")
+                raise Problem(_("Something is still under way. Wait for it, or stop it first."))
             run = session.chosen_run()
             if run is None or run.choice is None:
-                raise Problem("Nothing was compared yet. Press “Compare strengths” first.")
+                raise Problem(_("Nothing was compared yet. Press “Compare strengths” first."))
             Run.open(session.run_folder(run)).publish(run.choice["checkpoint"])
             run.adapter_scale = run.choice["scale"]
         return session
@@ -87,14 +96,15 @@ class ComparisonJobs(SessionJobs):
         judges = Judges.chosen(Run.open(folder).facts().likeness)
         used = [f"checkpoint-{Run.open(folder).best_step():06d}"]
         choices = []
-        job.say("Drawing the same portraits at each strength")
+        job.say(_("Drawing the same portraits at each strength"))
         for choice in score_run(
             models, folder, photos["subject"], photos["style"], checkpoints=used, scales=STRENGTHS, pictures=PICTURES,
             judges=judges,
         ):  # fmt: skip
             choices.append(choice)
-            job.say(f"Compared {len(choices)} of {len(STRENGTHS)}", len(choices) / len(STRENGTHS))
-            yield f"Strength {choice.scale:g}: {in_words(choice.csim).lower()}, look {choice.style:.0%}"
+            done = len(choices)
+            job.say(_("Compared {n} of {all}", n=done, all=len(STRENGTHS)), done / len(STRENGTHS))
+            yield strength_in_words(choice.scale, choice.csim, choice.style)
         best = recommend(choices)
         with self.sessions.changing(key) as session:
             rows = [_stored(session, choice, run.settings) for choice in choices]
@@ -108,13 +118,38 @@ class ComparisonJobs(SessionJobs):
                     }  # fmt: skip
 
 
+def strength_in_words(scale: float, likeness: float, style: float) -> str:
+    """ "Strength 0.7: fair likeness (45), look 34%". likeness: a cosine by face recognition; style: of 0 to 1."""
+    level = next((number for number, (least, _name) in enumerate(LIKENESS) if likeness >= least), -1)
+    number = max(round(100 * likeness), 0)
+    return _(COMPARED[level], scale=f"{scale:g}", likeness=number, look=f"{style:.0%}")
+
+
 def _judges_in_words(judges: Judges) -> str:
     """What measured likeness and style, in words for everybody: no paths and no technical terms."""
-    face, _, own = judges.faces.name.partition(" (")
-    if own:  # the only one at hand
-        face += ", also used in training, so optimistic"
-    style = "colours, light and layout" if judges.images.name.startswith("statistics") else judges.images.name
-    return f"Likeness by the face recognition {face}; the look by {style}."
+    face, _bracket, own = judges.faces.name.partition(" (")
+    look = judges.images.name
+    if look.startswith("statistics"):
+        return (
+            _(
+                "Likeness by the face recognition {face}, also used in training, so optimistic; the look by colours, "
+                "light and layout.",
+                face=face,
+            )
+            if own  # the only one at hand
+            else _(
+                "Likeness by the face recognition {face}; the look by colours, light and layout.", face=face
+            )
+        )
+    return (
+        _(
+            "Likeness by the face recognition {face}, also used in training, so optimistic; the look by {look}.",
+            face=face,
+            look=look,
+        )
+        if own
+        else _("Likeness by the face recognition {face}; the look by {look}.", face=face, look=look)
+    )
 
 
 def _stored(session: Session, choice: Choice, settings: dict[str, Any]) -> dict[str, Any]:

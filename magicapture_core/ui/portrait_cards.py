@@ -6,26 +6,27 @@ from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.ui import likeness
-from magicapture_core.ui.cards import address, button, count
+from magicapture_core.ui.cards import address, button
 from magicapture_core.ui.prompt_words import TITLES, in_plain_words, to_page, with_tokens
 from magicapture_core.ui.stored_session import Session, StoredPhoto, StoredPortrait
 
 SETTING_TITLES = {
-    "negative_prompt": "Avoid",
-    "steps": "Steps",
-    "guidance_scale": "Guidance",
-    "adapter_scale": "Strength",
-    "scheduler": "Sampler",
-    "near": "Near to seeds",
-    "variation": "Distance from it",
-    "model": "Model",
+    "negative_prompt": N_("Avoid"),
+    "steps": N_("Steps"),
+    "guidance_scale": N_("Guidance"),
+    "adapter_scale": N_("Strength"),
+    "scheduler": N_("Sampler"),
+    "near": N_("Near to seeds"),
+    "variation": N_("Distance from it"),
+    "model": N_("Model"),
 }
 
 
 def in_words(portrait: StoredPortrait) -> str:
     """The score, in words."""
-    return "Hidden by the safety checker" if portrait.nsfw else likeness.in_words(portrait.identity)
+    return _("Hidden by the safety checker") if portrait.nsfw else likeness.in_words(portrait.identity)
 
 
 def portrait_cards(
@@ -43,9 +44,9 @@ def portrait_cards(
     """
     if not portraits and not coming:
         return ""
-    made = count(len(portraits), "portrait")
+    made = escape(n_("{n} portrait", "{n} portraits", len(portraits)), quote=True)
     return (
-        f'<h3 class="mc-sub" data-say="{made}">Your portraits</h3><p class="mc-quiet">{escape(sentence)}</p>'
+        f'<h3 class="mc-sub" data-say="{made}">{_("Your portraits")}</h3><p class="mc-quiet">{escape(sentence)}</p>'
         f'<div class="mc-portraits" aria-busy="{"true" if coming else "false"}">'
         + '<div class="mc-coming mc-waiting"><span></span></div>' * coming
         + "".join(
@@ -53,7 +54,7 @@ def portrait_cards(
                 each,
                 number,
                 each.id == chosen,
-                "Finished" if each.id in marked else "New" if each.batch == new else "",
+                _("Finished") if each.id in marked else _("New") if each.batch == new else "",
             )
             for number, each in enumerate(portraits, 1)
         )
@@ -63,10 +64,11 @@ def portrait_cards(
 
 def _card(portrait: StoredPortrait, number: int, chosen: bool, mark: str) -> str:
     badge = f'<span class="mc-badge mc-good">{mark}</span>' if mark else ""
+    named = _("Portrait {number}: {description}", number=number, description=to_page(portrait.prompt))
     return (
         f'<div class="mc-portrait"><button type="button" class="mc-open" data-act="portrait" data-id="{portrait.id}" '
         f'aria-pressed="{"true" if chosen else "false"}"><span class="mc-thumb"><img class="mc-square" '
-        f'src="{address(portrait.picture)}" alt="Portrait {number}: {_about(portrait)}">{badge}</span>'
+        f'src="{address(portrait.picture)}" alt="{escape(named, quote=True)}">{badge}</span>'
         f"<span>{in_words(portrait)}</span></button>{heart(portrait)}</div>"
     )
 
@@ -77,7 +79,7 @@ def heart(portrait: StoredPortrait, word: str = "") -> str:
     kind, sign = "mc-button" if word else "mc-heart", "♥" if portrait.favourite else "♡"
     return (
         f'<button type="button" class="{kind}" data-act="favourite" data-id="{portrait.id}" aria-pressed="{pressed}" '
-        f'aria-label="Favourite"><span aria-hidden="true">{sign}</span> {word}</button>'
+        f'aria-label="{escape(_("Favourite"), quote=True)}"><span aria-hidden="true">{sign}</span> {word}</button>'
     )
 
 
@@ -86,8 +88,9 @@ def undo(session: Session) -> str:
     if not session.removed:
         return ""
     return (
-        f'<div class="mc-note mc-undo" role="status">{count(len(session.removed), "portrait")} deleted. '
-        f"{button('undo', session.removed[-1].id, 'Undo')}</div>"
+        '<div class="mc-note mc-undo" role="status">'
+        f"{n_('{n} portrait deleted.', '{n} portraits deleted.', len(session.removed))} "
+        f"{button('undo', session.removed[-1].id, _('Undo'))}</div>"
     )
 
 
@@ -117,22 +120,23 @@ def portrait_detail(
     original = ""
     if photo is not None:
         original = (
-            f'<figure><img src="{address(photo.views.get("photo", photo.thumb))}" alt="One of the photos"><figcaption>'
-            "<strong>One of your photos</strong></figcaption></figure>"
+            f'<figure><img src="{address(photo.views.get("photo", photo.thumb))}" '
+            f'alt="{escape(_("One of the photos"), quote=True)}"><figcaption>'
+            f"<strong>{_('One of your photos')}</strong></figcaption></figure>"
         )
     map_of, chips = _looks(words, word, heat)
-    near = "" if busy else button("near", portrait.id, "More like this")
+    near = "" if busy else button("near", portrait.id, _("More like this"))
     warnings = "".join(
         f'<p class="mc-quiet">{escape(in_plain_words(each))}</p>' for each in portrait.warnings
     )
     return (
         f'<div class="mc-about" data-shown="{portrait.id}"><div class="mc-pair mc-three"><figure><img src="{picture}" '
         f'alt="{_about(portrait)}"><figcaption><strong>{in_words(portrait)}</strong></figcaption></figure>{original}'
-        f'{map_of}</div><div class="mc-tools">{near}{heart(portrait, "Favourite")}<a class="mc-button" '
-        f'href="{picture}" download="portrait-seed-{portrait.seed}.png">Download</a>'
-        f"{button('remove', portrait.id, 'Delete')}</div>"
-        f'<p>{with_tokens(portrait.prompt)}</p>{warnings}{chips}<details class="mc-more"><summary>Advanced: how it was '
-        f"made</summary>{_facts(portrait)}</details></div>"
+        f'{map_of}</div><div class="mc-tools">{near}{heart(portrait, _("Favourite"))}<a class="mc-button" '
+        f'href="{picture}" download="portrait-seed-{portrait.seed}.png">{_("Download")}</a>'
+        f"{button('remove', portrait.id, _('Delete'))}</div>"
+        f'<p>{with_tokens(portrait.prompt)}</p>{warnings}{chips}<details class="mc-more"><summary>'
+        f"{_('Advanced: how it was made')}</summary>{_facts(portrait)}</details></div>"
     )
 
 
@@ -142,23 +146,29 @@ def _looks(words: Sequence[str], word: str | None, heat: Path | None) -> tuple[s
         return "", ""
     chips = "".join(
         f'<button type="button" class="mc-chip" data-act="word" data-id="{escape(each, quote=True)}" '
-        f'aria-pressed="{"true" if each == word else "false"}">{escape(TITLES.get(each, each))}</button>'
+        f'aria-pressed="{"true" if each == word else "false"}">{escape(_title(each))}</button>'
         for each in words
     )
-    title = escape(TITLES.get(word, word))
+    title = _title(word)
+    shown = _("What “{word}” pays attention to: bright is most", word=title)
     figure = (
-        f'<figure><img class="mc-heat" src="{address(heat)}" alt="What “{title}” pays attention to: bright is most">'
-        f"<figcaption><strong>What “{title}” pays attention to</strong></figcaption></figure>"
+        f'<figure><img class="mc-heat" src="{address(heat)}" alt="{escape(shown, quote=True)}">'
+        f"<figcaption><strong>{escape(_('What “{word}” pays attention to', word=title))}</strong></figcaption></figure>"
     )
     return (
         figure,
-        f'<h3 class="mc-sub">What the model pays attention to</h3><div class="mc-words">{chips}</div>',
+        f'<h3 class="mc-sub">{_("What the model pays attention to")}</h3><div class="mc-words">{chips}</div>',
     )
 
 
+def _title(word: str) -> str:
+    """What the page calls a word of a prompt: "me" for {subject}; others stand in the description as they are."""
+    return _(TITLES[word]) if word in TITLES else word
+
+
 def _facts(portrait: StoredPortrait) -> str:
-    rows = {"Seed": portrait.seed} | {
-        title: portrait.settings[name]
+    rows = {_("Seed"): portrait.seed} | {
+        _(title): portrait.settings[name]
         for name, title in SETTING_TITLES.items()
         if portrait.settings.get(name)
     }

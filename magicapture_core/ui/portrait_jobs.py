@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError, share
 from magicapture_core.ui.jobs import Job, Stream
@@ -18,7 +19,7 @@ from magicapture_core.ui.session_jobs import Parts, SlicedJobs
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.stored_session import Session, StoredRun
 
-PORTRAITS = "portrait making"
+PORTRAITS = N_("portrait making")
 MOST_PORTRAITS = 32
 DULL_WORDS = {"a", "an", "the", "of", "in", "on", "and", "with", "at", "to"}
 
@@ -43,7 +44,9 @@ class PortraitJobs(SlicedJobs):
             raise Problem(lacking or "")
         self.sessions.check_room(session)
         if config.count > MOST_PORTRAITS:
-            raise Problem(f"At most {MOST_PORTRAITS} portraits at a time, got {config.count}.")
+            raise Problem(
+                _("At most {most} portraits at a time, got {count}.", most=MOST_PORTRAITS, count=config.count)
+            )
         from magicapture_core.prompts import expand
 
         expand(config.prompt)  # a misspelt placeholder is told at once, not after loading a model
@@ -94,7 +97,7 @@ class PortraitJobs(SlicedJobs):
         analyser = self.photos.analyser()[0] if run.settings.get("subject_kind") == "person" else None
 
         def progress(_what: str, done: float, total: float | None) -> None:
-            job.say("Drawing", share(done, total))
+            job.say(_("Drawing"), share(done, total))
             if job.stopping:
                 raise StoppedError
 
@@ -107,7 +110,7 @@ class PortraitJobs(SlicedJobs):
         first = secrets.randbelow(2**32) if asked.seed is None else asked.seed
         at_once = portraits_at_once(asked.steps)
         for done in range(0, asked.count, at_once):
-            job.say("Drawing on the Space's GPU", done / asked.count)
+            job.say(_("Drawing on the Space's GPU"), done / asked.count)
             few = min(at_once, asked.count - done)
             part = dataclasses.replace(asked, seed=first + done, count=few)
             yield from self._one_loan(key, run, part, drawing_seconds(few, asked.steps))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from magicapture_core.config import GenerateConfig
+from magicapture_core.languages import N_
 from magicapture_core.problems import Problem
-from magicapture_core.prompts import unknown_words
+from magicapture_core.prompts import unknown_said, unknown_words
 from magicapture_core.ui import prompt_chips
 from magicapture_core.ui.prompt_words import from_page
 from magicapture_core.ui.server_models import ModelFacts
@@ -15,8 +16,8 @@ from magicapture_core.ui.studio import Studio
 
 COMPOSED_PROMPT = GenerateConfig().prompt
 EDITS = (
-    "smiling", "serious", "wearing sunglasses", "wearing glasses", "wearing a hat", "black and white", "outdoors",
-    "soft light",
+    N_("smiling"), N_("serious"), N_("wearing sunglasses"), N_("wearing glasses"), N_("wearing a hat"),
+    N_("black and white"), N_("outdoors"), N_("soft light"),
 )  # fmt: skip
 
 
@@ -50,8 +51,11 @@ class PortraitOffer:
 
     def reading(self, session: Session, text: str) -> str:
         """The description as it is read, and the words that the model does not know."""
+        return prompt_chips.reading(text, self.unknown(session, text))
+
+    def unknown(self, session: Session, text: str) -> str:
+        """What is to be said of words that the model does not know; empty where it knows them all."""
         facts = self.facts(session)
         with suppress(Problem):  # half typed; the button says what is wrong
-            unknown = unknown_words(from_page(text), facts.vocabulary)
-            return prompt_chips.reading(text, unknown, facts.name == "mini")
-        return prompt_chips.reading(text, (), False)
+            return unknown_said(unknown_words(from_page(text), facts.vocabulary), facts.name)
+        return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from magicapture_core.languages import N_
 from magicapture_core.ui.server_models import ModelFacts
 
 SQUARE = "1:1"
 SHAPES = {SQUARE: (1.0, 1.0), "4:5": (1.0, 1.25), "3:4": (0.9375, 1.25), "9:16": (0.84375, 1.5)}
 """Width and height in sides of the model's own square: nothing is so long that a second head appears in it."""
-ONLY_SQUARE = "Portraits are square: this model has seen only square pictures of faces."
+ONLY_SQUARE = N_("Portraits are square: this model has seen only square pictures of faces.")
 
 
 def shapes(facts: ModelFacts) -> list[str]:

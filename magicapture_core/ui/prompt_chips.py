@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from magicapture_core.languages import ENGLISH, _, language
 from magicapture_core.ui import cards
-from magicapture_core.ui.prompt_words import LOOK, ME, in_plain_words, to_page, with_tokens
+from magicapture_core.ui.prompt_words import (
+    LOOK,
+    ME,
+    TITLES,
+    from_page,
+    in_plain_words,
+    to_page,
+    translated,
+    with_tokens,
+)
 
 
 def ideas_for(prompts: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -20,15 +30,19 @@ def has_edit(text: str, edit: str) -> bool:
 
 
 def changed(text: str, act: str, chip: str) -> str:
-    """A description after a chip was pressed: an edit comes or goes; another description replaces it."""
+    """A description after a chip was pressed: an edit comes or goes; another description replaces it.
+
+    chip: an edit or a prompt as the model reads it, or ME or LOOK in English.
+    """
     if act == "prompt":
         return to_page(chip)
     if chip == ME:
+        me = _(ME)
         return (
-            f"a photo of {ME} {text}".strip() if text.startswith("in ") else f"{text.rstrip(' ,.')} of {ME}"
+            f"a photo of {me} {text}".strip() if text.startswith("in ") else f"{text.rstrip(' ,.')} of {me}"
         )
     if chip == LOOK:
-        return f"{text.rstrip(' ,.')} in {LOOK}"
+        return f"{text.rstrip(' ,.')} in {_(LOOK)}"
     if has_edit(text, chip):
         return text.replace(f", {chip}", "")
     return f"{text.rstrip(' ,.')}, {chip}"
@@ -43,25 +57,28 @@ def chips(ideas: Sequence[str], edits: Sequence[str], text: str) -> str:
             f'aria-pressed="{"true" if pressed else "false"}">{html}</button>'
         )
 
-    missing = [each for each in (ME, LOOK) if each not in to_page(text)]
-    shown = "".join(chip("edit", each, False, with_tokens(each)) for each in missing)
-    shown += "".join(chip("edit", each, has_edit(text, each), escape(each)) for each in edits)
-    others = "".join(chip("prompt", idea, to_page(idea) == text, with_tokens(idea)) for idea in ideas[:3])
+    missing = [title for placeholder, title in TITLES.items() if placeholder not in from_page(text)]
+    shown = "".join(chip("edit", each, False, with_tokens(_(each))) for each in missing)
+    shown += "".join(chip("edit", each, has_edit(text, each), escape(_(each))) for each in edits)
+    others = "".join(
+        chip("prompt", idea, to_page(idea) == text, with_tokens(translated(idea))) for idea in ideas[:3]
+    )
     if others:
         others = (
-            f'<details class="mc-more"><summary>Other descriptions for this look</summary><div class="mc-chips">'
-            f"{others}</div></details>"
+            f'<details class="mc-more"><summary>{_("Other descriptions for this look")}</summary>'
+            f'<div class="mc-chips">{others}</div></details>'
         )
-    return f'<p class="mc-quiet">Add to the description</p><div class="mc-chips">{shown}</div>{others}'
+    return f'<p class="mc-quiet">{_("Add to the description")}</p><div class="mc-chips">{shown}</div>{others}'
 
 
-def reading(text: str, unknown: Sequence[str], builtin: bool) -> str:
-    """The description as it is read, and what of it is not known."""
-    said = f'<p class="mc-reading">{with_tokens(text)}</p>' if text.strip() else ""
-    if unknown:
-        model = "built-in model" if builtin else "model"
-        said += cards.note(f"The {model} does not know: {', '.join(unknown)}.", "warn")
-    return said
+def reading(text: str, unknown: str) -> str:
+    """The description as it is read, and what is to be said of words that the model does not know."""
+    english = (
+        "" if language() == ENGLISH else _("The model reads English, so describe the picture in English.")
+    )
+    said = f'<p class="mc-quiet">{english}</p>' if english else ""
+    said += f'<p class="mc-reading">{with_tokens(text)}</p>' if text.strip() else ""
+    return said + cards.note(unknown, "warn")
 
 
 def warnings(said: Sequence[str]) -> str:

@@ -1,34 +1,62 @@
-"""Descriptions as the page shows them: "me" and "this look" stand where prompts have {subject} and {style}."""
+"""Descriptions as the page shows them: "me" and "this look" stand where prompts have {subject} and {style}.
+
+Descriptions are English in every language, for models read English. Only these two are in the visitor's language; they
+are understood in every other one, too, so that a description can be taken along.
+"""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from html import escape
 
-ME, LOOK = "me", "this look"
+from magicapture_core.languages import ENGLISH, LANGUAGES, N_, _, speaking
+
+# Translators: stands in an English description, as after “a photo of”; must be no English word
+ME = N_("me")
+# Translators: stands in an English description, as after “a photo of me in”; must be no English words
+LOOK = N_("this look")
 TITLES = {"{subject}": ME, "{style}": LOOK}
-"""Placeholder → what the page calls it."""
+"""Placeholder → what the page calls it, to be translated."""
 _TO_PAGE = ((r"(?:\b(?:an?|the) )?\{subject\}", ME), (r"(?:\b(?:an?|the) )?\{style\}", LOOK))
-_FROM_PAGE = ((rf"\b{ME}\b", "a {subject}"), (rf"\b{LOOK}\b", "the {style}"))
+_FROM_PAGE = ((ME, "a {subject}"), (LOOK, "the {style}"))
 
 
 def to_page(prompt: str) -> str:
     """ "a photo of a {subject} in the {style}" → "a photo of me in this look"."""
     for pattern, words in _TO_PAGE:
-        prompt = re.sub(pattern, words, prompt, flags=re.IGNORECASE)
+        shown = _(words)
+        prompt = re.sub(pattern, shown.replace("\\", r"\\"), prompt, flags=re.IGNORECASE)
     return prompt
 
 
 def from_page(text: str) -> str:
-    """The inverse of `to_page`, up to articles. Placeholders that somebody typed stay."""
-    for pattern, placeholder in _FROM_PAGE:
-        text = re.sub(pattern, placeholder, text, flags=re.IGNORECASE)
+    """The inverse of `to_page`, up to articles, in whichever language. Placeholders that somebody typed stay."""
+    for words, placeholder in _FROM_PAGE:
+        text = re.sub(_in_every_language(words), placeholder, text, flags=re.IGNORECASE)
     return text
+
+
+def translated(prompt: str) -> str:
+    """A prompt that comes with a style, to be read and not to be used: all of it in the visitor's language."""
+    with speaking(ENGLISH):
+        english = to_page(prompt)
+    return _(english)
+
+
+def _in_every_language(*words: str) -> str:
+    """A pattern that finds any of the words, in any language."""
+    found = set(words)
+    for code in LANGUAGES:
+        with suppress(FileNotFoundError), speaking(code):  # no catalogue of this language is here
+            found |= {_(each) for each in words}
+    longest_first = sorted(found, key=lambda each: (-len(each), each))
+    return rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)"
 
 
 def with_tokens(text: str) -> str:
     """A description as HTML: what was learned stands in it as a token."""
-    parts = re.split(rf"\b({ME}|{LOOK})\b", to_page(text), flags=re.IGNORECASE)
+    parts = re.split(_in_every_language(ME, LOOK), to_page(text), flags=re.IGNORECASE)
     return "".join(
         f'<b class="mc-token">{escape(part)}</b>' if number % 2 else escape(part)
         for number, part in enumerate(parts)
@@ -38,5 +66,5 @@ def with_tokens(text: str) -> str:
 def in_plain_words(said: str) -> str:
     """A message about a prompt, without placeholders."""
     for placeholder, title in TITLES.items():
-        said = said.replace(placeholder, f"“{title}”")
-    return said.replace("The prompt", "The description")
+        said = said.replace(placeholder, f"“{_(title)}”")
+    return said.replace("The prompt", "The description")  # English only: elsewhere it is translated like this

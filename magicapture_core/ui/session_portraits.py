@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from magicapture_core.files import atomic_file
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 KEPT_PORTRAITS = 96
 UNDO_SECONDS = 30.0
 """For so long what was deleted can be brought back; then its files are removed."""
-ORDERS = {"New": "new", "Likeness": "likeness", "Favourites": "favourites"}
+ORDERS = {"new": N_("New"), "likeness": N_("Likeness"), "favourites": N_("Favourites")}
+"""What can be shown first, by `in_order`, and its title."""
 FINISHED_FILES = ("file", "after", "before")
 """What finishing leaves of a portrait, by its names in Session.finished."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -47,7 +49,7 @@ class SessionPortraits:
         """The session's portrait of that id. Raises Problem if it has none."""
         found = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
         if found is None:
-            raise Problem("Choose one of your portraits first.")
+            raise Problem(_("Choose one of your portraits first."))
         return found
 
     def keep(self, key: str, run: StoredRun, portrait: Portrait, batch: int = 0) -> StoredPortrait:
@@ -100,7 +102,7 @@ class SessionPortraits:
         with self.sessions.changing(key) as session:
             found = next((portrait for portrait in session.removed if portrait.id == portrait_id), None)
             if found is None:
-                raise Problem("This portrait is deleted for good.")
+                raise Problem(_("This portrait is deleted for good."))
             session.removed.remove(found)
             session.portraits.append(found)
             run = next((run for run in session.runs if run.id == found.run), None)
@@ -181,7 +183,7 @@ class SessionPortraits:
         portrait = next((portrait for portrait in session.portraits if portrait.id == portrait_id), None)
         heat = _maps(session, portrait_id).get(word)
         if portrait is None or heat is None:
-            raise Problem("There is no heat map of this word. Choose another one.")
+            raise Problem(_("There is no heat map of this word. Choose another one."))
         with Image.open(portrait.picture) as image:
             pixels = heat_overlay(np.asarray(image.convert("RGB")), heat.astype(np.float32))
         path = _heat_path(session, portrait, word)

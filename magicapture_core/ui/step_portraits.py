@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.languages import _
+from magicapture_core.languages import N_, _, again
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness, prompt_chips
 from magicapture_core.ui.comparing import Comparing
@@ -17,7 +18,7 @@ from magicapture_core.ui.portrait_cards import portrait_cards, portrait_detail, 
 from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, generate_config
 from magicapture_core.ui.portrait_offer import COMPOSED_PROMPT, PortraitOffer
 from magicapture_core.ui.portrait_shapes import ONLY_SQUARE, SQUARE, shapes, size_of
-from magicapture_core.ui.prompt_words import from_page, to_page
+from magicapture_core.ui.prompt_words import ME, from_page, to_page
 from magicapture_core.ui.session_portraits import ORDERS, in_order, of_run
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import Step, Updates, told, under_way, waits_until_filled
@@ -25,78 +26,86 @@ from magicapture_core.ui.step_train import STALE
 from magicapture_core.ui.stored_session import Session, StoredPortrait
 from magicapture_core.ui.studio import Studio
 
-LARGE = "Choose one to see it large beside one of your photos."
+LARGE = N_("Choose one to see it large beside one of your photos.")
 
 
 class PortraitsStep(Step):
     """Description, gallery, details, downloads."""
 
-    name = "Portraits"
+    name = N_("Portraits")
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         self.offer = PortraitOffer(studio)
         gr.HTML(
             cards.heading(
-                "Make portraits",
-                "Describe the picture, or leave it as it is. “me” is the person that was learned.",
+                _("Make portraits"),
+                _(
+                    "Describe the picture, or leave it as it is. “{me}” is the person that was learned.",
+                    me=_(ME),
+                ),
             )
         )
         self.stale = gr.HTML()
-        self.run = gr.Dropdown([], label="Made with", visible=False, elem_id="mc-run")
-        self.prompt = gr.Textbox(to_page(COMPOSED_PROMPT), label="Description", lines=2, elem_id="mc-prompt")
+        self.run = gr.Dropdown([], label=_("Made with"), visible=False, elem_id="mc-run")
+        self.prompt = gr.Textbox(
+            to_page(COMPOSED_PROMPT), label=_("Description"), lines=2, elem_id="mc-prompt"
+        )
         self.hint = gr.HTML(elem_id="mc-hint")
         self.chips = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-chips")
         with gr.Row(equal_height=True):
             self.count = gr.Slider(
-                1, 16, value=4, step=1, label="How many", min_width=200, elem_id="mc-count"
+                1, 16, value=4, step=1, label=_("How many"), min_width=200, elem_id="mc-count"
             )
             self.shape = gr.Radio(
-                [SQUARE], value=SQUARE, label="Shape", visible=False, min_width=200, elem_id="mc-shape"
+                [SQUARE], value=SQUARE, label=_("Shape"), visible=False, min_width=200, elem_id="mc-shape"
             )
             self.make = gr.Button(
-                "Make portraits", variant="primary", size="lg", min_width=200, elem_id="mc-make"
+                _("Make portraits"), variant="primary", size="lg", min_width=200, elem_id="mc-make"
             )
-            self.stop = gr.Button("Stop", visible=False, min_width=120, elem_id="mc-make-stop")
+            self.stop = gr.Button(_("Stop"), visible=False, min_width=120, elem_id="mc-make-stop")
         self.square = gr.HTML(elem_id="mc-square")
         self.progress = gr.HTML(elem_id="mc-make-progress")
         self.undo = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-undo")
         self.order = gr.Radio(
-            list(ORDERS.items()), value="new", label="Show first", visible=False, elem_id="mc-order"
-        )
+            [(_(title), order) for order, title in ORDERS.items()], value="new", label=_("Show first"), visible=False,
+            elem_id="mc-order",
+        )  # fmt: skip
         self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-gallery")
         self.explained = gr.HTML(likeness.explained(), visible=False)
         self.chosen = gr.State(None)
         self.filled = gr.State(None)
         self.detail = gr.HTML(js_on_load=cards.CLICKS + cards.INTO_VIEW, elem_id="mc-detail")
         with gr.Row(elem_classes="mc-buttons"):
-            self.archive = gr.DownloadButton("Download all (zip)", visible=False, elem_id="mc-archive")
-        with gr.Accordion("Advanced", open=False, elem_classes="mc-waits"):
+            self.archive = gr.DownloadButton(_("Download all (zip)"), visible=False, elem_id="mc-archive")
+        with gr.Accordion(_("Advanced"), open=False, elem_classes="mc-waits"):
             self._advanced()
         self.comparing, self.exporting = Comparing(studio), Exporting(studio)
         self.past = PastTrainings(studio)
 
     def _advanced(self) -> None:
         default, texts = GenerateConfig(), help_texts(GenerateConfig)
-        gr.HTML('<p class="mc-quiet">In a description (red:1.3) makes “red” count more, [red] less.</p>')
-        self.negative = gr.Textbox("", label="Avoid", placeholder="for example: blurry, hat")
+        weights = _("In a description (red:1.3) makes “red” count more, [red] less.")
+        gr.HTML(f'<p class="mc-quiet">{weights}</p>')
+        self.negative = gr.Textbox("", label=_("Avoid"), placeholder=_("for example: blurry, hat"))
         with gr.Row():
             # No gr.Number: in gradio 6.31 an empty one becomes 0 as soon as it is seen.
             self.seed = gr.Textbox(
-                "", label="Seed", min_width=200, elem_id="mc-seed", placeholder="a new one each time",
-                info="The same seed gives the same picture.",
+                "", label=_("Seed"), min_width=200, elem_id="mc-seed", placeholder=_("a new one each time"),
+                info=_("The same seed gives the same picture."),
             )  # fmt: skip
             self.steps = gr.Slider(
-                1, 100, value=default.steps, step=1, label="Steps", min_width=200, info=texts["steps"],
+                1, 100, value=default.steps, step=1, label=_("Steps"), min_width=200, info=texts["steps"],
                 elem_id="mc-steps-drawn",
             )  # fmt: skip
         with gr.Row():
             self.adapter = gr.Slider(
-                0, 1.5, value=default.adapter_scale, step=0.05, label="Strength of what was learned", min_width=200,
-                info="Lower: freer; higher: closer to the photos. 0.6 to 1 is usual.", elem_id="mc-adapter-scale",
+                0, 1.5, value=default.adapter_scale, step=0.05, label=_("Strength of what was learned"),
+                min_width=200, info=_("Lower: freer; higher: closer to the photos. 0.6 to 1 is usual."),
+                elem_id="mc-adapter-scale",
             )  # fmt: skip
             self.guidance = gr.Slider(
-                0, 20, value=default.guidance_scale, step=0.5, label="Closeness to the description (guidance)",
+                0, 20, value=default.guidance_scale, step=0.5, label=_("Closeness to the description (guidance)"),
                 min_width=200, info=texts["guidance_scale"],
             )  # fmt: skip
         waits_until_filled()
@@ -143,7 +152,7 @@ class PortraitsStep(Step):
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
             self.shape: gr.Radio(offered, value=SQUARE, visible=len(offered) > 1),
-            self.square: "" if len(offered) > 1 else f'<p class="mc-quiet">{ONLY_SQUARE}</p>',
+            self.square: "" if len(offered) > 1 else f'<p class="mc-quiet">{_(ONLY_SQUARE)}</p>',
             **self._pictures(session, text),
         }
 
@@ -190,7 +199,9 @@ class PortraitsStep(Step):
         updates: Updates = {
             self.progress: self._progress(session, text),
             **({self.said: ""} if found else {}),
-            self.make: gr.Button("Make more portraits" if found else "Make portraits", interactive=not busy),
+            self.make: gr.Button(
+                _("Make more portraits") if found else _("Make portraits"), interactive=not busy
+            ),
             self.stop: gr.Button(visible=busy),
             self.stale: cards.note(_(STALE), "warn") if self.studio.stale(session) else "",
         }
@@ -209,7 +220,7 @@ class PortraitsStep(Step):
         coming = self.studio.portrait_jobs.coming(session)
         new = newest if newest > first and not coming else None
         return {
-            self.gallery: portrait_cards(found, chosen, LARGE, new=new, coming=coming),
+            self.gallery: portrait_cards(found, chosen, _(LARGE), new=new, coming=coming),
             self.undo: undo(session),
             self.order: gr.Radio(visible=len(found) > 1),
             self.explained: gr.HTML(visible=any(portrait.identity is not None for portrait in found)),
@@ -223,17 +234,19 @@ class PortraitsStep(Step):
             return ""
         snapshot = job.snapshot()
         if snapshot.ended and snapshot.state != "failed":
+            unknown = self.offer.unknown(session, text)  # stands below the description already
             said = dict.fromkeys(
-                warning
+                again(warning)
                 for portrait in snapshot.reports
                 for warning in portrait.warnings
-                if to_page(portrait.prompt).strip() == text.strip() and "does not know" not in warning
+                if to_page(portrait.prompt).strip() == text.strip()
             )
-            return prompt_chips.warnings(list(said))
+            return prompt_chips.warnings([warning for warning in said if warning != unknown])
         state = "failed" if snapshot.state == "failed" else "running"
-        live = under_way(self.name, snapshot, ["You may close this page."])
+        live = under_way(self.name, snapshot, [_("You may close this page.")])
         percent = round(100 * snapshot.share)
-        return f'<div data-progress="{percent}" data-state="{state}" data-about="Portraits">{live}</div>'
+        about = escape(_(self.name), quote=True)
+        return f'<div data-progress="{percent}" data-state="{state}" data-about="{about}">{live}</div>'
 
     # --- handlers -------------------------------------------------------------------------------------
 
@@ -244,7 +257,8 @@ class PortraitsStep(Step):
     ) -> Updates:  # fmt: skip
         """Make portraits."""
         if not text.strip():
-            raise Problem("Describe the picture first, for example: " + to_page(COMPOSED_PROMPT))
+            example = to_page(COMPOSED_PROMPT)
+            raise Problem(_("Describe the picture first, for example: {example}", example=example))
         run = self.studio.sessions.find(key).chosen_run()
         config = generate_config({
             "prompt": from_page(text), "negative_prompt": from_page(negative), "count": min(count, MOST_PORTRAITS),
@@ -349,6 +363,9 @@ def _seed(text: str) -> int | None:
     text = text.strip()
     if text and not text.isdecimal():
         raise Problem(
-            f"The seed must be a whole number, 0 or more, got {text!r}. Leave it empty for a new one."
+            _(
+                "The seed must be a whole number, 0 or more, got {text!r}. Leave it empty for a new one.",
+                text=text,
+            )
         )
     return int(text) if text else None
