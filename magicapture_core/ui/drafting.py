@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.languages import _, language, speaking
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError
 from magicapture_core.ui.lent_gpu import lending
@@ -49,8 +50,8 @@ class Drafter:
         self.sessions, self.jobs, self.models = parts.sessions, parts.jobs, parts.models
         self.photos, self.masks = parts.photos, parts.masks
         self._changed = threading.Condition()
-        self._wanted: OrderedDict[str, tuple[str, object]] = OrderedDict()
-        """Session id → its key, and a token that tells the newest wish."""
+        self._wanted: OrderedDict[str, tuple[str, str, object]] = OrderedDict()
+        """Session id → its key, its visitor's language, and a token that tells the newest wish."""
         self._problems: dict[str, str] = {}
         self._thread: threading.Thread | None = None
         self._loading = threading.Lock()
@@ -98,7 +99,7 @@ class Drafter:
             if self._closed or self.next_look(session) is None or self.jobs.active(owner) is not None:
                 return
             self._problems.pop(owner, None)
-            self._wanted[owner] = key, object()
+            self._wanted[owner] = key, language(), object()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="drafts", daemon=True)
                 self._thread.start()
@@ -119,9 +120,8 @@ class Drafter:
                 break
             time.sleep(0.1)
         if not found:
-            said = (
-                self.problem(session)
-                or "Drafts need photos of the person, which may be used. Add them first."
+            said = self.problem(session) or _(
+                "Drafts need photos of the person, which may be used. Add them first."
             )
             raise Problem(said)
         return found
@@ -174,11 +174,12 @@ class Drafter:
                     return
                 owner = next(iter(self._wanted))
                 self._wanted.move_to_end(owner)
-                key, wish = self._wanted[owner]
-            state = self._try_one(key, owner)
+                key, spoken, _newest = wish = self._wanted[owner]
+            with speaking(spoken):
+                state = self._try_one(key, owner)
             resting = resting + 1 if state == "resting" else 0
             with self._changed:
-                if state == "done" and self._wanted.get(owner) == (key, wish):
+                if state == "done" and self._wanted.get(owner) == wish:
                     del self._wanted[owner]
 
     def _try_one(self, key: str, owner: str) -> str:
