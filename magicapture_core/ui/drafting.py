@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicapture_core.config import GenerateConfig, from_dict
-from magicapture_core.languages import _, language, speaking
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError
 from magicapture_core.ui.lent_gpu import lending
@@ -50,9 +50,9 @@ class Drafter:
         self.sessions, self.jobs, self.models = parts.sessions, parts.jobs, parts.models
         self.photos, self.masks = parts.photos, parts.masks
         self._changed = threading.Condition()
-        self._wanted: OrderedDict[str, tuple[str, str, object]] = OrderedDict()
-        """Session id → its key, its visitor's language, and a token that tells the newest wish."""
-        self._problems: dict[str, str] = {}
+        self._wanted: OrderedDict[str, tuple[str, object]] = OrderedDict()
+        """Session id → its key, and a token that tells the newest wish."""
+        self._problems: dict[str, Problem] = {}
         self._thread: threading.Thread | None = None
         self._loading = threading.Lock()
         self._loaded: tuple[str, ModelBundle] | None = None
@@ -99,7 +99,7 @@ class Drafter:
             if self._closed or self.next_look(session) is None or self.jobs.active(owner) is not None:
                 return
             self._problems.pop(owner, None)
-            self._wanted[owner] = key, language(), object()
+            self._wanted[owner] = key, object()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="drafts", daemon=True)
                 self._thread.start()
@@ -145,7 +145,8 @@ class Drafter:
 
     def problem(self, session: Session) -> str | None:
         """Why there are no drafts, in words; None if nothing went wrong."""
-        return self._problems.get(session.id)
+        problem = self._problems.get(session.id)
+        return None if problem is None else str(problem)
 
     def forget(self, owner: str) -> None:
         """Forget a session that was deleted."""
@@ -174,12 +175,11 @@ class Drafter:
                     return
                 owner = next(iter(self._wanted))
                 self._wanted.move_to_end(owner)
-                key, spoken, _newest = wish = self._wanted[owner]
-            with speaking(spoken):
-                state = self._try_one(key, owner)
+                key, wish = self._wanted[owner]
+            state = self._try_one(key, owner)
             resting = resting + 1 if state == "resting" else 0
             with self._changed:
-                if state == "done" and self._wanted.get(owner) == wish:
+                if state == "done" and self._wanted.get(owner) == (key, wish):
                     del self._wanted[owner]
 
     def _try_one(self, key: str, owner: str) -> str:
@@ -193,7 +193,7 @@ class Drafter:
                 return "resting"
             self._draw(key, session, look)
         except Problem as problem:  # deleted meanwhile, or no face in the photos
-            self._problems[owner] = str(problem)
+            self._problems[owner] = problem
             return "done"
         except Exception:
             log.exception("drafts failed")
