@@ -112,6 +112,13 @@ function name() {
     const open = String(button.classList.contains('open'));
     if (button.getAttribute('aria-expanded') !== open) button.setAttribute('aria-expanded', open);
   }
+  for (const button of document.querySelectorAll('button:is(.upload-container, :has(.upload-container))')) {
+    const words = button.closest('.block')?.querySelector('label')?.textContent.trim(), seen = button.querySelector('.wrap');
+    if (!words || button.getAttribute('aria-label') === words) continue;
+    button.setAttribute('aria-label', words); // what is seen on it (style.css) is its name
+    if (seen) seen.dataset.words = words;
+    if (!button.matches('.upload-container')) { button.title = words; button.tabIndex = -1; } // around another button
+  }
   for (const each of document.querySelectorAll('[data-say]')) {
     const block = each.closest('[id]').id, words = each.dataset.say;
     if (said.get(block) !== words && shown(each)) { said.set(block, words); spoken.textContent = words; }
