@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from magicapture_core.languages import N_, _, n_
+from magicapture_core.languages import N_, _, again, n_
 from magicapture_core.problems import Problem, as_problem, forget_frames
 from magicapture_core.progress import StoppedError
 
@@ -117,9 +117,10 @@ class Job:
         """How it stands now."""
         ahead = self._jobs.ahead(self)
         with self._changed:
-            reports = tuple(self._reports)
+            # Said in the language of whoever started it; somebody else may look, or on another page.
+            stage, problem = again(self._stage), None if self._problem is None else again(self._problem)
             return Snapshot(
-                self._state, ahead, self._stage, self._share, reports, self._problem, self._cut_off
+                self._state, ahead, stage, self._share, tuple(self._reports), problem, self._cut_off
             )
 
     def stop(self) -> None:
