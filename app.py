@@ -60,9 +60,10 @@ class Options:
 
 
 def build(studio: Any, *, mcp: bool = False) -> Any:
-    """The page: gradio Blocks, not launched yet. mcp: with the tools for agents."""
+    """The page in every language that there is: gradio Blocks, not launched yet. mcp: with the tools for agents."""
     import gradio as gr
 
+    from magicapture_core.languages import ENGLISH, LANGUAGES, available, speaking
     from magicapture_core.ui import agents, api, events, page
 
     with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
@@ -71,6 +72,10 @@ def build(studio: Any, *, mcp: bool = False) -> Any:
         if mcp:
             agents.mount(studio)
         events.wire(wizard, blocks)
+    for code in available():
+        if code != ENGLISH:
+            with speaking(code), blocks.route(LANGUAGES[code], f"/{code}", show_in_navbar=False):
+                events.wire(page.layout(studio), blocks)
     return blocks
 
 
@@ -96,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     # What gradio keeps of uploads lies beside what is shown: one place to serve from, one to clean.
     os.environ["GRADIO_TEMP_DIR"] = str(runs / "shown")
 
-    from magicapture_core.ui import look
+    from magicapture_core.ui import head, look
     from magicapture_core.ui.studio import Studio
 
     studio = Studio(
@@ -115,6 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
             auth=auth,
             theme=look.theme(),
             css=look.CSS,
+            head=head.script(),
             blocked_paths=[str(runs / "sessions")],
             max_file_size="100mb",
             show_error=False,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 
@@ -113,9 +114,13 @@ def listen(unet: Any, resolution: int, latent_side: int) -> Iterator[AttentionSt
     sides = cross_attention_sides(unet, latent_side)
     if resolution not in sides:
         raise Problem(
-            f"attention_resolution must be a size at which this model has cross-attention in its down and "
-            f"up blocks: {', '.join(map(str, sides))} for latents of {latent_side}×{latent_side}; "
-            f"got {resolution}."
+            _(
+                "attention_resolution must be a size at which this model has cross-attention in its down and up "
+                "blocks: {sides} for latents of {side}×{side}; got {resolution}.",
+                sides=", ".join(map(str, sides)),
+                side=latent_side,
+                resolution=resolution,
+            )
         )
     store = AttentionStore()
     before = unet.attn_processors

@@ -31,6 +31,7 @@ from torch import Tensor
 from magicapture_core.adapters.files import ADAPTER_FILES, FOLDER, copy_adapter
 from magicapture_core.config import TrainConfig, from_dict, to_dict
 from magicapture_core.files import atomic_file, atomic_folder, writing
+from magicapture_core.languages import _
 from magicapture_core.problems import RunProblem
 
 FREE_ON_RESUME = {
@@ -98,7 +99,9 @@ class RunFacts:
                 tuple(values["style"]),
             )
         except (KeyError, TypeError) as error:
-            raise RunProblem(f"config.json lacks {error}. Was it edited? Start a new run.") from error
+            raise RunProblem(
+                _("config.json lacks {error}. Was it edited? Start a new run.", error=error)
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,10 @@ class Run:
     def create(cls, folder: Path, facts: RunFacts) -> Run:
         """Make a new run folder. Raises RunProblem where one is already."""
         if (folder / "config.json").exists():
-            raise RunProblem(
-                f"{folder} already holds a run. Resume it (--resume), or choose another folder for a new one."
-            )
+            raise RunProblem(_(
+                "{folder} already holds a run. Resume it (--resume), or choose another folder for a new one.",
+                folder=folder,
+            ))  # fmt: skip
         run = cls(folder)
         with atomic_file(folder / "config.json") as path:
             path.write_text(json.dumps(facts.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -138,9 +142,10 @@ class Run:
         """Open an existing run folder. Raises RunProblem if it has no config.json."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
-            raise RunProblem(
-                f"No run in {folder}: it has no config.json. Give the folder that training wrote (its --out)."
-            )
+            raise RunProblem(_(
+                "No run in {folder}: it has no config.json. Give the folder that training wrote (its --out).",
+                folder=folder,
+            ))  # fmt: skip
         return cls(folder)
 
     @classmethod
@@ -151,7 +156,9 @@ class Run:
         This is the operating system's file lock: it is released when the process ends, also after a crash.
         """
         if folder.exists() and not folder.is_dir():
-            raise RunProblem(f"{folder} is a file; expected a folder for the run. Choose another name.")
+            raise RunProblem(
+                _("{folder} is a file; expected a folder for the run. Choose another name.", folder=folder)
+            )
         # Not bound to a thread: a generator may be closed in another one than it was begun in.
         lock = FileLock(folder / "training.lock", timeout=0, thread_local=False)
         with writing(folder):
@@ -159,10 +166,11 @@ class Run:
             try:
                 lock.acquire()
             except Timeout as error:
-                raise RunProblem(
-                    f"{folder} is being trained already, by this or another program. Wait until that has ended, or "
-                    "stop it first; then resume. For a new training choose another folder."
-                ) from error
+                raise RunProblem(_(
+                    "{folder} is being trained already, by this or another program. Wait until that has ended, "
+                    "or stop it first; then resume. For a new training choose another folder.",
+                    folder=folder,
+                )) from error  # fmt: skip
         try:
             yield
         finally:
@@ -181,9 +189,11 @@ class Run:
                 path.read_text(encoding="utf-8-sig")
             )  # Windows' Notepad writes a byte-order mark
         except (OSError, ValueError, RecursionError) as error:
-            raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
+            raise RunProblem(_unreadable(path, error)) from error
         if not isinstance(values, dict):
-            raise RunProblem(f"{path} must hold an object, got {type(values).__name__}. Start a new run.")
+            raise RunProblem(_(
+                "{path} must hold an object, got {type}. Start a new run.", path=path, type=type(values).__name__,
+            ))  # fmt: skip
         return RunFacts.from_dict(values)
 
     def check_same(self, facts: RunFacts) -> None:
@@ -191,22 +201,28 @@ class Run:
         before, now = self.facts(), facts
         old, new = to_dict(before.config), to_dict(now.config)
         differing = [
-            f"{name} was {old[name]!r}, now {new[name]!r}"
+            _("{name} was {old}, now {new}", name=name, old=repr(old[name]), new=repr(new[name]))
             for name in new
             if name not in FREE_ON_RESUME and old[name] != new[name]
         ]
         if before.model_fingerprint != now.model_fingerprint:
-            differing.append(f"the model was {before.model}, now {now.model} (other weights)")
-        if before.likeness != now.likeness:
-            differing.append(f"likeness was judged by {before.likeness}, now by {now.likeness} (--faces)")
-        for what in ("subject", "style"):
-            if getattr(before, what) != getattr(now, what):
-                differing.append(f"the {what} photos or their masks changed")
-        if differing:
-            raise RunProblem(
-                f"{self.folder} cannot be resumed: {'; '.join(differing)}. "
-                "Resume with the same settings and photos, or start a new run in another folder."
+            differing.append(
+                _("the model was {before}, now {now} (other weights)", before=before.model, now=now.model)
             )
+        if before.likeness != now.likeness:
+            differing.append(_(
+                "likeness was judged by {before}, now by {now} (--faces)", before=before.likeness, now=now.likeness,
+            ))  # fmt: skip
+        if before.subject != now.subject:
+            differing.append(_("the subject photos or their masks changed"))
+        if before.style != now.style:
+            differing.append(_("the style photos or their masks changed"))
+        if differing:
+            raise RunProblem(_(
+                "{folder} cannot be resumed: {reasons}. Resume with the same settings and photos, or start a new "
+                "run in another folder.",
+                folder=self.folder, reasons="; ".join(differing),
+            ))  # fmt: skip
 
     # --- what was measured on the way -------------------------------------------------------------
 
@@ -320,7 +336,10 @@ class Run:
         """Copy a checkpoint's adapter files into adapter/. Raises RunProblem if there is no checkpoint of that name."""
         found = next((path for path in self.checkpoints() if path.name == checkpoint), None)
         if found is None:
-            raise RunProblem(f"{self.folder} no longer has {checkpoint}. Choose another one.")
+            raise RunProblem(_(
+                "{folder} no longer has {checkpoint}. Choose another one.",
+                folder=self.folder, checkpoint=checkpoint,
+            ))  # fmt: skip
         self._publish(found)
 
     def _publish(self, checkpoint: Path) -> None:
@@ -345,14 +364,15 @@ class Run:
                 torch.load(path / "state.pt", weights_only=True, map_location="cpu"),
             )
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError) as error:
-            raise RunProblem(
-                f"{path} cannot be read: {error}. Delete that folder to go on from an older checkpoint."
-            ) from error
+            raise RunProblem(_(
+                "{path} cannot be read: {error}. Delete that folder to go on from an older checkpoint.",
+                path=path, error=error,
+            )) from error  # fmt: skip
         except Exception as error:
-            raise RunProblem(
-                f"{path / 'state.pt'} is damaged ({type(error).__name__}). "
-                "Delete that checkpoint's folder to go on from an older one."
-            ) from error
+            raise RunProblem(_(
+                "{path} is damaged ({error}). Delete that checkpoint's folder to go on from an older one.",
+                path=path / "state.pt", error=type(error).__name__,
+            )) from error  # fmt: skip
 
     # --- who the subject is -----------------------------------------------------------------------
 
@@ -372,4 +392,8 @@ class Run:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor("mean"), (file.metadata() or {})["embedder"]
         except (SafetensorError, KeyError, OSError) as error:
-            raise RunProblem(f"{path} cannot be read: {error}. Start a new run.") from error
+            raise RunProblem(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return _("{path} cannot be read: {error}. Start a new run.", path=path, error=error)

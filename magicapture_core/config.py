@@ -10,6 +10,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 SubjectKind = Literal["person", "object"]
@@ -148,7 +149,7 @@ class TrainConfig:
         positive = ("resolution", "batch_size", "gradient_accumulation", "lora_rank", "sample_steps",
                     "sample_pictures", "checkpoint_every", "keep_checkpoints", "prior_pictures")  # fmt: skip
         for name in positive:
-            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+            _require(getattr(self, name) >= 1, name, _("1 or more"), getattr(self, name))
         not_negative = ("ti_steps", "lora_steps", "ti_learning_rate", "lora_learning_rate",
                         "embedding_learning_rate", "lora_weight_decay", "lambda_id", "lambda_attn",
                         "lambda_colour", "lambda_lightness", "composed_weight", "prior_weight", "style_weight",
@@ -156,19 +157,23 @@ class TrainConfig:
                         "seed")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)
-            _require(value >= 0 and math.isfinite(value), name, "0 or more", value)
+            _require(value >= 0 and math.isfinite(value), name, _("0 or more"), value)
         optional = ("items_per_call", "max_grad_norm", "lora_alpha", "embedding_norm", "attention_resolution")
         for name in optional:
             value = getattr(self, name)
-            _require(value is None or value > 0, name, "None or more than 0", value)
-        _require(self.seed < 2**63, "seed", "below 2^63", self.seed)
-        _require(self.resolution % 8 == 0, "resolution", "a multiple of 8", self.resolution)
-        _require(self.ti_steps + self.lora_steps >= 1, "ti_steps + lora_steps", "1 or more", 0)
-        _require(0 < self.identity_time_limit <= 1, "identity_time_limit", "above 0, at most 1",
+            _require(value is None or value > 0, name, _("None or more than 0"), value)
+        _require(self.seed < 2**63, "seed", _("below 2^63"), self.seed)
+        _require(self.resolution % 8 == 0, "resolution", _("a multiple of 8"), self.resolution)
+        _require(self.ti_steps + self.lora_steps >= 1, "ti_steps + lora_steps", _("1 or more"), 0)
+        _require(0 < self.identity_time_limit <= 1, "identity_time_limit", _("above 0, at most 1"),
                  self.identity_time_limit)  # fmt: skip
-        _require(0 <= self.style_weight_until <= 1, "style_weight_until", "0 to 1", self.style_weight_until)
-        _require("cross" in self.lora_targets, "lora_targets", 'at least "cross"', self.lora_targets)
-        _require(bool(self.subject_init_word.strip()), "subject_init_word", "a word", self.subject_init_word)
+        _require(
+            0 <= self.style_weight_until <= 1, "style_weight_until", _span(0, 1), self.style_weight_until
+        )
+        _require("cross" in self.lora_targets, "lora_targets", _('at least "cross"'), self.lora_targets)
+        _require(
+            bool(self.subject_init_word.strip()), "subject_init_word", _("a word"), self.subject_init_word
+        )
         if self.subject_words:
             check_noun(self.subject_words)
 
@@ -234,22 +239,22 @@ class GenerateConfig:
     """Words of the prompt for which attention heat maps are made; "{subject}" and "{style}" can be among them."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.prompt.strip()), "prompt", "some text", self.prompt)
-        _require(1 <= self.count <= 1000, "count", "1 to 1000", self.count)
-        _require(1 <= self.steps <= 1000, "steps", "1 to 1000", self.steps)
-        _require(self.seed is None or 0 <= self.seed < 2**63, "seed", "None or 0 to 2^63 - 1", self.seed)
-        _require(0 <= self.guidance_scale <= 50, "guidance_scale", "0 to 50", self.guidance_scale)
-        _require(0 <= self.adapter_scale <= 2, "adapter_scale", "0 to 2", self.adapter_scale)
+        _require(bool(self.prompt.strip()), "prompt", _("some text"), self.prompt)
+        _require(1 <= self.count <= 1000, "count", _span(1, 1000), self.count)
+        _require(1 <= self.steps <= 1000, "steps", _span(1, 1000), self.steps)
+        _require(self.seed is None or 0 <= self.seed < 2**63, "seed", _("None or 0 to 2^63 - 1"), self.seed)
+        _require(0 <= self.guidance_scale <= 50, "guidance_scale", _span(0, 50), self.guidance_scale)
+        _require(0 <= self.adapter_scale <= 2, "adapter_scale", _span(0, 2), self.adapter_scale)
         _require(len(self.near) <= 50 and all(0 <= seed < 2**63 for seed in self.near), "near",
-                 "at most 50 seeds of 0 to 2^63 - 1", self.near)  # fmt: skip
-        _require(0 <= self.variation <= 1, "variation", "0 to 1", self.variation)
+                 _("at most 50 seeds of 0 to 2^63 - 1"), self.near)  # fmt: skip
+        _require(0 <= self.variation <= 1, "variation", _span(0, 1), self.variation)
         for name in ("width", "height"):
             value = getattr(self, name)
             _require(value is None or (64 <= value <= 4096 and value % 8 == 0), name,
-                     "None or a multiple of 8 from 64 to 4096", value)  # fmt: skip
-        _require(self.enlarge is None or 1 <= self.enlarge <= 8, "enlarge", "None or 1 to 8", self.enlarge)
+                     _("None or a multiple of 8 from 64 to 4096"), value)  # fmt: skip
+        _require(self.enlarge is None or 1 <= self.enlarge <= 8, "enlarge", _("None or 1 to 8"), self.enlarge)
         per_call = self.pictures_per_call
-        _require(per_call is None or per_call >= 1, "pictures_per_call", "None or 1 or more", per_call)
+        _require(per_call is None or per_call >= 1, "pictures_per_call", _("None or 1 or more"), per_call)
 
 
 @dataclass(frozen=True)
@@ -284,15 +289,15 @@ class PostprocessConfig:
     """Overlap of each tile with its neighbours, in pixels; with less than the default, seams can be visible."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.upscale <= 8, "upscale", "1 to 8", self.upscale)
+        _require(1 <= self.upscale <= 8, "upscale", _span(1, 8), self.upscale)
         for name in ("upscale_strength", "fidelity", "restore_strength"):
-            _require(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
-        _require(0 <= self.identity_budget <= 2, "identity_budget", "0 to 2", self.identity_budget)
-        _require(64 <= self.max_side <= 16384, "max_side", "64 to 16384", self.max_side)
-        _require(32 <= self.tile <= 2048 and self.tile % 8 == 0, "tile", "a multiple of 8 from 32 to 2048",
+            _require(0 <= getattr(self, name) <= 1, name, _span(0, 1), getattr(self, name))
+        _require(0 <= self.identity_budget <= 2, "identity_budget", _span(0, 2), self.identity_budget)
+        _require(64 <= self.max_side <= 16384, "max_side", _span(64, 16384), self.max_side)
+        _require(32 <= self.tile <= 2048 and self.tile % 8 == 0, "tile", _("a multiple of 8 from 32 to 2048"),
                  self.tile)  # fmt: skip
         _require(8 <= self.tile_margin <= 256 and self.tile_margin % 8 == 0, "tile_margin",
-                 "a multiple of 8 from 8 to 256", self.tile_margin)  # fmt: skip
+                 _("a multiple of 8 from 8 to 256"), self.tile_margin)  # fmt: skip
 
 
 LARGEST = 10**18
@@ -302,13 +307,18 @@ LARGEST = 10**18
 def check_noun(words: str) -> None:
     """Raise Problem unless the words are allowed as `subject_words`."""
     *age, noun = words.split(" ")
+    people, ages = ", ".join(PEOPLE), ", ".join(AGES)
     _require(noun in PEOPLE and (not age or (len(age) == 1 and age[0] in AGES)), "subject_words",
-             f"one of {', '.join(PEOPLE)}, alone or after one of {', '.join(AGES)}", words)  # fmt: skip
+             _("one of {people}, alone or after one of {ages}", people=people, ages=ages), words)  # fmt: skip
 
 
 def _require(holds: bool, name: str, expected: str, got: object) -> None:
     if not holds:
-        raise Problem(f"{name} must be {expected}, got {got!r}.")
+        raise Problem(_("{name} must be {expected}, got {got}.", name=name, expected=expected, got=repr(got)))
+
+
+def _span(least: int, most: int) -> str:
+    return _("{least} to {most}", least=least, most=most)
 
 
 def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
@@ -317,8 +327,12 @@ def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise Problem(
-            f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}. "
-            f"Known settings: {', '.join(sorted(hints))}."
+            _(
+                "{kind} has no setting {unknown}. Known settings: {known}.",
+                kind=cls.__name__,
+                unknown=", ".join(map(repr, unknown)),
+                known=", ".join(sorted(hints)),
+            )
         )
     return cls(**{name: _typed(name, hints[name], value) for name, value in values.items()})
 
@@ -337,14 +351,14 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
             return None
         return _typed(name, next(o for o in options if o is not type(None)), value)
     if origin is Literal:
-        _require(value in options, name, f"one of {', '.join(map(repr, options))}", value)
+        _require(value in options, name, _("one of {options}", options=", ".join(map(repr, options))), value)
         return value
     if origin is tuple:
-        _require(isinstance(value, list | tuple), name, "a list", value)
+        _require(isinstance(value, list | tuple), name, _("a list"), value)
         return tuple(_typed(name, options[0], item) for item in value)
     if hint is float and type(value) in (int, float):
-        _require(abs(value) <= LARGEST, name, "a finite number of at most 18 digits", value)
+        _require(abs(value) <= LARGEST, name, _("a finite number of at most 18 digits"), value)
         return float(value)
-    _require(type(value) is hint, name, f"of type {hint.__name__}", value)
-    _require(hint is not int or abs(value) <= LARGEST, name, "a number of at most 18 digits", value)
+    _require(type(value) is hint, name, _("of type {type}", type=hint.__name__), value)
+    _require(hint is not int or abs(value) <= LARGEST, name, _("a number of at most 18 digits"), value)
     return value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
+from magicapture_core.languages import _
 from magicapture_core.problems import RunProblem
 
 if TYPE_CHECKING:
@@ -80,14 +81,21 @@ def writing(path: Path) -> Iterator[None]:
             r"\(os error (\d+)\)", str(error)
         )  # safetensors puts the system's number into words
         number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
-        remedy = (
-            "Free some disk space or choose another folder"
-            if number in FULL
-            else "Check that the folder is there and may be written to, or choose another one"
-        )
+        reason = getattr(error, "strerror", None) or error
         raise RunProblem(
-            f"Could not write {path}: {getattr(error, 'strerror', None) or error}. What was saved before is whole. "
-            f"{remedy}, then resume."
+            _(
+                "Could not write {path}: {reason}. What was saved before is whole. Free some disk space or choose "
+                "another folder, then resume.",
+                path=path,
+                reason=reason,
+            )
+            if number in FULL
+            else _(
+                "Could not write {path}: {reason}. What was saved before is whole. Check that the folder is there and "
+                "may be written to, or choose another one, then resume.",
+                path=path,
+                reason=reason,
+            )
         ) from error
 
 
@@ -120,9 +128,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
         for name, tensor in tensors.items():
             if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
-                raise ValueError(f"{name} holds what is no finite number")
+                raise ValueError(_("{name} holds what is no finite number", name=name))
     except (SafetensorError, OSError, ValueError) as error:
-        raise RunProblem(f"{path} is damaged ({error}). Train the run again.") from error
+        raise RunProblem(
+            _("{path} is damaged ({error}). Train the run again.", path=path, error=error)
+        ) from error
     return tensors
 
 

@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from magicapture_core.files import atomic_file
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem, RunProblem
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -92,7 +93,11 @@ def save_picture(
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise Problem(
-            f"Pictures are written as {', '.join(FORMATS)}; got {path.name!r}. Choose one of those."
+            _(
+                "Pictures are written as {formats}; got {name}. Choose one of those.",
+                formats=", ".join(FORMATS),
+                name=repr(path.name),
+            )
         )
     text = parameters(prompt, seed, settings, private=private, statement=statement)
     packet = WRAPPED.format(packet=xmp(text)).encode("utf-8")
@@ -152,11 +157,13 @@ class Signer:
         """Raise Problem unless c2pa-python is installed and both files are there."""
         if importlib.util.find_spec("c2pa") is None:
             raise Problem(
-                "Signing needs the package c2pa-python, which is not installed: pip install c2pa-python"
+                _("Signing needs the package c2pa-python, which is not installed: pip install c2pa-python")
             )
         for path in (self.key, self.certificates):
             if not path.is_file():
-                raise Problem(f"{path} does not exist: expected a PEM file to sign pictures with.")
+                raise Problem(
+                    _("{path} does not exist: expected a PEM file to sign pictures with.", path=path)
+                )
 
     def sign(self, path: Path) -> None:
         """Add a signed C2PA manifest to the PNG or JPEG at `path`, which says that a trained model made it.
@@ -187,8 +194,13 @@ class Signer:
                     c2pa.Builder(manifest).sign(c2pa.Signer.from_info(info), format, source, target)
         except (c2pa.C2paError, RunProblem) as error:
             raise Problem(
-                f"{path.name} could not be signed: {error}. Expected a key and certificates of {self.algorithm} that "
-                "belong together and may sign content credentials. The picture itself was written."
+                _(
+                    "{name} could not be signed: {error}. Expected a key and certificates of {algorithm} that "
+                    "belong together and may sign content credentials. The picture itself was written.",
+                    name=path.name,
+                    error=error,
+                    algorithm=self.algorithm,
+                )
             ) from error
 
 
@@ -205,7 +217,13 @@ def read_provenance(path: Path | str) -> Provenance:
         with Image.open(path) as image:
             packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise Problem(f"{path} cannot be read as a picture ({error}). Choose a PNG or JPEG file.") from error
+        raise Problem(
+            _(
+                "{path} cannot be read as a picture ({error}). Choose a PNG or JPEG file.",
+                path=path,
+                error=error,
+            )
+        ) from error
     source, text = _read_packet(packet.encode("utf-8") if isinstance(packet, str) else packet)
     if source is None or not text.startswith(NOTICE):
         return Provenance(source)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from magicapture_core.config import TrainConfig, from_dict
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 Schedules = Mapping[str, Mapping[str, Any]]
@@ -37,7 +38,13 @@ def schedule_values(name: str, own: Schedules) -> Mapping[str, Any]:
     """The values of one schedule. Raises Problem for a name that the model does not have."""
     known = known_schedules(own)
     if name not in known:
-        raise Problem(f"The schedule must be one of {', '.join(known)} for this model, got {name!r}.")
+        raise Problem(
+            _(
+                "The schedule must be one of {known} for this model, got {name}.",
+                known=", ".join(known),
+                name=repr(name),
+            )
+        )
     return known[name]
 
 

@@ -15,6 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import Progress
 
@@ -50,7 +51,7 @@ class Weight:
     @property
     def readable_size(self) -> str:
         """The size as text."""
-        return "size unknown" if self.size is None else f"{self.size / 1e6:.0f} MB"
+        return _("size unknown") if self.size is None else f"{self.size / 1e6:.0f} MB"
 
 
 _FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
@@ -66,7 +67,7 @@ WEIGHTS: dict[str, Weight] = {
             "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
             "MIT (facexlib, Pytorch_Retinaface)",
             f"{_FACEXLIB}/v0.1.0/detection_Resnet50_Final.pth",
-            "RetinaFace with ResNet-50: finds faces and their five points",
+            N_("RetinaFace with ResNet-50: finds faces and their five points"),
         ),
         Weight(
             "parsing_parsenet",
@@ -75,7 +76,7 @@ WEIGHTS: dict[str, Weight] = {
             "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
             "MIT (facexlib, PSFRGAN); trained on CelebAMask-HQ, whose terms are non-commercial",
             f"{_FACEXLIB}/v0.2.2/parsing_parsenet.pth",
-            "ParseNet: labels skin, eyes, hair and neck; face restoration pastes back with it",
+            N_("ParseNet: labels skin, eyes, hair and neck; face restoration pastes back with it"),
         ),
         Weight(
             "parsing_bisenet",
@@ -84,7 +85,7 @@ WEIGHTS: dict[str, Weight] = {
             "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
             "MIT (facexlib, face-parsing.PyTorch); trained on CelebAMask-HQ, whose terms are non-commercial",
             f"{_FACEXLIB}/v0.2.0/parsing_bisenet.pth",
-            "BiSeNet: labels skin, eyes, hair and neck; the face mask comes from it",
+            N_("BiSeNet: labels skin, eyes, hair and neck; the face mask comes from it"),
             ("79999_iter.pth",),
         ),
         Weight(
@@ -94,7 +95,7 @@ WEIGHTS: dict[str, Weight] = {
             "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
             "MIT (facexlib, InsightFace_Pytorch); trained on MS1M, which is for research only",
             f"{_FACEXLIB}/v0.1.0/recognition_arcface_ir_se50.pth",
-            "ArcFace IR-SE50: tells people apart; the identity loss of the paper",
+            N_("ArcFace IR-SE50: tells people apart; the identity loss of the paper"),
             ("model_ir_se50.pth",),
         ),
         Weight(
@@ -104,7 +105,7 @@ WEIGHTS: dict[str, Weight] = {
             "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
             "BSD-3-Clause",
             f"{_REALESRGAN}/v0.2.1/RealESRGAN_x2plus.pth",
-            "Real-ESRGAN ×2: super-resolution of the whole picture",
+            N_("Real-ESRGAN ×2: super-resolution of the whole picture"),
         ),
         Weight(
             "RealESRGAN_x4plus",
@@ -113,7 +114,7 @@ WEIGHTS: dict[str, Weight] = {
             "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
             "BSD-3-Clause",
             f"{_REALESRGAN}/v0.1.0/RealESRGAN_x4plus.pth",
-            "Real-ESRGAN ×4: super-resolution of the whole picture",
+            N_("Real-ESRGAN ×4: super-resolution of the whole picture"),
             ("RealESRGAN_x4plus.safetensors", "RealESRGAN_x4plus.fp16.safetensors"),
         ),
         Weight(
@@ -123,7 +124,7 @@ WEIGHTS: dict[str, Weight] = {
             "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad",
             "Apache-2.0; contains StyleGAN2 parts under Nvidia's own terms",
             "https://github.com/TencentARC/GFPGAN/releases/download/v1.3.4/GFPGANv1.4.pth",
-            "GFPGAN 1.4: face restoration, the default",
+            N_("GFPGAN 1.4: face restoration, the default"),
         ),
         Weight(
             "CodeFormer",
@@ -132,7 +133,7 @@ WEIGHTS: dict[str, Weight] = {
             "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
             "S-Lab License 1.0: non-commercial use only",
             "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth",
-            "CodeFormer: face restoration with a fidelity setting, the paper's",
+            N_("CodeFormer: face restoration with a fidelity setting, the paper's"),
             ("codeformer-v0.1.0.pth",),
         ),
         Weight(
@@ -142,7 +143,7 @@ WEIGHTS: dict[str, Weight] = {
             "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f",
             "InsightFace's models: non-commercial research only",
             "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_s.zip",
-            "ArcFace MobileFaceNet: judges likeness in evaluations, and is in no loss",
+            N_("ArcFace MobileFaceNet: judges likeness in evaluations, and is in no loss"),
         ),
         Weight(
             "aesthetic_sac_logos_ava1_l14",
@@ -152,7 +153,7 @@ WEIGHTS: dict[str, Weight] = {
             "Apache-2.0 (LAION, improved-aesthetic-predictor)",
             "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
             "sac%2Blogos%2Bava1-l14-linearMSE.pth",
-            "LAION's aesthetic predictor over CLIP ViT-L/14, as in the paper",
+            N_("LAION's aesthetic predictor over CLIP ViT-L/14, as in the paper"),
         ),
     )
 }
@@ -161,7 +162,9 @@ WEIGHTS: dict[str, Weight] = {
 def weight(name: str) -> Weight:
     """The entry of WEIGHTS; Problem for an unknown name."""
     if name not in WEIGHTS:
-        raise Problem(f"There is no weight file called {name!r}. Known: {', '.join(WEIGHTS)}.")
+        raise Problem(_(
+            "There is no weight file called {name}. Known: {known}.", name=repr(name), known=", ".join(WEIGHTS),
+        ))  # fmt: skip
     return WEIGHTS[name]
 
 
@@ -239,15 +242,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ValueError,
         OSError,
     ) as error:
-        raise Problem(
-            f"{path} cannot be read as a weight file ({type(error).__name__}). It may be a broken download: "
-            "delete it and get it again."
-        ) from error
+        raise Problem(_(
+            "{path} cannot be read as a weight file ({error}). It may be a broken download: delete it and get "
+            "it again.",
+            path=path, error=type(error).__name__,
+        )) from error  # fmt: skip
     for key in ("params_ema", "params", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise Problem(f"{path} holds no table of tensors, so it is not a weight file for this purpose.")
+        raise Problem(
+            _("{path} holds no table of tensors, so it is not a weight file for this purpose.", path=path)
+        )
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
 
 
@@ -281,23 +287,30 @@ def _download(entry: Weight, folder: Path, progress: Progress | None) -> Path:
     if entry.url.endswith(".zip"):
         archive = entry.url.rpartition("/")[2]
         raise MissingFiles(
-            _not_here(entry, folder, f"it is inside {archive}, which must be unpacked by hand")
+            _not_here(
+                entry, folder, _("it is inside {archive}, which must be unpacked by hand", archive=archive)
+            )
         )
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{entry.filename}.part"
     have = part.stat().st_size if part.exists() else 0
     if entry.size is not None and shutil.disk_usage(folder).free < entry.size - have:
-        raise MissingFiles(
-            f"{entry.filename} needs {entry.readable_size}, but the disk of {folder} has less room. Make room, or "
-            "set MAGICAPTURE_WEIGHTS to a folder on another disk."
-        )
+        raise MissingFiles(_(
+            "{file} needs {size}, but the disk of {folder} has less room. Make room, or set MAGICAPTURE_WEIGHTS "
+            "to a folder on another disk.",
+            file=entry.filename, size=entry.readable_size, folder=folder,
+        ))  # fmt: skip
     for attempt in range(_ATTEMPTS):
         try:
             _stream(entry, part, progress)
             break
         except urllib.error.HTTPError as error:
             raise MissingFiles(
-                _not_here(entry, folder, f"the server answered {error.code} {error.reason}")
+                _not_here(
+                    entry,
+                    folder,
+                    _("the server answered {code} {reason}", code=error.code, reason=error.reason),
+                )
             ) from error
         except (OSError, HTTPException) as error:
             if attempt == _ATTEMPTS - 1:
@@ -325,7 +338,7 @@ def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # the partial file is not the beginning of the file on the server
             part.unlink()
-            raise ConnectionError("the server did not accept the partial file; starting again") from error
+            raise ConnectionError(_("the server did not accept the partial file; starting again")) from error
         raise
     with response:
         resumed = response.status == 206
@@ -337,9 +350,11 @@ def _stream(entry: Weight, part: Path, progress: Progress | None) -> None:
                 file.write(chunk)
                 have += len(chunk)
                 if progress is not None:
-                    progress(f"Downloading {entry.filename}", have, total)
+                    progress(_("Downloading {file}", file=entry.filename), have, total)
     if total is not None and have < total:
-        raise ConnectionError(f"the download broke off after {have:,} of {total:,} bytes")
+        raise ConnectionError(
+            _("the download broke off after {have} of {total} bytes", have=f"{have:,}", total=f"{total:,}")
+        )
 
 
 def _check(entry: Weight, part: Path) -> None:
@@ -348,19 +363,27 @@ def _check(entry: Weight, part: Path) -> None:
     if (entry.size is None or size == entry.size) and digest == entry.sha256:
         return
     part.unlink()
-    expected = f"{entry.size:,} bytes" if entry.size is not None and size != entry.size else entry.sha256
-    got = f"{size:,} bytes" if entry.size is not None and size != entry.size else digest
-    raise MissingFiles(
-        f"What came from {entry.url} is not {entry.filename}: expected {expected}, got {got}. It was deleted. "
-        "Try again later; if it happens again, something on the way (a proxy?) replaces the file."
-    )
+    sizes = entry.size is not None and size != entry.size
+    expected = _("{size} bytes", size=f"{entry.size:,}") if sizes else entry.sha256
+    got = _("{size} bytes", size=f"{size:,}") if sizes else digest
+    raise MissingFiles(_(
+        "What came from {url} is not {file}: expected {expected}, got {got}. It was deleted. Try again later; "
+        "if it happens again, something on the way (a proxy?) replaces the file.",
+        url=entry.url, file=entry.filename, expected=expected, got=got,
+    ))  # fmt: skip
 
 
 def _not_here(entry: Weight, folder: Path, why: str) -> str:
-    return (
-        f"{entry.filename} ({entry.readable_size}; {entry.purpose}) is not here and cannot be downloaded: {why}. "
-        f"Get it from {entry.url} on a machine with a connection and put it into {folder}, or set "
-        "MAGICAPTURE_WEIGHTS to a folder that has it. What has arrived so far is kept and continued next time."
+    return _(
+        "{file} ({size}; {purpose}) is not here and cannot be downloaded: {why}. Get it from {url} on a machine "
+        "with a connection and put it into {folder}, or set MAGICAPTURE_WEIGHTS to a folder that has it. What has "
+        "arrived so far is kept and continued next time.",
+        file=entry.filename,
+        size=entry.readable_size,
+        purpose=_(entry.purpose),
+        why=why,
+        url=entry.url,
+        folder=folder,
     )
 
 

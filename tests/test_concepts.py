@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from magicapture_core.concepts import Verdict, judge_photos, prepare_concept
-from magicapture_core.concepts.examples import enlargement, main_face, style_square, subject_square
+from magicapture_core.concepts.examples import is_enlarged, main_face, style_square, subject_square
 from magicapture_core.concepts.verdicts import Reason
 from magicapture_core.faces import Face, FaceAnalyser, FaceEmbedder
 from magicapture_core.faces.bundled import BundledAnalyser
@@ -89,9 +89,9 @@ class TestSquares:
         assert style_square([face_at(240, 20, 50), face_at(0, 20, 30)], 100, 300) == (190, 0, 100)
 
     def test_enlargement_is_said(self) -> None:
-        assert enlargement(512, 512) is None
-        assert enlargement(480, 512) is None
-        assert "300×300" in (enlargement(300, 512) or "")
+        assert not is_enlarged(512, 512)
+        assert not is_enlarged(480, 512)
+        assert is_enlarged(300, 512)
 
     def test_main_face(self) -> None:
         large, rival, small = face_at(0, 0, 100), face_at(200, 0, 80), face_at(200, 0, 50)

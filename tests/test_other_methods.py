@@ -16,7 +16,7 @@ from trainings import short, start, toy_concept
 from magicapture_core.adapters.files import UNET_FILE
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig
-from magicapture_core.evaluation.methods import METHODS, QUICK_PRIOR, choose_methods
+from magicapture_core.evaluation.methods import METHODS, QUICK_PRIOR, choose_methods, differing, in_order
 from magicapture_core.export import export_run
 from magicapture_core.generation import generate
 from magicapture_core.models import load
@@ -164,6 +164,24 @@ def test_unknown_methods_are_named() -> None:
     with pytest.raises(Problem, match="'dreambox'"):
         choose_methods("magicapture,dreambox")
     assert [m.name for m in choose_methods("no_ar, magicapture,no_ar")] == ["no_ar", "magicapture"]
+
+
+def test_a_method_with_other_learning_rates_is_a_row_of_its_own(quick: Any) -> None:
+    chosen = choose_methods("dreambooth@2,magicapture, dreambooth@0.50,dreambooth,dreambooth@2.0")
+    assert [m.name for m in chosen] == ["dreambooth@2", "magicapture", "dreambooth@0.5", "dreambooth"]
+    assert [m.name for m in in_order(m.name for m in chosen)] == [
+        "magicapture", "dreambooth@0.5", "dreambooth", "dreambooth@2",
+    ]  # fmt: skip
+    for name in ("dreambooth", "textual_inversion", "custom_diffusion"):
+        for schedule in ("quick", "paper"):
+            own, twice = (each.config(schedule, quick) for each in choose_methods(f"{name},{name}@2"))
+            changed = differing(twice, own)
+            assert set(changed) <= {"ti_learning_rate", "lora_learning_rate", "embedding_learning_rate"}
+            assert all(value == 2 * getattr(own, rate) for rate, value in changed.items())
+            assert changed
+    for wrong in ("dreambooth@", "dreambooth@-1", "dreambooth@inf", "dreambooth@nan", "draft@2"):
+        with pytest.raises(Problem, match="is not understood"):
+            choose_methods(wrong)
 
 
 def test_evaluations_know_every_schedule_of_a_model(quick: Any) -> None:

@@ -320,9 +320,9 @@ def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> N
     files = [(PEOPLE[name][0], f"{name}.jpg") for name in ("alma", "conrad")]
     session, _ = studio.photos.add(key, "subject", files)
     assert session.usable("subject") == []
-    assert "None of the photos is ticked" in (unusable(session, "subject", "photos") or "")
+    assert "None of the photos is ticked" in (unusable(session, "subject") or "")
     session = studio.photos.use_anyway(key, "subject", session.photos["subject"][0].id)
-    assert unusable(session, "subject", "photos") is None
+    assert unusable(session, "subject") is None
 
 
 def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:

@@ -20,6 +20,7 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
 
 from magicapture_core.languages import CATALOGUES, ENGLISH, LANGUAGES
+from magicapture_core.ui import setting_texts
 from magicapture_core.ui.prompt_words import to_page
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,8 @@ def sentences() -> Catalog:
         directory_filter=lambda folder: Path(folder).name not in (".venv", ".git", ".training", "runs", "tests"),
     ):  # fmt: skip
         found.add(message, None, [(file, 1)], auto_comments=comments, context=context)
+    for text in setting_texts.sentences():
+        found.add(text, None, [("magicapture_core/config.py", 1)])
     return found
 
 

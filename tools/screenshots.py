@@ -40,15 +40,23 @@ STARTING = 90.0  # seconds
 
 
 @dataclass
-class Options:
-    """Take pictures of every step: desktop and phone, light and dark."""
+class Served:
+    """Where the wizard is, and the browser to look at it with."""
 
-    out: Path = ROOT / "assets" / "screenshots"
-    """Folder for step-name[-phone][-dark].webp."""
     address: str | None = None
     """Of a wizard that runs already, for example http://127.0.0.1:7860/. None: start one, on an empty folder."""
     model: str | None = None
     """Model of the wizard that is started; None: its own choice."""
+    chromium: str = field(default_factory=lambda: shutil.which("chromium") or "chromium")
+    """The browser."""
+
+
+@dataclass
+class Options(Served):
+    """Take pictures of every step: desktop and phone, light and dark."""
+
+    out: Path = ROOT / "assets" / "screenshots"
+    """Folder for step-name[-phone][-dark].webp."""
     person: int = 3
     """Which sample person."""
     preset: str = "corporate"
@@ -59,12 +67,10 @@ class Options:
     """How many to make."""
     longest: int = 1900
     """Pictures are cut at this height, in pixels of the page."""
-    chromium: str = field(default_factory=lambda: shutil.which("chromium") or "chromium")
-    """The browser."""
 
 
 @contextmanager
-def wizard(options: Options) -> Iterator[str]:
+def wizard(options: Served) -> Iterator[str]:
     """The address of a running wizard; one that is started here ends with the context, its folder, too."""
     if options.address is not None:
         yield options.address
@@ -98,18 +104,25 @@ def _answering(server: subprocess.Popen[bytes], address: str) -> str:
 
 
 @contextmanager
-def visitor(options: Options, address: str) -> Iterator[Any]:
-    """A page at the wizard's first step."""
+def blank(options: Served, **context: Any) -> Iterator[Any]:
+    """An empty page of a new browser. context: as of Playwright's new_context."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
-        page = browser.new_context(color_scheme="light").new_page()
+        page = browser.new_context(**context).new_page()
         page.set_default_timeout(180_000)
+        yield page
+        browser.close()
+
+
+@contextmanager
+def visitor(options: Served, address: str) -> Iterator[Any]:
+    """A page at the wizard's first step."""
+    with blank(options, color_scheme="light") as page:
         page.goto(address)
         page.wait_for_selector("#mc-people [data-act=person]")
         yield page
-        browser.close()
 
 
 def take(page: Any, options: Options, name: str) -> None:

@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from magicapture_core.adapters.files import LORA_FILE, UNET_FILE, has_unet_weights
 from magicapture_core.adapters.full_weights import replaced
 from magicapture_core.files import read_tensors
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import MissingFiles, Problem, RunProblem, ran_out_of_memory
 
 RUN, EXTRA = "run", "extra"
 """Names of adapters in a pipeline."""
-DOES_NOT_FIT = (
+DOES_NOT_FIT = N_(
     "{file} does not fit this model or is damaged ({reason}). Use the model that the run was trained on."
 )
 
@@ -36,14 +37,19 @@ class ExtraLora:
     def check(self) -> None:
         """Raise Problem for a file or a strength that cannot be used. What fits the model shows when it is attached."""
         if not self.file.is_file():
-            raise MissingFiles(f"There is no LoRA file {self.file}. Give the path of a .safetensors file.")
+            raise MissingFiles(
+                _("There is no LoRA file {file}. Give the path of a .safetensors file.", file=self.file)
+            )
         if self.file.suffix != ".safetensors":
             raise Problem(
-                f"{self.file.name} is no .safetensors file: expected one, because other formats can run any code when "
-                "they are opened. Get the LoRA as .safetensors."
+                _(
+                    "{file} is no .safetensors file: expected one, because other formats can run any code when they "
+                    "are opened. Get the LoRA as .safetensors.",
+                    file=self.file.name,
+                )
             )
         if not 0 <= self.scale <= 2:
-            raise Problem(f"extra_lora_scale must be 0 to 2, got {self.scale:g}.")
+            raise Problem(_("extra_lora_scale must be 0 to 2, got {scale}.", scale=f"{self.scale:g}"))
 
 
 @contextmanager
@@ -72,10 +78,10 @@ def attached(
 def _with_loras(pipeline: Any, loras: Mapping[str, tuple[Path, float]]) -> Iterator[None]:
     """loras: a file and its strength, by the names that they have in the pipeline."""
     try:
-        for name, (file, _) in loras.items():
+        for name, (file, _scale) in loras.items():
             _load(pipeline, name, file)
         with _without_hints():
-            pipeline.set_adapters(list(loras), [scale for _, scale in loras.values()])
+            pipeline.set_adapters(list(loras), [scale for file, scale in loras.values()])
         yield
     finally:
         pipeline.unload_lora_weights()
@@ -84,7 +90,7 @@ def _with_loras(pipeline: Any, loras: Mapping[str, tuple[Path, float]]) -> Itera
 def _load(pipeline: Any, name: str, file: Path) -> None:
     if name == RUN:
         read_tensors(file)
-    reason = "none of its weights belong to it"
+    reason = _("none of its weights belong to it")
     try:
         # Loading draws first values for the layers; the caller's random numbers are not its own.
         with _without_hints(), torch.random.fork_rng(devices=[]):
@@ -97,12 +103,16 @@ def _load(pipeline: Any, name: str, file: Path) -> None:
     except (SafetensorError, OSError, RuntimeError, ValueError, LookupError) as error:
         if ran_out_of_memory(error):
             raise
-        reason, _, _ = str(error).partition("\n")
+        reason = str(error).partition("\n")[0]
     if name == RUN:
-        raise RunProblem(DOES_NOT_FIT.format(file=file, reason=reason))
+        raise RunProblem(_(DOES_NOT_FIT, file=file, reason=reason))
     raise Problem(
-        f"{file.name} does not fit this model or is damaged ({reason}). Choose a LoRA that was made for the same kind "
-        "of model."
+        _(
+            "{file} does not fit this model or is damaged ({reason}). Choose a LoRA that was made for the same kind "
+            "of model.",
+            file=file.name,
+            reason=reason,
+        )
     )
 
 
@@ -116,7 +126,11 @@ def _with_unet_weights(unet: Any, file: Path, scale: float) -> Iterator[None]:
     ]
     if unlike:
         raise RunProblem(
-            DOES_NOT_FIT.format(file=file, reason=f"{unlike[0]} is not in it, or of another shape")
+            _(
+                DOES_NOT_FIT,
+                file=file,
+                reason=_("{name} is not in it, or of another shape", name=unlike[0]),
+            )
         )
     with replaced(unet, trained, scale):
         yield

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from magicapture_core.adapters.files import EMBEDDING_FILES
 from magicapture_core.files import read_tensors
+from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import RunProblem
 
@@ -31,17 +32,32 @@ def read_embeddings(models: ModelBundle, folder: Path) -> Tensor:
     for token, name in EMBEDDING_FILES.items():
         path = folder / name
         if not path.exists():
-            raise RunProblem(f"{folder.parent} has no {name} yet: it was not trained. Train it first.")
+            raise RunProblem(
+                _(
+                    "{folder} has no {name} yet: it was not trained. Train it first.",
+                    folder=folder.parent,
+                    name=name,
+                )
+            )
         tensors, parts = read_tensors(path), models.embedding_parts(token)
         found = {part: tensor.numel() for part, tensor in tensors.items()}
         if found != parts:
             raise RunProblem(
-                f"{path} holds {_listed(found)} numbers, but this model's words have {_listed(parts)}: the run was "
-                "trained on a model of another kind. Use that one."
+                _(
+                    "{path} holds {found} numbers, but this model's words have {wanted}: the run was trained on a "
+                    "model of another kind. Use that one.",
+                    path=path,
+                    found=_listed(found),
+                    wanted=_listed(parts),
+                )
             )
         rows.append(torch.cat([tensors[part].flatten().float() for part in parts]))
     return torch.stack(rows)
 
 
 def _listed(widths: Mapping[str, int]) -> str:
-    return " and ".join(f"{width} ({part})" for part, width in widths.items()) or "no"
+    listed = ""
+    for part, width in widths.items():
+        each = f"{width} ({part})"
+        listed = _("{first} and {second}", first=listed, second=each) if listed else each
+    return listed or _("no")

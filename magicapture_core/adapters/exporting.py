@@ -15,6 +15,7 @@ from torch import Tensor
 from magicapture_core.adapters.files import EMBEDDING_FILES, LORA_FILE, copy_adapter, has_lora
 from magicapture_core.config import GenerateConfig, TrainConfig
 from magicapture_core.files import atomic_file, read_tensors
+from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.naming import how_to_load, model_title
 from magicapture_core.problems import Problem, RunProblem
@@ -90,7 +91,13 @@ def export_adapter(exported: Exported, format: Format, out: Path) -> list[Path]:
     NAME-subject.safetensors and NAME-style.safetensors.
     """
     if format not in get_args(Format):
-        raise Problem(f"format must be one of {', '.join(get_args(Format))}, got {format!r}.")
+        raise Problem(
+            _(
+                "format must be one of {formats}, got {format}.",
+                formats=", ".join(get_args(Format)),
+                format=repr(format),
+            )
+        )
     return (_as_diffusers if format == "diffusers" else _as_kohya)(exported, out)
 
 
@@ -148,13 +155,22 @@ def kohya_state(adapter: Mapping[str, Tensor], alpha: float, family: type[ModelB
             module = "text_model." + module.removeprefix("text_model.")
         name = family.kohya_name(network, module)
         if found is None or name is None:
-            raise RunProblem(f"{LORA_FILE} has {key!r}, which is no LoRA weight of a UNet or text encoder.")
+            raise RunProblem(
+                _(
+                    "{file} has {key}, which is no LoRA weight of a UNet or text encoder.",
+                    file=LORA_FILE,
+                    key=repr(key),
+                )
+            )
         way = "lora_down" if found[3] in ("lora_A", "down") else "lora_up"
         half = weight.to(torch.float16)
         if not half.isfinite().all():
             raise RunProblem(
-                f"{key} holds numbers that fp16 cannot: the training has gone astray. Train again with lower "
-                "learning rates, or export for diffusers."
+                _(
+                    "{key} holds numbers that fp16 cannot: the training has gone astray. Train again with lower "
+                    "learning rates, or export for diffusers.",
+                    key=key,
+                )
             )
         state[f"{name}.{way}.weight"] = half.contiguous()
         state[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float16)

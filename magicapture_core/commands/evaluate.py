@@ -42,7 +42,7 @@ class Evaluate:
     benchmark: str | None = None
     """"mini", which comes with MagiCapture, or a folder with identities/NAME/ and styles/NAME/."""
     methods: str = DEFAULT_METHODS
-    """Comma-separated, or "all"."""
+    """Comma-separated, or "all". NAME@2 is a method with all its learning rates doubled."""
     model: str | None = None
     """"mini", a diffusers folder, a .safetensors file or a hub id. Default: mini without a GPU, else SD 1.5."""
     schedule: str | None = None

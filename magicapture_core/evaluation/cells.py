@@ -31,7 +31,7 @@ from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.class_pictures import class_latents
 from magicapture_core.evaluation.edits import ANYONE, ANYONE_PROMPT, COMPOSED, EDITS
 from magicapture_core.evaluation.judges import Judges
-from magicapture_core.evaluation.methods import METHODS
+from magicapture_core.evaluation.methods import method_of
 from magicapture_core.evaluation.scoring import (
     People,
     attention_at_the_end,
@@ -113,7 +113,7 @@ def _train(task: Task, setup: Setup, models: ModelBundle, folder: Path, progress
             f"The face network of the loss is {analyser.embedder().name} here, expected {setup.likeness}: not every "
             "machine has the same weight files. Give all of them the same, or say which with --faces."
         )
-    method = METHODS[task.method]
+    method = method_of(task.method)
     if not method.trains:
         _write_facts(
             marker, {"seconds": 0.0, "steps": 0, "attention": [], "likeness": setup.likeness, "files": []}
@@ -203,7 +203,7 @@ def _draw(
 def _portraits(
     task: Task, setup: Setup, models: ModelBundle, folder: Path, config: GenerateConfig
 ) -> Iterator[Portrait]:
-    method, analyser = METHODS[task.method], choose_analyser(setup.faces)[0]
+    method, analyser = method_of(task.method), choose_analyser(setup.faces)[0]
     if method.trains:
         scale = config.adapter_scale if method.adapter_scale is None else method.adapter_scale
         return generate(models, folder / "run", replace(config, adapter_scale=scale), analyser=analyser)

@@ -7,8 +7,9 @@ for all. The "paper" schedule uses the learning rates and steps of each method's
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from magicapture_core.config import TrainConfig, from_dict, to_dict
@@ -36,6 +37,7 @@ _CUSTOM_DIFFUSION: dict[str, Any] = {
     "steps": "second phase", "rate": 0.8, "words": "as weights", "adapter_scale": 1.0,
 }  # fmt: skip
 _FROM_PHOTOS: dict[str, Any] = {"initial_words": "photos"}
+_RATES = ("ti_learning_rate", "lora_learning_rate", "embedding_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Method:
     """Learning rate of the words in phase 2, in every schedule except the paper's."""
     adapter_scale: float | None = None
     """Adapter scale for its pictures; None: the same as for portraits. 1 is the full trained change."""
+    times: float = 1.0
+    """All of its learning rates are multiplied by this, in every schedule."""
     trains: bool = True
     """False: its pictures are drafts, made with the words that the model computes from the photos."""
     paper_row: tuple[float, float, float] | None = None
@@ -78,6 +82,7 @@ class Method:
             values["lora_learning_rate"] = rate = base.lora_learning_rate * (self.rate or 1)
             if self.words != "as given":
                 values["embedding_learning_rate"] = base.ti_learning_rate if self.words == "phase 1" else rate
+        values |= {each: values[each] * self.times for each in _RATES}
         # The table shows the attention at the end of the training only.
         quiet = {"sample_every": 0, "attention_every": max(1, base.ti_steps + base.lora_steps)}
         return from_dict(TrainConfig, values | quiet)
@@ -199,15 +204,39 @@ schedule that its authors give for Stable Diffusion is used. Textual Inversion's
 rate."""
 
 
-def choose_methods(names: str) -> list[Method]:
-    """Methods of a comma-separated list, or "all". Raises Problem for an unknown name."""
-    wanted = list(METHODS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
-    unknown = [name for name in wanted if name not in METHODS]
-    if unknown:
+def method_of(name: str) -> Method:
+    """The method of a name. "NAME@2" is NAME with all learning rates doubled. Raises Problem for an unknown name."""
+    base, at, times = name.partition("@")
+    if base not in METHODS:
+        raise Problem(f"There is no method {base!r}. Known: {', '.join(METHODS)}, all.")
+    method = METHODS[base]
+    if not at:
+        return method
+    try:
+        factor = float(times)
+    except ValueError:
+        factor = 0.0
+    if not (0 < factor < math.inf and method.trains):
         raise Problem(
-            f"There is no method {', '.join(map(repr, unknown))}. Known: {', '.join(METHODS)}, all."
+            f"{name!r} is not understood: NAME@2 is a method that trains, with all its learning rates doubled, "
+            "NAME@0.5 with half of them."
         )
-    return [METHODS[name] for name in dict.fromkeys(wanted)]
+    return replace(
+        method, name=f"{base}@{factor:g}", title=f"{method.title}, learning rates × {factor:g}", times=factor
+    )
+
+
+def choose_methods(names: str) -> list[Method]:
+    """Methods of a comma-separated list (see `method_of`), or "all". Raises Problem for an unknown name."""
+    wanted = list(METHODS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
+    return list({method.name: method for method in map(method_of, wanted)}.values())
+
+
+def in_order(names: Iterable[str]) -> list[Method]:
+    """Methods of these names, as they stand in a table: as in METHODS, variants of a method after it."""
+    order = list(METHODS)
+    methods = [method_of(name) for name in names]
+    return sorted(methods, key=lambda method: (order.index(method.name.partition("@")[0]), method.times))
 
 
 def differing(config: TrainConfig, base: TrainConfig) -> dict[str, Any]:

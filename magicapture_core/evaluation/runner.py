@@ -21,7 +21,7 @@ from typing import Any
 
 from magicapture_core.evaluation.benchmark import Benchmark
 from magicapture_core.evaluation.cells import is_done, models_for, portrait_settings, run_cell
-from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.methods import METHODS, Method, in_order
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
 from magicapture_core.models.fingerprint import fingerprint
@@ -92,15 +92,15 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     Returns all methods of the evaluation: `methods`, and methods of earlier calls whose settings are still the same.
     """
     models = models_for(setup.model)
-    configs = {
-        name: json.loads(json.dumps(method.config(setup.schedule, models, setup.seed).__dict__))
-        for name, method in METHODS.items()
-    }
+
+    def config(method: Method) -> Any:
+        return json.loads(json.dumps(method.config(setup.schedule, models, setup.seed).__dict__))
+
     settings = {
         **{name: value for name, value in asdict(setup).items() if name not in FREE},
         "model_fingerprint": fingerprint(models),
         "portraits": asdict(portrait_settings(models, setup)),
-        "methods": {method.name: configs[method.name] for method in methods},
+        "methods": {method.name: config(method) for method in methods},
         "benchmark_photos": {
             what: {name: _digest(photos) for name, photos in getattr(benchmark, what).items()}
             for what in PHOTOS
@@ -117,7 +117,8 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
         raise Problem(f"{out} is not empty and holds no evaluation. Choose another folder for --out.")
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return [method for name, method in METHODS.items() if settings["methods"].get(name) == configs[name]]
+    known = [name for name in settings["methods"] if name.partition("@")[0] in METHODS]
+    return [method for method in in_order(known) if settings["methods"][method.name] == config(method)]
 
 
 def _digest(photos: Sequence[Path]) -> str:

@@ -19,6 +19,7 @@ import torch
 from magicapture_core.faces.hairline import to_hairline
 from magicapture_core.faces.protocol import Face, FaceEmbedder, check_pixels
 from magicapture_core.faces.sface import load_sface
+from magicapture_core.languages import _
 from magicapture_core.problems import MissingFiles
 from magicapture_core.weights import ASSETS
 
@@ -298,7 +299,11 @@ def _create(name: str) -> Any:
     path = {"detector": DETECTOR_FILE, "landmarker": LANDMARKER_FILE, "segmenter": SEGMENTER_FILE}[name]
     if not path.is_file():
         raise MissingFiles(
-            f"The bundled face model {path} is not there. It belongs to MagiCapture; get it back from its repository."
+            _(
+                "The bundled face model {path} is not there. It belongs to MagiCapture; get it back from its "
+                "repository.",
+                path=path,
+            )
         )
     with _quiet_stderr():
         task = _build_task(name, path)

@@ -10,6 +10,7 @@ import torch
 
 from magicapture_core.faces.align import align_in_photo
 from magicapture_core.faces.protocol import Face, FaceAnalyser, check_pixels
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.weights import WEIGHTS, find_weight
 
@@ -34,22 +35,27 @@ def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:
     Each variant is built once per process.
     """
     if variant == "bundled":
-        return _build("bundled"), "Faces are analysed by the bundled models (MediaPipe and SFace), as asked."
+        return _build("bundled"), _(
+            "Faces are analysed by the bundled models (MediaPipe and SFace), as asked."
+        )
     if variant == "facexlib":
-        return _build(
-            "facexlib"
-        ), "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace), as asked."
+        return _build("facexlib"), _(
+            "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace), as asked."
+        )
     if variant != "auto":
-        raise Problem(f"Unknown face analysis {variant!r}: expected auto, bundled or facexlib.")
+        raise Problem(
+            _("Unknown face analysis {variant}: expected auto, bundled or facexlib.", variant=repr(variant))
+        )
     missing = [WEIGHTS[names[0]].filename for names in FACEXLIB_WEIGHTS if not any(map(find_weight, names))]
     if not missing:
-        return _build("facexlib"), (
+        return _build("facexlib"), _(
             "Faces are analysed by facexlib (RetinaFace, BiSeNet and ArcFace, as in the paper), because its "
             "weight files are here."
         )
-    return _build("bundled"), (
-        "Faces are analysed by the bundled models (MediaPipe and SFace), because facexlib's weight files are "
-        f"not here ({', '.join(missing)})."
+    return _build("bundled"), _(
+        "Faces are analysed by the bundled models (MediaPipe and SFace), because facexlib's weight files are not here "
+        "({files}).",
+        files=", ".join(missing),
     )
 
 

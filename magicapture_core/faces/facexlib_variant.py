@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from magicapture_core.faces.align import crop_to_image
 from magicapture_core.faces.bundled import BundledAnalyser
 from magicapture_core.faces.protocol import Face, FaceEmbedder, check_pixels
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.weights import WEIGHTS, fetch_weight, find_weight, read_state
 
@@ -173,8 +174,14 @@ def _load(name: str, build: Callable[[], nn.Module]) -> Any:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise Problem(
-            f"{path} is not {WEIGHTS[name].filename} ({WEIGHTS[name].purpose}): its tensors are those of another "
-            f"network. Delete it and get it again from {WEIGHTS[name].url}."
+            _(
+                "{path} is not {file} ({purpose}): its tensors are those of another network. Delete it and get it "
+                "again from {url}.",
+                path=path,
+                file=WEIGHTS[name].filename,
+                purpose=_(WEIGHTS[name].purpose),
+                url=WEIGHTS[name].url,
+            )
         ) from error
     return network.eval().requires_grad_(False)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from magicapture_core.faces.protocol import FaceEmbedder
+from magicapture_core.languages import _
 from magicapture_core.problems import MissingFiles
 from magicapture_core.weights import ASSETS
 
@@ -78,8 +79,11 @@ def load_sface(shards: tuple[Path, ...] = SFACE_SHARDS) -> SFace:
     missing = [str(path) for path in shards if not path.is_file()]
     if missing:
         raise MissingFiles(
-            f"The bundled face recognition network is incomplete: {', '.join(missing)} not found. "
-            "These files belong to MagiCapture; get them back from its repository."
+            _(
+                "The bundled face recognition network is incomplete: {files} not found. These files belong to "
+                "MagiCapture; get them back from its repository.",
+                files=", ".join(missing),
+            )
         )
     state: dict[str, Tensor] = {}
     for path in shards:

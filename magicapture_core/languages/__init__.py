@@ -74,7 +74,9 @@ class Said(str):
     ) -> Said:
         """text: as it is read; sentence, many: as they are in the source, in English."""
         said = super().__new__(cls, text)
-        said.sentence, said.many, said.n, said.values = sentence, many, n, values or {}
+        said.sentence, said.many, said.n = sentence, many, n
+        # Not the values themselves: an error would keep everything alive that its frames hold.
+        said.values = {name: _plain(value) for name, value in (values or {}).items()}
         return said
 
     def __copy__(self) -> Said:
@@ -85,7 +87,12 @@ class Said(str):
 
 
 def _(sentence: str, /, **values: Any) -> str:
-    """A sentence in the visitor's language, its {placeholders} filled with `values` by `str.format`."""
+    """A sentence in the visitor's language, its {placeholders} filled with `values` by `str.format`.
+
+    Of a `Said` it makes what `again` makes: a text that was read from the disk may be one, or the plain sentence.
+    """
+    if isinstance(sentence, Said):
+        return again(sentence)
     text = _catalogue(language()).gettext(sentence) if sentence else sentence
     return Said(text.format(**values) if values else text, sentence, values=values)
 
@@ -101,7 +108,9 @@ def again(text: str) -> str:
     if not isinstance(text, Said):
         return text
     values = {name: again(value) for name, value in text.values.items()}
-    return _(text.sentence, **values) if text.many is None else n_(text.sentence, text.many, text.n, **values)
+    if text.many is not None:
+        return n_(text.sentence, text.many, text.n, **values)
+    return _(text.sentence, **values) if text.sentence else text
 
 
 def dumps(values: Any) -> str:
@@ -118,15 +127,14 @@ def loads(stored: str) -> Any:
 def _stored(value: Any) -> Any:
     if isinstance(value, Said):
         plural = {} if value.many is None else {"many": value.many, "n": value.n}
-        values = {name: _stored(_plain(each)) for name, each in value.values.items()}
-        return {SENTENCE: value.sentence, **plural, "values": values}
+        return {SENTENCE: value.sentence, **plural, "values": _stored(value.values)}
     if isinstance(value, dict):
         return {name: _stored(each) for name, each in value.items()}
     return [_stored(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:
-    """A value of a sentence as JSON can hold it: text, or a number that a placeholder may round."""
+    """A value as JSON can hold it: text, or a number that a placeholder may round."""
     return value if isinstance(value, str | int) else float(value) if isinstance(value, Real) else str(value)
 
 
@@ -156,3 +164,8 @@ def _catalogue(code: str) -> gettext.NullTranslations:
     write_mo(compiled, catalogue)
     compiled.seek(0)
     return gettext.GNUTranslations(compiled)
+
+
+def available() -> list[str]:
+    """The codes of the languages that have a catalogue, English first."""
+    return [code for code in LANGUAGES if code == ENGLISH or (CATALOGUES / f"{code}.po").is_file()]

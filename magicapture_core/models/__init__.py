@@ -18,6 +18,7 @@ from typing import Any, get_args
 import torch
 
 from magicapture_core.config import Framing
+from magicapture_core.languages import _
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.families import family_of
 from magicapture_core.models.files import EDM, EXPECTED, PICKLES, open_file, open_folder
@@ -84,7 +85,11 @@ def load(
             if ran_out_of_memory(error):
                 raise
             raise Problem(
-                f"The model at {path} cannot be read ({first_line(error)}). Copy or download it again."
+                _(
+                    "The model at {path} cannot be read ({reason}). Copy or download it again.",
+                    path=path,
+                    reason=first_line(error),
+                )
             ) from error
     bundle = _bundle(name, path, pipeline, device, dtype)
     bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
@@ -166,17 +171,33 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
 
     family = family_of(pipeline)
     if type(pipeline.scheduler).__name__.startswith("EDM"):
-        raise Problem(f"{name} is {EDM}: expected {EXPECTED}. Choose one of those.")
+        raise Problem(
+            _(
+                "{model} is {found}: expected {expected}. Choose one of those.",
+                model=name, found=_(EDM), expected=_(EXPECTED),
+            )
+        )  # fmt: skip
     # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     predicts = noise_scheduler.config.prediction_type
     if predicts not in ("epsilon", "v_prediction"):
-        raise Problem(f"{name}: the model must predict epsilon or v_prediction, got {predicts!r}.")
+        raise Problem(
+            _(
+                "{model}: the model must predict epsilon or v_prediction, got {predicts!r}.",
+                model=name, predicts=predicts,
+            )
+        )  # fmt: skip
     channels = pipeline.unet.config.in_channels
     if channels != pipeline.vae.config.latent_channels:
         raise Problem(
-            f"{name}: expected {EXPECTED}, whose UNet takes {pipeline.vae.config.latent_channels} channels; "
-            f"this one takes {channels} (an inpainting or depth model). Choose the plain model."
+            _(
+                "{model}: expected {expected}, whose UNet takes {wanted} channels; this one takes {channels} (an "
+                "inpainting or depth model). Choose the plain model.",
+                model=name,
+                expected=_(EXPECTED),
+                wanted=pipeline.vae.config.latent_channels,
+                channels=channels,
+            )
         )
     bundle = family(
         name=name,
@@ -222,8 +243,13 @@ def _check_tokenizer(name: str, tokenizer: Any, text_encoder: Any) -> None:
     ids = tokenizer("photo", add_special_tokens=False).input_ids
     if not set(ids) - {tokenizer.unk_token_id} or len(tokenizer) > rows:
         raise Problem(
-            f"{name}: the tokenizer knows {len(tokenizer)} words, expected the text encoder's {rows}; its "
-            "vocab.json or merges.txt cannot be read or is of another model. Copy or download the model again."
+            _(
+                "{model}: the tokenizer knows {words} words, expected the text encoder's {rows}; its vocab.json or "
+                "merges.txt cannot be read or is of another model. Copy or download the model again.",
+                model=name,
+                words=len(tokenizer),
+                rows=rows,
+            )
         )
 
 
@@ -235,11 +261,16 @@ def _settings(path: Path) -> dict[str, Any]:
     unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing", "vocabulary"})
     if unknown:
         raise Problem(
-            f"{file} has {', '.join(unknown)}; expected only schedules, generate, edits, framing and "
-            "vocabulary."
+            _(
+                "{file} has {unknown}; expected only schedules, generate, edits, framing and vocabulary.",
+                file=file,
+                unknown=", ".join(unknown),
+            )
         )
     if settings.get("framing", "photo") not in get_args(Framing):
-        raise Problem(f"{file}: framing must be one of {', '.join(get_args(Framing))}.")
+        raise Problem(
+            _("{file}: framing must be one of {known}.", file=file, known=", ".join(get_args(Framing)))
+        )
     return dict(settings)
 
 
@@ -249,8 +280,11 @@ def _locate(name: str, dtype: torch.dtype, progress: Progress | None) -> Path:
         folder = ASSETS / "mini"
         if not (folder / "model_index.json").is_file():
             raise MissingFiles(
-                f"The mini model is not in {folder}. It comes with MagiCapture: get the complete source "
-                "again, or name another model (a folder, a .safetensors file or a hub id)."
+                _(
+                    "The mini model is not in {folder}. It comes with MagiCapture: get the complete source again, or "
+                    "name another model (a folder, a .safetensors file or a hub id).",
+                    folder=folder,
+                )
             )
         return folder
     path = Path(name).expanduser()
@@ -262,7 +296,11 @@ def _locate(name: str, dtype: torch.dtype, progress: Progress | None) -> Path:
     # "models/sd15" beside a folder "models" is a path with a mistake: on the hub it would be a stranger's.
     if unlike_id or (name != HUB_ID and Path(path.parts[0]).is_dir()):
         raise MissingFiles(
-            f'There is no model at {path.absolute()}. Expected "mini", a diffusers folder, a .safetensors file or '
-            f"a hub id such as {HUB_ID}."
+            _(
+                'There is no model at {path}. Expected "mini", a diffusers folder, a .safetensors file or a hub id '
+                "such as {example}.",
+                path=path.absolute(),
+                example=HUB_ID,
+            )
         )
     return from_hub(name, dtype, progress)

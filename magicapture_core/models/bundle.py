@@ -17,6 +17,7 @@ from torch import Tensor
 
 from magicapture_core.attention import nearest_side
 from magicapture_core.config import Framing, TrainConfig
+from magicapture_core.languages import _
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.kernels import Kernels
 from magicapture_core.models.placeholders import initial_embeddings
@@ -269,6 +270,8 @@ def sampler(name: str, noise_config: Mapping[str, Any]) -> Any:
         "lcm": (diffusers.LCMScheduler, {}),
     }
     if name not in samplers:
-        raise Problem(f"scheduler must be one of {', '.join(samplers)}, got {name!r}.")
+        raise Problem(
+            _("scheduler must be one of {known}, got {got!r}.", known=", ".join(samplers), got=name)
+        )
     scheduler_class, options = samplers[name]
     return scheduler_class.from_config(noise_config, **options)

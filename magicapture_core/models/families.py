@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from magicapture_core.languages import _
 from magicapture_core.models.bundle import ModelBundle
 from magicapture_core.models.stable_diffusion import StableDiffusion
 from magicapture_core.models.stable_diffusion_xl import StableDiffusionXL
@@ -16,8 +17,12 @@ def family_called(name: str) -> type[ModelBundle]:
     """The family of that name. Raises Problem if there is none."""
     if name not in FAMILIES:
         raise Problem(
-            f"The run was made for a model of the family {name!r}; expected one of {', '.join(FAMILIES)}. "
-            "Use the version of MagiCapture that it was made with."
+            _(
+                "The run was made for a model of the family {name!r}; expected one of {known}. Use the version of "
+                "MagiCapture that it was made with.",
+                name=name,
+                known=", ".join(FAMILIES),
+            )
         )
     return FAMILIES[name]
 

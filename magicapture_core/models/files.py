@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from magicapture_core.languages import N_, _
 from magicapture_core.models.vae import with_fitting_vae
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.weights import ASSETS
@@ -29,12 +30,14 @@ XL_TEXT_KEYS = (
 REFINER_KEY = "conditioner.embedders.0.model.token_embedding.weight"
 EDM_KEYS = {"edm_mean", "edm_std", "edm_vpred.sigma_max"}
 """Marks of models that are trained and sampled by EDM's rules."""
-EDM = "an EDM model (Playground 2.5, CosXL), which is trained and sampled in another way"
-REFINER = "the refiner of Stable Diffusion XL, which only reworks another model's pictures"
+EDM = N_("an EDM model (Playground 2.5, CosXL), which is trained and sampled in another way")
+REFINER = N_("the refiner of Stable Diffusion XL, which only reworks another model's pictures")
 OLD_TEXT = re.compile(r"cond_stage_model\.transformer\.(?!text_model\.)")
 FILLING = {"v1": "<|endoftext|>", "v2": "!"}
 """The token that fills prompts up."""
-OTHER_INPUTS = {5: "a depth model", 8: "an editing model (InstructPix2Pix)", 9: "an inpainting model"}
+OTHER_INPUTS = {
+    5: N_("a depth model"), 8: N_("an editing model (InstructPix2Pix)"), 9: N_("an inpainting model"),
+}  # fmt: skip
 """What takes more into its UNet than a picture's 4 channels, by their number."""
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 XL_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
@@ -46,9 +49,9 @@ KINDS = {
 }
 """Parts of a diffusers folder, by what its model_index.json says it holds."""
 OTHER_KINDS = {
-    "StableDiffusionInpaintPipeline": " (an inpainting model)",
-    "StableDiffusionXLInpaintPipeline": " (an inpainting model)",
-    "StableDiffusionXLInstructPix2PixPipeline": " (an editing model)",
+    "StableDiffusionInpaintPipeline": N_("an inpainting model"),
+    "StableDiffusionXLInpaintPipeline": N_("an inpainting model"),
+    "StableDiffusionXLInstructPix2PixPipeline": N_("an editing model"),
 }
 WEIGHT_NAMES = {
     "text_encoder": "model",
@@ -58,7 +61,7 @@ WEIGHT_NAMES = {
     "safety_checker": "model",
 }
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-EXPECTED = "a Stable Diffusion 1.x or 2.x text-to-image model, or one of Stable Diffusion XL"
+EXPECTED = N_("a Stable Diffusion 1.x or 2.x text-to-image model, or one of Stable Diffusion XL")
 
 
 def open_folder(folder: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
@@ -82,8 +85,13 @@ def _index(folder: Path) -> dict[str, Any]:
     index = folder / "model_index.json"
     if not index.is_file():
         raise Problem(
-            f"{folder} is not a model folder: expected {EXPECTED} in diffusers layout (model_index.json, "
-            f"{', '.join(PARTS)}). For a single .safetensors file, give the file's path."
+            _(
+                "{folder} is not a model folder: expected {expected} in diffusers layout (model_index.json, {parts}). "
+                "For a single .safetensors file, give the file's path.",
+                folder=folder,
+                expected=_(EXPECTED),
+                parts=", ".join(PARTS),
+            )
         )
     return dict(json.loads(index.read_text(encoding="utf-8-sig")))
 
@@ -97,15 +105,30 @@ def weight_variant(folder: Path) -> str | None:
     listed = _index(folder)
     kind = listed.get("_class_name")
     if kind not in KINDS:
-        words = OTHER_KINDS.get(str(kind), "")
-        raise Problem(f"{folder} holds a {kind}{words}: expected {EXPECTED}. Choose one of those.")
+        words = f"{kind} ({_(OTHER_KINDS[kind])})" if kind in OTHER_KINDS else str(kind)
+        raise Problem(
+            _(
+                "{folder} holds a {kind}: expected {expected}. Choose one of those.",
+                folder=folder, kind=words, expected=_(EXPECTED),
+            )
+        )  # fmt: skip
     wanted = KINDS[kind]
     if wanted is XL_PARTS and not listed.get("text_encoder", [None])[0]:
-        raise Problem(f"{folder} holds {REFINER}: expected {EXPECTED}. Choose the base model.")
+        raise Problem(
+            _(
+                "{folder} holds {found}: expected {expected}. Choose the base model.",
+                folder=folder, found=_(REFINER), expected=_(EXPECTED),
+            )
+        )  # fmt: skip
     optional = [part for part in ("safety_checker",) if wanted is PARTS and listed.get(part, [None])[0]]
     missing = [part for part in (*wanted, *optional) if not (folder / part).is_dir()]
     if missing:
-        raise MissingFiles(f"{folder} lacks {', '.join(missing)}. Copy or download the model again.")
+        raise MissingFiles(
+            _(
+                "{folder} lacks {missing}. Copy or download the model again.",
+                folder=folder, missing=", ".join(missing),
+            )
+        )  # fmt: skip
     parts = [part for part in (*wanted, *optional) if part in WEIGHT_NAMES]
     plain, half = (
         {part for part in parts if _has_weights(folder / part, WEIGHT_NAMES[part], variant)}
@@ -117,11 +140,20 @@ def weight_variant(folder: Path) -> str | None:
     pickles = [file for part in lacking for file in (folder / part).iterdir() if file.suffix in PICKLES]
     if pickles:
         raise Problem(
-            f"{folder} has weights of {', '.join(lacking)} only as {pickles[0].name}: a pickle, which can "
-            "run any code when it is opened, so it is refused. Use the model's .safetensors files."
+            _(
+                "{folder} has weights of {parts} only as {file}: a pickle, which can run any code when it is opened, "
+                "so it is refused. Use the model's .safetensors files.",
+                folder=folder,
+                parts=", ".join(lacking),
+                file=pickles[0].name,
+            )
         )
     raise MissingFiles(
-        f"{folder} lacks the .safetensors weights of {', '.join(lacking)}. Copy or download the model again."
+        _(
+            "{folder} lacks the .safetensors weights of {parts}. Copy or download the model again.",
+            folder=folder,
+            parts=", ".join(lacking),
+        )
     )
 
 
@@ -212,8 +244,7 @@ def _old_text_encoder(file: Path, configs: Path, dtype: torch.dtype) -> Any:
 def _file_version(file: Path) -> str:
     """ "v1", "v2" or "xl", from the key names in the file's header; Problem if it is something else."""
     if file.suffix != ".safetensors":
-        why = "a pickle, which can run any code when it is opened" if file.suffix in PICKLES else "unknown"
-        raise Problem(f"{file.name} is {why}: expected a .safetensors file. Get the model in that format.")
+        raise Problem(_not_safetensors(file))
     with safe_open(file, "pt") as content:
         keys = set(content.keys())
         versions = {version for name, version in TEXT_KEYS.items() if name in keys}
@@ -224,18 +255,33 @@ def _file_version(file: Path) -> str:
     if len(versions) == 1 and UNET_KEY in keys and channels not in OTHER_INPUTS and not edm:
         return versions.pop()
     if edm:
-        what = EDM
+        what = _(EDM)
     elif REFINER_KEY in keys:
-        what = REFINER
+        what = _(REFINER)
     elif channels in OTHER_INPUTS:
-        what = OTHER_INPUTS[channels]
+        what = _(OTHER_INPUTS[channels])
     elif any("lora" in key for key in keys):
-        what = "an adapter (LoRA), which only changes a model"
+        what = _("an adapter (LoRA), which only changes a model")
     elif UNET_KEY in keys or any("double_blocks" in key or "joint_blocks" in key for key in keys):
-        what = "a model of another family (SD 3, Flux, …) or only a part of one"
+        what = _("a model of another family (SD 3, Flux, …) or only a part of one")
     else:
-        what = "no complete model with the original key names"
-    raise Problem(f"{file.name} holds {what}: expected {EXPECTED}. Choose one of those.")
+        what = _("no complete model with the original key names")
+    raise Problem(
+        _(
+            "{file} holds {found}: expected {expected}. Choose one of those.",
+            file=file.name, found=what, expected=_(EXPECTED),
+        )
+    )  # fmt: skip
+
+
+def _not_safetensors(file: Path) -> str:
+    if file.suffix in PICKLES:
+        return _(
+            "{file} is a pickle, which can run any code when it is opened: expected a .safetensors file. Get the model "
+            "in that format.",
+            file=file.name,
+        )
+    return _("{file} is unknown: expected a .safetensors file. Get the model in that format.", file=file.name)
 
 
 @torch.no_grad()

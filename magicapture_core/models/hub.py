@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from magicapture_core.languages import N_, _
 from magicapture_core.models.files import WEIGHT_NAMES, weight_variant
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import Progress
@@ -17,7 +18,7 @@ HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """The paper's model."""
 SDXL_ID = "stabilityai/stable-diffusion-xl-base-1.0"
 """What Stable Diffusion XL's descendants come from."""
-HUB_SIZE = (
+HUB_SIZE = N_(
     "Stable Diffusion 1.5 is about 4.3 GB, 2.1 GB in half precision; XL is 13.9 GB, 6.9 GB in half precision"
 )
 
@@ -50,17 +51,27 @@ def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise Problem(
-                    f"There is no room on the disk for {hub_id} ({HUB_SIZE}); the hub's cache is "
-                    f"{constants.HF_HUB_CACHE}. Make room and try again: what has arrived is kept."
+                    _(
+                        "There is no room on the disk for {model} ({size}); the hub's cache is {cache}. Make room and "
+                        "try again: what has arrived is kept.",
+                        model=hub_id,
+                        size=_(HUB_SIZE),
+                        cache=constants.HF_HUB_CACHE,
+                    )
                 ) from error
             reason = error
         else:
             return folder
     raise MissingFiles(
-        f"The model {hub_id} is not on this computer (neither as a folder nor in the hub's cache), and it could "
-        f"not be downloaded from the Hugging Face hub ({first_line(reason)}). {HUB_SIZE}. Go online once, or "
-        "copy the model's diffusers folder (or its .safetensors file) here and give its path as the model. The "
-        f"cache is {constants.HF_HUB_CACHE}."
+        _(
+            "The model {model} is not on this computer (neither as a folder nor in the hub's cache), and it could not "
+            "be downloaded from the Hugging Face hub ({reason}). {size}. Go online once, or copy the model's diffusers "
+            "folder (or its .safetensors file) here and give its path as the model. The cache is {cache}.",
+            model=hub_id,
+            reason=first_line(reason),
+            size=_(HUB_SIZE),
+            cache=constants.HF_HUB_CACHE,
+        )
     )
 
 

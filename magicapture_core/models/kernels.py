@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
@@ -72,11 +73,16 @@ def changed(kernels: Kernels, words: str) -> Kernels:
     names = {field.name for field in dataclasses.fields(Kernels)}
     changes: dict[str, bool] = {}
     for word in filter(None, (part.strip() for part in words.split(","))):
-        name, _, value = word.partition("=")
+        name, _equals, value = word.partition("=")
         if name not in names or value not in ("0", "1"):
             raise Problem(
-                f"{VARIABLE} has {word!r}; expected name=0 or name=1, separated by commas, with a name of "
-                f"{', '.join(sorted(names))}. Correct it, or unset the variable."
+                _(
+                    "{variable} has {word!r}; expected name=0 or name=1, separated by commas, with a name of {names}. "
+                    "Correct it, or unset the variable.",
+                    variable=VARIABLE,
+                    word=word,
+                    names=", ".join(sorted(names)),
+                )
             )
         changes[name] = value == "1"
     return dataclasses.replace(kernels, **changes)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from magicapture_core.config import TrainConfig
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.prompts import TOKENS
 
@@ -24,8 +25,10 @@ def with_placeholders(tokenizer: Any) -> tuple[Any, tuple[int, int]]:
     taken = [token for token in TOKENS if token in tokenizer.get_vocab()]
     if taken:
         raise Problem(
-            f"The model's vocabulary already holds {', '.join(taken)}: it seems to be personalised. "
-            "Choose the original model."
+            _(
+                "The model's vocabulary already holds {taken}: it seems to be personalised. Choose the original model.",
+                taken=", ".join(taken),
+            )
         )
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens(list(TOKENS))

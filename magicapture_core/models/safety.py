@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from magicapture_core.languages import _
 from magicapture_core.models.bundle import Drawn
 from magicapture_core.models.hub import first_line
 from magicapture_core.problems import Problem, ran_out_of_memory
@@ -38,7 +39,11 @@ def local_checker(dtype: torch.dtype) -> tuple[Any, Any]:
         if ran_out_of_memory(error):
             raise
         raise Problem(
-            f"The safety checker in {folder} cannot be read ({first_line(error)}). Copy it again, or remove the folder."
+            _(
+                "The safety checker in {folder} cannot be read ({reason}). Copy it again, or remove the folder.",
+                folder=folder,
+                reason=first_line(error),
+            )
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from magicapture_core.languages import _
 from magicapture_core.models.bundle import Drawn, ModelBundle, sampler
 from magicapture_core.models.conditioning import Conditioning
 from magicapture_core.models.placeholders import learned_embeddings
@@ -67,8 +68,11 @@ class StableDiffusionXL(ModelBundle):
         """See `ModelBundle.parts_of`."""
         if pipeline.tokenizer.get_vocab() != pipeline.tokenizer_2.get_vocab():
             raise Problem(
-                f"{name}: expected two tokenizers of the same vocabulary, as Stable Diffusion XL has; tokenizer and "
-                "tokenizer_2 differ. Copy or download the model again."
+                _(
+                    "{name}: expected two tokenizers of the same vocabulary, as Stable Diffusion XL has; tokenizer and "
+                    "tokenizer_2 differ. Copy or download the model again.",
+                    name=name,
+                )
             )
         return {
             "text_encoder": pipeline.text_encoder,

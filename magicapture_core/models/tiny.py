@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magicapture_core.languages import _
 from magicapture_core.models.bundle import ModelBundle
 from magicapture_core.models.hub import first_line
 from magicapture_core.problems import MissingFiles, Problem, ran_out_of_memory
@@ -30,9 +31,14 @@ def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
     folder, source = weights_dir() / models.tiny_decoder, SOURCE + models.tiny_decoder
     if not (folder / "config.json").is_file():
         raise MissingFiles(
-            f'identity_decode "tiny" needs the tiny decoder {models.tiny_decoder} (10 MB, MIT licence), which is not '
-            f"in {folder}. "
-            f'Get config.json and diffusion_pytorch_model.safetensors from {source}, or use identity_decode "face".'
+            _(
+                'identity_decode "tiny" needs the tiny decoder {decoder} (10 MB, MIT licence), which is not in '
+                "{folder}. Get config.json and diffusion_pytorch_model.safetensors from {source}, or use "
+                'identity_decode "face".',
+                decoder=models.tiny_decoder,
+                folder=folder,
+                source=source,
+            )
         )
     try:
         decoder = AutoencoderTiny.from_pretrained(folder, torch_dtype=models.dtype, use_safetensors=True)
@@ -40,7 +46,12 @@ def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
         if ran_out_of_memory(error):
             raise
         raise Problem(
-            f"The tiny decoder in {folder} cannot be read ({first_line(error)}). Get it from {source} again."
+            _(
+                "The tiny decoder in {folder} cannot be read ({reason}). Get it from {source} again.",
+                folder=folder,
+                reason=first_line(error),
+                source=source,
+            )
         ) from error
     decoder.requires_grad_(False).eval().to(models.device)
     _check(decoder, models, latents[:1], folder)
@@ -49,9 +60,13 @@ def tiny_decoder(models: ModelBundle, latents: Tensor) -> Any:
 
 def _check(decoder: Any, models: ModelBundle, latents: Tensor, folder: Path) -> None:
     problem = Problem(
-        f"The tiny decoder in {folder} does not belong to {models.name}: it makes other pictures of the same latents "
-        "than the autoencoder. taesd is for Stable Diffusion 1.x and 2.x, taesdxl for XL; use identity_decode "
-        '"face" here.'
+        _(
+            "The tiny decoder in {folder} does not belong to {model}: it makes other pictures of the same latents than "
+            "the autoencoder. taesd is for Stable Diffusion 1.x and 2.x, taesdxl for XL; use identity_decode "
+            '"face" here.',
+            folder=folder,
+            model=models.name,
+        )
     )
     scale = 2 ** (len(decoder.config.decoder_block_out_channels) - 1)
     if (decoder.config.latent_channels, scale) != (latents.shape[1], models.vae_scale_factor):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem, ran_out_of_memory
 from magicapture_core.weights import weights_dir
 
@@ -58,6 +59,10 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
             raise
         reason = str(error).partition("\n")[0]
         raise Problem(
-            f"The autoencoder in {folder} cannot be read ({reason}). Copy it again, or remove the folder: the model's "
-            "own is used then."
+            _(
+                "The autoencoder in {folder} cannot be read ({reason}). Copy it again, or remove the folder: the "
+                "model's own is used then.",
+                folder=folder,
+                reason=reason,
+            )
         ) from error

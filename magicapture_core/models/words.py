@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magicapture_core.files import read_tensors
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 FILE = "words.safetensors"
@@ -123,7 +124,7 @@ def read_words(folder: Path) -> Words | None:
         recogniser = (content.metadata() or {}).get("recogniser", "")
     expected = {field.name for field in dataclasses.fields(Words)} - {"recogniser"}
     if set(tensors) != expected or not recogniser or not _shapes_fit(tensors):
-        raise Problem(f"{file} does not hold what makes words of photos. Copy the model again.")
+        raise Problem(_("{file} does not hold what makes words of photos. Copy the model again.", file=file))
     return Words(recogniser, **tensors)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from magicapture_core.languages import N_, _
 from magicapture_core.photos.decoding import (
     HEIGHT,
     WIDTH,
@@ -57,23 +58,23 @@ MAX_SIDE = 4096
 MAX_FILE_BYTES = 800_000_000
 
 _OF_THE_SYSTEM = ("Thumbs.db", "desktop.ini")
-_EXPECTED = "a photo as JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF"
+_EXPECTED = N_("a photo as JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF")
 _FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 
 # What else arrives under a photo's name, by its first bytes.
 _NOT_PHOTOS: tuple[tuple[bytes, str], ...] = (
-    (rb"%PDF", "a PDF document"),
-    (rb"PK\x03\x04", "a ZIP archive or office document"),
-    (rb"\x1f\x8b|Rar!|7z\xbc\xaf", "an archive"),
-    (rb"8BPS", "a Photoshop document"),
-    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL file"),
-    (rb"\x00\x00\x01\x00", "an icon"),
-    (rb"....ftyp(isom|iso\d|mp4|M4V|qt  |3gp|avc1|dash)", "a video"),
-    (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a video"),
-    (rb"II(RO|\x1a\x00\x00\x00HEAP|U\x00)|FUJIFILM|....ftypcrx ", "a camera's raw file"),
-    (rb"\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg", "an SVG drawing"),
-    (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page"),
-    (rb"\s*[\[{]", "a text file"),
+    (rb"%PDF", N_("a PDF document")),
+    (rb"PK\x03\x04", N_("a ZIP archive or office document")),
+    (rb"\x1f\x8b|Rar!|7z\xbc\xaf", N_("an archive")),
+    (rb"8BPS", N_("a Photoshop document")),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", N_("a JPEG XL file")),
+    (rb"\x00\x00\x01\x00", N_("an icon")),
+    (rb"....ftyp(isom|iso\d|mp4|M4V|qt  |3gp|avc1|dash)", N_("a video")),
+    (rb"\x1aE\xdf\xa3|RIFF....AVI ", N_("a video")),
+    (rb"II(RO|\x1a\x00\x00\x00HEAP|U\x00)|FUJIFILM|....ftypcrx ", N_("a camera's raw file")),
+    (rb"\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg", N_("an SVG drawing")),
+    (rb"(?i)\s*<(!doctype html|html|head|body)", N_("a web page")),
+    (rb"\s*[\[{]", N_("a text file")),
 )
 
 
@@ -105,7 +106,11 @@ def read_photo(
     most = min(max_megapixels, MAX_MEGAPIXELS)
     if not data:
         raise PhotoProblem(
-            f"{name} is empty (0 bytes): expected {_EXPECTED}. Copy or export the photo again."
+            _(
+                "{name} is empty (0 bytes): expected {expected}. Copy or export the photo again.",
+                name=name,
+                expected=_(_EXPECTED),
+            )
         )
     _register_heif()
     with warnings.catch_warnings():
@@ -115,15 +120,22 @@ def read_photo(
         except UnidentifiedImageError as error:
             raise PhotoProblem(_not_a_photo(data, name)) from error
         except Image.DecompressionBombError as error:
-            raise PhotoProblem(_too_large(name, most, "far more")) from error
+            raise PhotoProblem(_too_large(name, most, _("far more"))) from error
         except PhotoProblem:
             raise
         except MemoryError as error:
-            raise PhotoProblem(f"{name} does not fit into memory. Scale it down and try again.") from error
+            raise PhotoProblem(
+                _("{name} does not fit into memory. Scale it down and try again.", name=name)
+            ) from error
         except Exception as error:
             raise PhotoProblem(
-                f"{name} is damaged or incomplete ({str(error) or type(error).__name__}): expected {_EXPECTED}. "
-                "Copy it again from where it came, or open it in a photo program and save it anew."
+                _(
+                    "{name} is damaged or incomplete ({reason}): expected {expected}. Copy it again from where it "
+                    "came, or open it in a photo program and save it anew.",
+                    name=name,
+                    reason=str(error) or type(error).__name__,
+                    expected=_(_EXPECTED),
+                )
             ) from error
     return Photo(name, pixels)
 
@@ -135,12 +147,19 @@ def list_photos(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        what = "is a file" if folder.is_file() else "does not exist"
-        raise PhotoProblem(f"{folder} {what}: expected a folder with photos.")
+        raise PhotoProblem(
+            _("{folder} is a file: expected a folder with photos.", folder=folder)
+            if folder.is_file()
+            else _("{folder} does not exist: expected a folder with photos.", folder=folder)
+        )
     files = [path for path in folder.iterdir() if _named_as_photo(path) and path.is_file()]
     if not files:
         raise PhotoProblem(
-            f"{folder} holds no photos: expected files that end in {', '.join(PHOTO_SUFFIXES)}."
+            _(
+                "{folder} holds no photos: expected files that end in {endings}.",
+                folder=folder,
+                endings=", ".join(PHOTO_SUFFIXES),
+            )
         )
     return sorted(files, key=_counting_order)
 
@@ -166,23 +185,35 @@ def _counting_order(path: Path) -> tuple[Any, ...]:
 
 def _bytes_of(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]:
     if isinstance(source, bytes):
-        return source, name or "The photo"
+        return source, name or _("The photo")
     path = Path(source)
     name = name or path.name
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise PhotoProblem(
-                f"{name} is a file of {path.stat().st_size / 1e6:.0f} MB: expected at most {MAX_FILE_BYTES / 1e6:.0f} "
-                "MB. Export it as JPEG and try again."
+                _(
+                    "{name} is a file of {size} MB: expected at most {most} MB. Export it as JPEG and try again.",
+                    name=name,
+                    size=f"{path.stat().st_size / 1e6:.0f}",
+                    most=f"{MAX_FILE_BYTES / 1e6:.0f}",
+                )
             )
         return path.read_bytes(), name
     except FileNotFoundError as error:
-        raise PhotoProblem(f"{path} does not exist: expected {_EXPECTED}.") from error
+        raise PhotoProblem(
+            _("{path} does not exist: expected {expected}.", path=path, expected=_(_EXPECTED))
+        ) from error
     except IsADirectoryError as error:
-        raise PhotoProblem(f"{path} is a folder: expected {_EXPECTED}.") from error
+        raise PhotoProblem(
+            _("{path} is a folder: expected {expected}.", path=path, expected=_(_EXPECTED))
+        ) from error
     except OSError as error:
         raise PhotoProblem(
-            f"{path} cannot be read ({error.strerror or error}). Check its permissions."
+            _(
+                "{path} cannot be read ({reason}). Check its permissions.",
+                path=path,
+                reason=error.strerror or error,
+            )
         ) from error
 
 
@@ -197,37 +228,44 @@ def _register_heif() -> None:
 def _check_size(width: int, height: int, name: str, most: float) -> None:
     megapixels = width * height / 1e6
     if megapixels > most:
-        raise PhotoProblem(_too_large(name, most, f"{width}×{height} pixels, {megapixels:.0f} megapixels"))
+        got = _(
+            "{width}×{height} pixels, {megapixels} megapixels",
+            width=width, height=height, megapixels=f"{megapixels:.0f}",
+        )  # fmt: skip
+        raise PhotoProblem(_too_large(name, most, got))
 
 
 def _too_large(name: str, most: float, got: str) -> str:
-    return (
-        f"{name} is too large: expected at most {most:g} megapixels, got {got}. "
-        "Scale it down and try again; 2000 pixels a side are plenty."
-    )
+    return _(
+        "{name} is too large: expected at most {most} megapixels, got {got}. Scale it down and try again; 2000 pixels "
+        "a side are plenty.",
+        name=name, most=f"{most:g}", got=got,
+    )  # fmt: skip
 
 
 def _not_a_photo(data: bytes, name: str) -> str:
-    kind = next((kind for magic, kind in _NOT_PHOTOS if re.match(magic, data[:2048], re.DOTALL)), None)
+    kind = next((_(kind) for magic, kind in _NOT_PHOTOS if re.match(magic, data[:2048], re.DOTALL)), None)
     if kind is None and tiff_directory(data) is not None:
-        kind = "a TIFF of a kind that is not known here"
+        kind = _("a TIFF of a kind that is not known here")
     if kind is None:
         known = re.match(
             rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF....WEBP|....ftyp", data, re.DOTALL
         )
         if known:
-            return (
-                f"{name} is damaged: it begins like a photo but cannot be read further. Expected {_EXPECTED}. "
-                "Copy it again from where it came."
-            )
-        kind = "a text file" if _is_text(data[:512]) else "a file of an unknown kind"
+            return _(
+                "{name} is damaged: it begins like a photo but cannot be read further. Expected {expected}. Copy it "
+                "again from where it came.",
+                name=name, expected=_(_EXPECTED),
+            )  # fmt: skip
+        kind = _("a text file") if _is_text(data[:512]) else _("a file of an unknown kind")
     return _no_photo(name, kind)
 
 
 def _no_photo(name: str, kind: str) -> str:
-    return (
-        f"{name} is not a photo: expected {_EXPECTED}, got {kind}. Export or save it as JPEG and try again."
-    )
+    return _(
+        "{name} is not a photo: expected {expected}, got {kind}. Export or save it as JPEG and try again.",
+        name=name, expected=_(_EXPECTED), kind=kind,
+    )  # fmt: skip
 
 
 def _is_text(start: bytes) -> bool:
@@ -241,7 +279,7 @@ def _pixels(data: bytes, name: str, most: float, side: int | None) -> np.ndarray
     directory = tiff_directory(data)
     if directory is not None and is_raw(directory):
         raise PhotoProblem(
-            _no_photo(name, "a camera's raw file, of which only a small preview could be read")
+            _no_photo(name, _("a camera's raw file, of which only a small preview could be read"))
         )
     try:
         if directory is not None and has_floats(directory):

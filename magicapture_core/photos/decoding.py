@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
+from magicapture_core.languages import _
 from magicapture_core.photos.colours import CodePoints, code_points, to_srgb
 
 # A third of Lanczos' time. What is learned from is scaled once more, by far more, where no difference is left.
@@ -72,7 +73,7 @@ def float_tiff(data: bytes, directory: TiffImagePlugin.ImageFileDirectory_v2) ->
 
     values: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.shape[2:] not in ((), (3,)):
-        raise OSError("floats of an unusual kind")
+        raise OSError(_("floats of an unusual kind"))
     values = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else values[..., ::-1]
     image = Image.fromarray(_eight_bits(values, (1.0, 255.0, 65535.0)))
     image.getexif()[_ORIENTATION] = directory.get(_ORIENTATION, 1)

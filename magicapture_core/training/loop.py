@@ -19,6 +19,7 @@ from magicapture_core.checkpoints import Run, RunFacts
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
+from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_out_of_memory
 from magicapture_core.training.data import Encoded
@@ -86,8 +87,10 @@ def train(
     check_fit(models, subject, style, config)
     if config.prior_weight > 0 and class_latents is None:
         raise Problem(
-            "prior_weight is above 0, which takes pictures of other people; expected class_latents, got None. Give "
-            "evaluation.class_pictures.class_latents(models, config), or set prior_weight to 0."
+            _(
+                "prior_weight is above 0, which takes pictures of other people; expected class_latents, got None. Give "
+                "evaluation.class_pictures.class_latents(models, config), or set prior_weight to 0."
+            )
         )
     processes = PartialState(cpu=models.device.type == "cpu")
     folder = Path(run_folder)
@@ -236,13 +239,17 @@ def _out_of_memory(error: Exception, config: TrainConfig, plan: Plan | None) -> 
         smaller["items_per_call"] = 1
     elif plan is not None and not plan.saves_all:
         smaller["gradient_checkpointing"] = True
-    advice = " and ".join(f"{name} = {value}" for name, value in smaller.items())
-    return OutOfMemory(
-        f"The device ran out of memory at resolution {config.resolution}. What was saved before is whole. "
-        + (
-            f"Resume with {advice}; it learns the same."
-            if smaller
-            else "Close other programs and resume, or start anew at a lower resolution or with a smaller model."
-        ),
-        smaller,
-    )
+    if not smaller:
+        text = _(
+            "The device ran out of memory at resolution {side}. What was saved before is whole. Close other programs "
+            "and resume, or start anew at a lower resolution or with a smaller model.",
+            side=config.resolution,
+        )
+        return OutOfMemory(text, smaller)
+    advice = ", ".join(f"{name} = {value}" for name, value in smaller.items())  # one at a time
+    text = _(
+        "The device ran out of memory at resolution {side}. What was saved before is whole. Resume with {advice}; it "
+        "learns the same.",
+        side=config.resolution, advice=advice,
+    )  # fmt: skip
+    return OutOfMemory(text, smaller)

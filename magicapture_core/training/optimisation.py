@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from magicapture_core.adapters.embeddings import save_embeddings
 from magicapture_core.adapters.trained import TrainedWeights
 from magicapture_core.checkpoints import Checkpoint
 from magicapture_core.config import TrainConfig
+from magicapture_core.languages import _, n_
 from magicapture_core.problems import RunProblem
 from magicapture_core.training.draws import Phase, Sizes, draw_step
 from magicapture_core.training.memory import Plan, Planner, Watch
@@ -266,18 +267,11 @@ class Optimisation:
     def _check_finite(self, step: Launched) -> None:
         """Put everything back to before a step whose losses or gradient are no finite numbers, and raise."""
         *losses, norm = step.arrival.values()
-        bad = [
-            f"{name} loss" for name, value in zip(step.terms, losses, strict=True) if not math.isfinite(value)
-        ]
-        if not bad and not math.isfinite(norm):
-            bad = ["gradient"]
-        if not bad:
+        bad = [name for name, value in zip(step.terms, losses, strict=True) if not math.isfinite(value)]
+        if not bad and math.isfinite(norm):
             return
         self._go_back(step.before)
-        raise NotFiniteError(
-            f"The {' and the '.join(bad)} is not a finite number at step {step.step}. What was learned before "
-            "is saved and usable. Lower the learning rates or train in fp32, and start a new run."
-        )
+        raise NotFiniteError(_not_finite(bad, step.step))
 
     def _position(self) -> Position:
         rates = self._rates() if self.optimizer is not None else {}
@@ -351,3 +345,20 @@ class Optimisation:
 
     def _named(self) -> dict[str, Tensor]:
         return {"embeddings": self.embeddings, **self.weights.parameters}
+
+
+def _not_finite(losses: Sequence[str], step: int) -> str:
+    """losses: names of the terms; none: it is the gradient."""
+    if not losses:
+        return _(
+            "The gradient is not a finite number at step {step}. What was learned before is saved and usable. Lower "
+            "the learning rates or train in fp32, and start a new run.",
+            step=step,
+        )
+    return n_(
+        "The {losses} loss is not a finite number at step {step}. What was learned before is saved and usable. Lower "
+        "the learning rates or train in fp32, and start a new run.",
+        "These losses are not finite numbers at step {step}: {losses}. What was learned before is saved and usable. "
+        "Lower the learning rates or train in fp32, and start a new run.",
+        len(losses), losses=", ".join(losses), step=step,
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from magicapture_core.checkpoints import RunFacts
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
+from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import Problem
@@ -106,19 +107,33 @@ def check_fit(models: ModelBundle, subject: Concept, style: Concept, config: Tra
         raise ValueError(f"expected a subject and a style, got a {subject.role} and a {style.role}")
     if subject.kind != config.subject_kind:
         raise Problem(
-            f"subject_kind is {config.subject_kind!r}, but the photos were prepared as {subject.kind!r}. "
-            "Prepare the photos again with the same kind."
+            _(
+                "subject_kind is {wanted!r}, but the photos were prepared as {kind!r}. Prepare the photos again with "
+                "the same kind.",
+                wanted=config.subject_kind,
+                kind=subject.kind,
+            )
         )
     for concept in (subject, style):
         side = concept.examples[0].image.shape[-1]
         if side != config.resolution:
             raise Problem(
-                f"resolution is {config.resolution}, but the {concept.role} photos were prepared at {side}. "
-                "Prepare the photos again at the same resolution."
+                _(
+                    "resolution is {wanted}, but the {role} photos were prepared at {side}. Prepare the photos again "
+                    "at the same resolution.",
+                    wanted=config.resolution,
+                    role=concept.role,
+                    side=side,
+                )
             )
     multiple = models.resolution_multiple
     if config.resolution % multiple:
-        raise Problem(f"resolution must be a multiple of {multiple} for this model, got {config.resolution}.")
+        raise Problem(
+            _(
+                "resolution must be a multiple of {multiple} for this model, got {got}.",
+                multiple=multiple, got=config.resolution,
+            )
+        )  # fmt: skip
 
 
 def _sizes(objective: Objective) -> Sizes:

@@ -11,6 +11,7 @@ import numpy as np
 from magicapture_core.checkpoints import Run, in_last_phase
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
+from magicapture_core.languages import _
 from magicapture_core.model_card import write_model_card
 from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
@@ -137,8 +138,12 @@ class Recorder:
             if ran_out_of_memory(error):
                 raise
             raise RunProblem(
-                f"The newest checkpoint in {self.run.folder} does not fit ({error}): it was edited, or written with "
-                "other versions of torch or peft. Go on with those versions, or start a new run."
+                _(
+                    "The newest checkpoint in {folder} does not fit ({error}): it was edited, or written with other "
+                    "versions of torch or peft. Go on with those versions, or start a new run.",
+                    folder=self.run.folder,
+                    error=str(error),
+                )
             ) from error
         if self.writes:  # a kill may have come between the checkpoint and what is made from it
             self.run.publish_best()

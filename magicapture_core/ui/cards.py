@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.stored_session import UNSEEN, Role, StoredPhoto
 
@@ -47,10 +48,10 @@ would first read back a value changed here.) Should a later gradio send nothing,
 """
 
 BADGES = {
-    "accept": ("good", "Good"),
-    "warn": ("fair", "Could be better"),
-    "refuse": ("bad", "Cannot be used"),
-    UNSEEN: ("coming", "Looking at it …"),
+    "accept": ("good", N_("Good")),
+    "warn": ("fair", N_("Could be better")),
+    "refuse": ("bad", N_("Cannot be used")),
+    UNSEEN: ("coming", N_("Looking at it …")),
 }
 
 
@@ -65,19 +66,20 @@ def heading(title: str, sentence: str) -> str:
 
 
 def way(steps: Sequence[str], current: int, reached: int) -> str:
-    """The row of steps: a button for each. Those after `reached` cannot be pressed."""
+    """The row of steps, by their names in English: a button for each. Those after `reached` cannot be pressed."""
     items = "".join(_way_item(number, name, current, reached) for number, name in enumerate(steps))
-    return f'<nav class="mc-way" aria-label="Steps"><ol>{items}</ol></nav>'
+    return f'<nav class="mc-way" aria-label="{escape(_("Steps"), quote=True)}"><ol>{items}</ol></nav>'
 
 
 def _way_item(number: int, name: str, current: int, reached: int) -> str:
     state = ' aria-current="step"' if number == current else " disabled" if number > reached else ""
     kind, mark, more = "", str(number + 1), ""
     if number < current:
-        kind, mark, more = "mc-done", "✓", '<span class="mc-unseen">, done</span>'
+        # Translators: read aloud after the name of a step.
+        kind, mark, more = "mc-done", "✓", f'<span class="mc-unseen">{escape(_(", done"))}</span>'
     return (
         f'<li class="{kind}"><button type="button" data-act="step" data-id="{number}"{state}>'
-        f'<span class="mc-number" aria-hidden="true">{mark}</span><span>{escape(name)}{more}</span></button></li>'
+        f'<span class="mc-number" aria-hidden="true">{mark}</span><span>{escape(_(name))}{more}</span></button></li>'
     )
 
 
@@ -96,8 +98,9 @@ def note(text: str, kind: str = "info") -> str:
 
 
 def failure(step: str, snapshot: Snapshot, done: str = "") -> str:
-    """Why a job failed, in which step, and after how much; a warning where it was only cut off."""
-    return note(f"Step “{step}”{done}: {snapshot.problem}", "warn" if snapshot.cut_off else "bad")
+    """Why a job failed, in which step (its English name), and after how much; a warning where it was only cut off."""
+    said = _("Step “{step}”{done}: {problem}", step=_(step), done=done, problem=snapshot.problem)
+    return note(said, "warn" if snapshot.cut_off else "bad")
 
 
 def photo_cards(photos: Sequence[StoredPhoto]) -> str:
@@ -111,18 +114,18 @@ def _photo_card(photo: StoredPhoto) -> str:
     kind, title = BADGES[photo.level]
     reasons = ""
     if photo.kept and photo.level == "warn":
-        kind, title = "good", "Used anyway" if photo.left_out else "Good"
+        kind, title = "good", N_("Used anyway") if photo.left_out else N_("Good")
     else:
         reasons = "".join(f"<li>{escape(sentence(reason))}</li>" for reason in photo.reasons)
     could = photo.level not in ("refuse", UNSEEN)
     if could and not photo.used:
-        title = "Not used"
+        title = N_("Not used")
     name = escape(photo.name)
     return (
         f'<li class="mc-photo mc-level-{kind}{"" if photo.used or not could else " mc-unticked"}">'
         f'<div class="mc-thumb"><img src="{address(photo.thumb)}" alt="{name}">{_tick(photo) if could else ""}'
-        f"{button('remove', photo.id, '✕', f'Remove {photo.name}', kind='mc-remove')}"
-        f'<span class="mc-badge mc-{kind}">{title}</span></div>'
+        f"{button('remove', photo.id, '✕', _('Remove {name}', name=photo.name), kind='mc-remove')}"
+        f'<span class="mc-badge mc-{kind}">{escape(_(title))}</span></div>'
         f'<p class="mc-name" title="{name}">{name}</p>'
         + (f'<ul class="mc-reasons">{reasons}</ul>' if reasons else "")
         + "</li>"
@@ -135,7 +138,7 @@ def _tick(photo: StoredPhoto) -> str:
     return (
         f'<button type="button" class="mc-tick" role="checkbox" aria-checked="{ticked}" '
         f'data-act="{"leave" if photo.used else "use"}" data-id="{escape(photo.id, quote=True)}" '
-        f'aria-label="{escape(f"Use {photo.name}", quote=True)}"></button>'
+        f'aria-label="{escape(_("Use {name}", name=photo.name), quote=True)}"></button>'
     )
 
 
@@ -151,7 +154,7 @@ def button(act: str, target: str, text: str, label: str = "", *, kind: str = "")
 def sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "。", "！", "？")) else ".")
 
 
 def summary(photos: Sequence[StoredPhoto], role: Role, kind: str = "person") -> str:
@@ -160,22 +163,32 @@ def summary(photos: Sequence[StoredPhoto], role: Role, kind: str = "person") -> 
         return ""
     waiting = sum(photo.level == UNSEEN for photo in photos)
     if waiting:
-        return note(f"Looking at the photos: {len(photos) - waiting} of {len(photos)} …")
+        done, every = len(photos) - waiting, len(photos)
+        return note(_("Looking at the photos: {done} of {all} …", done=done, all=every))
     usable = [photo for photo in photos if photo.used]
     refused = sum(photo.level == "refuse" for photo in photos)
     left_out = len(photos) - len(usable) - refused
-    rest = f" {refused} cannot be used." if refused else ""
+    rest = [n_("{n} cannot be used.", "{n} cannot be used.", refused)] if refused else []
     if left_out:
-        rest += f" {left_out} {'is' if left_out == 1 else 'are'} not ticked, so not used."
-    what = "style" if role == "style" else ("person" if kind == "person" else "object")
+        rest.append(n_("{n} is not ticked, so not used.", "{n} are not ticked, so not used.", left_out))
     if not usable and left_out:
-        return note(f"None of these photos is used.{rest}", "bad")
+        return note(" ".join([_("None of these photos is used."), *rest]), "bad")
     if not usable:
-        return note(f"None of these photos can be used.{rest if len(photos) > 1 else ''} Add others.", "bad")
-    count = f"{len(usable)} usable photo{'s' if len(usable) > 1 else ''} of the {what}."
+        rest = rest if len(photos) > 1 else []
+        return note(" ".join([_("None of these photos can be used."), *rest, _("Add others.")]), "bad")
+    said = " ".join([_usable(len(usable), role, kind), *rest])
     if len(usable) < 4:
-        return note(f"{count}{rest} It works with fewer, but 4 to 6 give a clearly better result.", "warn")
-    return note(f"{count}{rest}", "good")
+        more = _("It works with fewer, but 4 to 6 give a clearly better result.")
+        return note(f"{said} {more}", "warn")
+    return note(said, "good")
+
+
+def _usable(number: int, role: Role, kind: str) -> str:
+    if role == "style":
+        return n_("{n} usable photo of the style.", "{n} usable photos of the style.", number)
+    if kind == "person":
+        return n_("{n} usable photo of the person.", "{n} usable photos of the person.", number)
+    return n_("{n} usable photo of the object.", "{n} usable photos of the object.", number)
 
 
 def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | None, act: str) -> str:
@@ -192,7 +205,7 @@ def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | 
     return f'<div class="mc-choices">{"".join(cards)}</div>' if cards else ""
 
 
-LIKENESS = ((0.55, "strong likeness"), (0.35, "fair likeness"))
+LIKENESS = ((0.55, N_("strong likeness")), (0.35, N_("fair likeness")))
 """Least cosine of SFace, and what to call it: photos of one person have .5 to .8 to each other, other people .33 at
 most."""
 
@@ -223,14 +236,17 @@ def progress(share: float, title: str, details: Sequence[str], kind: str = "info
 def duration(seconds: float) -> str:
     """A length of time, rounded, in words."""
     if seconds < 50:
-        return f"{max(5, round(seconds / 5) * 5)} seconds"
-    if seconds < 90:
-        return "1 minute"
+        return n_("{n} second", "{n} seconds", max(5, round(seconds / 5) * 5))
     if seconds < 5400:
-        return f"{round(seconds / 60)} minutes"
+        return n_("{n} minute", "{n} minutes", 1 if seconds < 90 else round(seconds / 60))
     if seconds < 172800:
-        return f"{seconds / 3600:.1f} hours".replace(".0 hours", " hours")
-    return f"{round(seconds / 86400)} days"
+        return _("{number} hours", number=f"{seconds / 3600:.1f}".removesuffix(".0"))
+    return n_("{n} day", "{n} days", round(seconds / 86400))
+
+
+def labelled(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What gradio offers to choose from, (label, value), the labels in the visitor's language."""
+    return [(_(label), value) for label, value in items]
 
 
 def guidance(

@@ -7,18 +7,21 @@ from html import escape
 
 import numpy as np
 
+from magicapture_core.languages import N_, _
+
 TERM_TITLES = {
-    "source": ("Your photos", "How far redrawn photos of the person are from them"),
-    "reference": ("The look", "How far redrawn photos of the look are from them"),
-    "composed": ("Both together", "The same for the person in the look"),
-    "prior": ("Other people", "How far other people change; they should not"),
-    "identity": ("Face difference", "Between drawn and real face; 0 is the same"),
-    "attention": ("Attention", "How much goes where it does not belong"),
-    "colour": ("Colour of the face", "How far it is from the look's"),
-    "lightness": ("Lightness of the skin", "How far it is from what it should be"),
+    "source": (N_("Your photos"), N_("How far redrawn photos of the person are from them")),
+    "reference": (N_("The look"), N_("How far redrawn photos of the look are from them")),
+    "composed": (N_("Both together"), N_("The same for the person in the look")),
+    "prior": (N_("Other people"), N_("How far other people change; they should not")),
+    "identity": (N_("Face difference"), N_("Between drawn and real face; 0 is the same")),
+    "attention": (N_("Attention"), N_("How much goes where it does not belong")),
+    "colour": (N_("Colour of the face"), N_("How far it is from the look's")),
+    "lightness": (N_("Lightness of the skin"), N_("How far it is from what it should be")),
 }
-LEGEND = "Faint: every step. Bold: the trend."
-BORDER = " Dashed: where the second part begins."
+"""Title and explanation of each term of the objective."""
+LEGEND = N_("Faint: every step. Bold: the trend.")
+WITH_BORDER = N_("Faint: every step. Bold: the trend. Dashed: where the second part begins.")
 WIDTH, HEIGHT, POINTS = 300, 90, 160
 
 
@@ -72,21 +75,24 @@ def curve(
     if border and 1 < border < last_step:
         x = border / last_step * WIDTH
         dashed = f'<line class="mc-border" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>'
-    label = f"{title}: now {written(float(even[-1]))}, at the beginning {written(float(even[0]))}"
+    label = _(
+        "{title}: now {now}, at the beginning {first}",
+        title=title, now=written(float(even[-1])), first=written(float(even[0])),
+    )  # fmt: skip
     return (
         f'<figure class="mc-chart"><figcaption><strong>{escape(title)}</strong>'
         f'<span class="mc-now">{written(float(even[-1]))}</span><small>{escape(hint)}</small></figcaption>'
         f'<div class="mc-plot"><span class="mc-top">{written(high)}</span><span class="mc-low">{written(low)}</span>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
         f'{dashed}<path class="mc-raw" d="{path(values)}"/><path class="mc-even" d="{path(even)}"/></svg></div>'
-        f'<div class="mc-axis"><span>step 1</span><span>{last_step}</span></div></figure>'
+        f'<div class="mc-axis"><span>{_("step {number}", number=1)}</span><span>{last_step}</span></div></figure>'
     )
 
 
 def charts(title: str, figures: Sequence[str]) -> str:
     """Several curves beside each other."""
     drawn = "".join(figures)
-    legend = LEGEND + (BORDER if 'class="mc-border"' in drawn else "")
+    legend = _(WITH_BORDER) if 'class="mc-border"' in drawn else _(LEGEND)
     return (
         f'<h3 class="mc-sub">{escape(title)}</h3><p class="mc-quiet">{legend}</p><div class="mc-charts">{drawn}</div>'
         if drawn

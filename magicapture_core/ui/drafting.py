@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError
 from magicapture_core.ui.lent_gpu import lending
@@ -51,7 +52,7 @@ class Drafter:
         self._changed = threading.Condition()
         self._wanted: OrderedDict[str, tuple[str, object]] = OrderedDict()
         """Session id → its key, and a token that tells the newest wish."""
-        self._problems: dict[str, str] = {}
+        self._problems: dict[str, Problem] = {}
         self._thread: threading.Thread | None = None
         self._loading = threading.Lock()
         self._loaded: tuple[str, ModelBundle] | None = None
@@ -119,9 +120,8 @@ class Drafter:
                 break
             time.sleep(0.1)
         if not found:
-            said = (
-                self.problem(session)
-                or "Drafts need photos of the person, which may be used. Add them first."
+            said = self.problem(session) or _(
+                "Drafts need photos of the person, which may be used. Add them first."
             )
             raise Problem(said)
         return found
@@ -145,7 +145,8 @@ class Drafter:
 
     def problem(self, session: Session) -> str | None:
         """Why there are no drafts, in words; None if nothing went wrong."""
-        return self._problems.get(session.id)
+        problem = self._problems.get(session.id)
+        return None if problem is None else str(problem)
 
     def forget(self, owner: str) -> None:
         """Forget a session that was deleted."""
@@ -192,7 +193,7 @@ class Drafter:
                 return "resting"
             self._draw(key, session, look)
         except Problem as problem:  # deleted meanwhile, or no face in the photos
-            self._problems[owner] = str(problem)
+            self._problems[owner] = problem
             return "done"
         except Exception:
             log.exception("drafts failed")

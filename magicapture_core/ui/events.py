@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from magicapture_core.languages import _
 from magicapture_core.ui import look, page
 from magicapture_core.ui.page import Wizard
 
@@ -39,7 +40,7 @@ def _any(fields: list[Any]) -> Callable[..., Any]:
 
 
 def wire(wizard: Wizard, blocks: Any) -> None:
-    """Every event of the page."""
+    """Every event of the page, in the language in which it was made."""
     _wire_session(wizard, blocks)
     _wire_ways(wizard)
     _wire_photos(wizard)
@@ -61,16 +62,16 @@ def _wire_session(wizard: Wizard, blocks: Any) -> None:
     wizard.timer.tick(wizard.follow, followed, wizard.live, concurrency_limit=20, **QUIET)
     _when(wizard.ask_delete.click, wizard.confirm_delete, [key], wizard.confirmation)
     _when(wizard.keep_data.click, wizard.cancel_delete, None, wizard.confirmation)
-    _when(wizard.delete.click, wizard.delete_data, [key], [key, *wizard.outputs], "Deleting everything")
+    _when(wizard.delete.click, wizard.delete_data, [key], [key, *wizard.outputs], _("Deleting everything"))
 
 
 def _wire_ways(wizard: Wizard) -> None:
     """Going from step to step."""
-    for number, (back, onward, _) in enumerate(wizard.feet):
+    for number, (back, onward, _said) in enumerate(wizard.feet):
         for button, way, target in ((back, wizard.go_back, number - 1), (onward, wizard.go_on, number + 1)):
             if button is not None:
-                _when(button.click, way(number), wizard.asked, wizard.outputs, page.OPENING[target])
-    _when(wizard.way.click, wizard.go_to, wizard.asked, wizard.outputs, "Opening the step")
+                _when(button.click, way(number), wizard.asked, wizard.outputs, _(page.OPENING[target]))
+    _when(wizard.way.click, wizard.go_to, wizard.asked, wizard.outputs, _("Opening the step"))
     wizard.walkthrough.change(None, js=look.TO_TOP, api_visibility="private")
 
 
@@ -78,7 +79,7 @@ def _wire_photos(wizard: Wizard) -> None:
     """Steps 1 and 2: photos and style."""
     photos, style = wizard.steps[:2]
     key, seen = wizard.key, photos.outputs
-    judging, taking = "Looking at the photos", "Taking these photos and looking at them"
+    judging, taking = _("Looking at the photos"), _("Taking these photos and looking at them")
     agreed = [key, photos.consent, photos.files]
     sent = [key, photos.files, photos.consent]
     filmed = [key, photos.camera, photos.consent]
@@ -122,11 +123,11 @@ def _wire_photos(wizard: Wizard) -> None:
 def _wire_masks(wizard: Wizard) -> None:
     """Step 3."""
     masks, key = wizard.steps[2], wizard.key
-    _when(masks.view.input, masks.switch, [key, masks.view], masks.outputs, "Showing the masks")
+    _when(masks.view.input, masks.switch, [key, masks.view], masks.outputs, _("Showing the masks"))
     for pictures in (masks.subject, masks.style):
-        _when(pictures.click, masks.press, [key], masks.outputs, "Opening the brush")
+        _when(pictures.click, masks.press, [key], masks.outputs, _("Opening the brush"))
     painted = [key, masks.view, masks.editing]
-    _when(masks.brush.submit, masks.finish, painted, masks.outputs, "Showing the masks")
+    _when(masks.brush.submit, masks.finish, painted, masks.outputs, _("Showing the masks"))
 
 
 def _wire_training(wizard: Wizard) -> None:
@@ -134,16 +135,16 @@ def _wire_training(wizard: Wizard) -> None:
     key, train = wizard.key, wizard.steps[3]
     fields = list(train.fields.values())
     chosen = [key, train.model]
-    _when(train.model.input, train.choose_model, chosen, train.outputs, "Looking at the model", **LAST)
+    _when(train.model.input, train.choose_model, chosen, train.outputs, _("Looking at the model"), **LAST)
     _when(train.schedule.input, train.choose_schedule, [key, train.schedule], train.outputs, **LAST)
     times = [train.schedule, train.start, train.needs]
     _when(_any([train.early, *fields]), train.edit, [key, train.model, train.early, *fields], times, **LAST)
     _when(train.samples.click, train.look_at, [key], [train.looked, train.samples])
     form = [key, train.model, train.schedule, train.early, *fields]
     for event in (
-        _when(train.start.click, train.begin, form, [*train.live, train.looked], "Starting"),
-        _when(train.resume.click, train.go_on, [key], train.live, "Going on with the training"),
-        _when(train.pause.click, train.halt, [key], train.live, "Stopping after this step"),
+        _when(train.start.click, train.begin, form, [*train.live, train.looked], _("Starting")),
+        _when(train.resume.click, train.go_on, [key], train.live, _("Going on with the training")),
+        _when(train.pause.click, train.halt, [key], train.live, _("Stopping after this step")),
         _when(train.leave.click, train.halt, [key], train.live),
         _when(train.stop.click, train.halt, [key], train.live).then(
             wizard.wait_and_go_to_portraits, [key], wizard.outputs, **QUIET
@@ -162,11 +163,11 @@ def _wire_portraits(wizard: Wizard) -> None:
     ]  # fmt: skip
     pressed = [*place, portraits.count]
     for event in (
-        _when(portraits.make.click, portraits.generate, asked, portraits.live, "Starting"),
-        _when(portraits.stop.click, portraits.halt, place, portraits.live, "Stopping"),
-        _when(portraits.gallery.click, portraits.press, pressed, portraits.live, "Opening the portrait"),
-        _when(portraits.detail.click, portraits.press, pressed, portraits.live, "One moment"),
-        _when(portraits.undo.click, portraits.press, pressed, portraits.live, "Bringing it back"),
+        _when(portraits.make.click, portraits.generate, asked, portraits.live, _("Starting")),
+        _when(portraits.stop.click, portraits.halt, place, portraits.live, _("Stopping")),
+        _when(portraits.gallery.click, portraits.press, pressed, portraits.live, _("Opening the portrait")),
+        _when(portraits.detail.click, portraits.press, pressed, portraits.live, _("One moment")),
+        _when(portraits.undo.click, portraits.press, pressed, portraits.live, _("Bringing it back")),
     ):
         event.then(wizard.start_following, None, wizard.following, **QUIET)
     _when(portraits.order.input, portraits.sort, place, portraits.live)
@@ -180,29 +181,29 @@ def _wire_portraits(wizard: Wizard) -> None:
 def _wire_files(wizard: Wizard) -> None:
     """Step 5: past trainings, strengths, and files to download."""
     key, portraits = wizard.key, wizard.steps[4]
-    _when(portraits.run.input, portraits.choose_run, [key, portraits.run], portraits.outputs, "Opening it")
-    _when(portraits.past.list.click, portraits.press_past, [key], portraits.outputs, "One moment")
+    _when(portraits.run.input, portraits.choose_run, [key, portraits.run], portraits.outputs, _("Opening it"))
+    _when(portraits.past.list.click, portraits.press_past, [key], portraits.outputs, _("One moment"))
     comparing, exporting = portraits.comparing, portraits.exporting
     for event in (
-        _when(comparing.compare.click, comparing.begin, [key], comparing.outputs, "Starting"),
-        _when(comparing.stop.click, comparing.halt, [key], comparing.outputs, "Stopping"),
+        _when(comparing.compare.click, comparing.begin, [key], comparing.outputs, _("Starting")),
+        _when(comparing.stop.click, comparing.halt, [key], comparing.outputs, _("Stopping")),
     ):
         event.then(wizard.start_following, None, wizard.following, **QUIET)
-    _when(comparing.adopt.click, portraits.adopt, [key], [portraits.adapter], "Taking this strength")
+    _when(comparing.adopt.click, portraits.adopt, [key], [portraits.adapter], _("Taking this strength"))
     files = [exporting.exported]
     wanted = [key, exporting.format]
-    _when(exporting.export.click, exporting.export_files, wanted, files, "Preparing the files")
+    _when(exporting.export.click, exporting.export_files, wanted, files, _("Preparing the files"))
     _when(exporting.format.input, exporting.forget_files, None, files)
     hub = exporting.keeping
     asked = [key, hub.repository, hub.token, hub.agreed]
-    _when(hub.upload.click, hub.keep, asked, [hub.uploaded, hub.token], "Uploading")
+    _when(hub.upload.click, hub.keep, asked, [hub.uploaded, hub.token], _("Uploading"))
 
 
 def _wire_finishing(wizard: Wizard) -> None:
     """Step 6."""
     key, finishing = wizard.key, wizard.steps[5]
     place = [key, finishing.chosen]
-    _when(finishing.gallery.click, finishing.press, place, finishing.outputs, "Opening the portrait")
+    _when(finishing.gallery.click, finishing.press, place, finishing.outputs, _("Opening the portrait"))
     _when(
         finishing.restore.input,
         finishing.choose_restorer,
@@ -210,14 +211,14 @@ def _wire_finishing(wizard: Wizard) -> None:
         [finishing.strength, finishing.fidelity],
     )
     wanted = [finishing.chosen, finishing.upscale, finishing.restore, finishing.strength, finishing.fidelity]
-    _when(finishing.start.click, finishing.finish, [key, *wanted], finishing.live, "Starting")
-    _when(finishing.all.click, finishing.finish_all, [key, *wanted], finishing.live, "Starting")
+    _when(finishing.start.click, finishing.finish, [key, *wanted], finishing.live, _("Starting"))
+    _when(finishing.all.click, finishing.finish_all, [key, *wanted], finishing.live, _("Starting"))
     finishing.timer.tick(
         finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
     )
-    _when(finishing.stop.click, finishing.halt, [key, finishing.chosen], finishing.live, "Stopping")
+    _when(finishing.stop.click, finishing.halt, [key, finishing.chosen], finishing.live, _("Stopping"))
     choices = [finishing.spec, finishing.paper, finishing.replace, finishing.force]
     asked = [key, finishing.chosen, *choices]
-    _when(finishing.make.click, finishing.make_sheet, asked, [finishing.sheet], "Checking the photo")
+    _when(finishing.make.click, finishing.make_sheet, asked, [finishing.sheet], _("Checking the photo"))
     for choice in choices:
         _when(choice.input, finishing.forget_sheet, None, [finishing.sheet])

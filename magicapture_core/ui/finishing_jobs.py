@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from magicapture_core.config import PostprocessConfig, from_dict
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.progress import StoppedError, share
 from magicapture_core.ui.jobs import Job, Stream
@@ -20,7 +21,7 @@ from magicapture_core.ui.stored_session import Session, StoredPortrait
 if TYPE_CHECKING:
     from magicapture_core.faces import FaceAnalyser
 
-FINISHING = "finishing"
+FINISHING = N_("finishing")
 UPSCALES = (1, 2, 4)
 
 
@@ -39,7 +40,7 @@ class FinishingJobs(SessionJobs):
         portraits = [self.portraits.of(session, each) for each in (portrait_id, *others)]
         config = from_dict(PostprocessConfig, values)
         if config.upscale not in UPSCALES:
-            raise Problem(f"The size must be ×1, ×2 or ×4, got {config.upscale!r}.")
+            raise Problem(_("The size must be ×1, ×2 or ×4, got {got}.", got=repr(config.upscale)))
         self._check_weights(config)
         return self._begin(key, portraits[0].run, self._stream, portraits, config)
 
@@ -65,7 +66,9 @@ class FinishingJobs(SessionJobs):
 
         if config.restore in RESTORER_WEIGHTS and config.restore not in self.restorers():
             file = weight(RESTORER_WEIGHTS[config.restore]).filename
-            raise Problem(f"This server does not have {file}. Choose another restoration, or none.")
+            raise Problem(
+                _("This server does not have {file}. Choose another restoration, or none.", file=file)
+            )
 
     def _stream(
         self, job: Job, key: str, portraits: Sequence[StoredPortrait], config: PostprocessConfig

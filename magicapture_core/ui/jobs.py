@@ -21,6 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.problems import Problem, as_problem, forget_frames
 from magicapture_core.progress import StoppedError
 
@@ -28,11 +29,11 @@ log = logging.getLogger(__name__)
 
 State = Literal["waiting", "preparing", "running", "stopping", "stopped", "done", "failed"]
 ENDED: tuple[State, ...] = ("stopped", "done", "failed")
-UNEXPECTED = (
+UNEXPECTED = N_(
     "Something went wrong here, and it is not your doing. What was saved before is kept: try again. "
     "If it happens again, tell whoever runs this server the reference {reference}."
 )
-TOO_LONG = (
+TOO_LONG = N_(
     "This took longer than each job may take here ({limit}), so it was stopped. "
     "What was done until then is kept; a training can be resumed."
 )
@@ -188,7 +189,7 @@ class Job:
         log.log(level, "job %s (%s) failed\n%s", self.id, self.kind, text)
         if self.failure is not None:
             forget_frames(self.failure)
-        self._set(state="failed", problem=str(self.failure or UNEXPECTED.format(reference=self.id)))
+        self._set(state="failed", problem=str(self.failure or _(UNEXPECTED, reference=self.id)))
 
     def _end_early(self) -> None:
         """End as stopped by somebody, or as cut off by the limit. The stream is closed, so everything is saved."""
@@ -196,7 +197,7 @@ class Job:
             self._set(state="stopped")
         else:
             self._cut_off = True
-            self._set(state="failed", problem=TOO_LONG.format(limit=_in_words(self._jobs.longest or 0)))
+            self._set(state="failed", problem=_(TOO_LONG, limit=_in_words(self._jobs.longest or 0)))
 
     def _consume(self) -> bool:
         """Returns whether the stream came to its own end."""
@@ -260,16 +261,23 @@ class Jobs:
         """
         with self._lock:
             if self._closed:
-                raise Problem("The server is about to stop. Try again in a few minutes.")
+                raise Problem(_("The server is about to stop. Try again in a few minutes."))
             busy = next((job for job in self._of(owner) if job.active), None)
             if busy is not None:
                 raise Problem(
-                    f"Your {busy.kind} is still under way, and one thing is done at a time. "
-                    "Wait for it, or stop it first."
+                    _(
+                        "Your {kind} is still under way, and one thing is done at a time. "
+                        "Wait for it, or stop it first.",
+                        kind=_(busy.kind),
+                    )
                 )
             if self._most is not None and sum(map(len, self._queues.values())) >= self._most:
                 raise Problem(
-                    f"Too many people are waiting ({self._most} jobs). Nothing is lost: try again in a few minutes."
+                    n_(
+                        "Too many people are waiting ({n} job). Nothing is lost: try again in a few minutes.",
+                        "Too many people are waiting ({n} jobs). Nothing is lost: try again in a few minutes.",
+                        self._most,
+                    )
                 )
             job = Job(owner, kind, stream, self, device, about, after, gives_way)
             self._newest[owner, kind] = job
@@ -305,7 +313,9 @@ class Jobs:
         """Raises Problem if the owner has a job that has not ended."""
         busy = self.active(owner)
         if busy is not None:
-            raise Problem(f"Your {busy.kind} is still under way. Wait for it, or stop it first.")
+            raise Problem(
+                _("Your {kind} is still under way. Wait for it, or stop it first.", kind=_(busy.kind))
+            )
 
     def ahead(self, job: Job) -> int:
         """How many jobs the device does before this one; 0 if it runs or has ended. One that gives way is none."""
@@ -363,7 +373,9 @@ class Jobs:
 
 
 def _in_words(seconds: float) -> str:
-    return f"{seconds:g} seconds" if seconds < 120 else f"{round(seconds / 60)} minutes"
+    if seconds < 120:
+        return n_("{seconds:g} second", "{seconds:g} seconds", round(seconds), seconds=seconds)
+    return n_("{n} minute", "{n} minutes", round(seconds / 60))
 
 
 def _give_memory_back() -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 
 SECONDS = 110
@@ -29,7 +30,7 @@ STEP = {"textual_inversion": 0.024, "lora": 0.097}
 """Seconds for one item of a training step at 512 pixels, by phase: measured on an H100 (docs/gpu.md)."""
 DRAWING = 0.06
 """Seconds for one denoising step of one portrait, decoding and scoring included. A safe estimate, not measured."""
-WORD = (
+WORD = N_(
     "This Space lends its GPU for two minutes at a time, within a daily limit for each visitor: about 2 minutes "
     "without an account, 5 with a free one, 40 with PRO. Five minutes are some 500 steps. A training goes on from one "
     "loan to the next and is saved in between; where the limit ends it, resume it the next day. For the whole paper's "
@@ -91,7 +92,7 @@ def lent(task: Task) -> Task | None:
         except Problem as problem:  # of an exception little more than its name may cross
             yield Failed(str(problem))
 
-    def seconds_of(_flag: str, seconds: int, *_: Any) -> int:
+    def seconds_of(_flag: str, seconds: int, *_values: Any) -> int:
         return seconds
 
     done_there: Task = spaces.GPU(duration=seconds_of)(telling)
@@ -144,13 +145,16 @@ def one_slice(task: Task, flag: Path, seconds: int, *values: Any) -> Iterator[An
                 yield report
             except GeneratorExit:
                 flag.touch()
-                for _ in reports:
+                for _report in reports:
                     pass
                 raise
     except gr.Error as error:
         raise Problem(
-            f"The Space's lent GPU gave up ({error.message}). What was done is kept: go on later, or duplicate this "
-            "Space with a GPU of its own."
+            _(
+                "The Space's lent GPU gave up ({reason}). What was done is kept: go on later, or duplicate this Space "
+                "with a GPU of its own.",
+                reason=error.message,
+            )
         ) from error
     finally:
         flag.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 
 
@@ -35,8 +36,12 @@ class Limits:
         used = sum(map(size_of, folders)) / 1e6
         if used >= self.disk_mb:
             raise Problem(
-                f"Your photos, trainings and pictures take {used:.0f} MB here, and {self.disk_mb:.0f} MB is the most. "
-                "Delete past trainings (step “Portraits”), or delete your data and begin anew."
+                _(
+                    "Your photos, trainings and pictures take {used:.0f} MB here, and {most:.0f} MB is the most. "
+                    "Delete past trainings (step “Portraits”), or delete your data and begin anew.",
+                    used=used,
+                    most=self.disk_mb,
+                )
             )
 
 

@@ -83,7 +83,7 @@ def theme() -> gr.themes.Base:
 CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
-"""For the page's first part: what is under way, the keyboard's place, names."""
+"""For the page's first part: its language, what is under way, the keyboard's place, names."""
 
 TO_TOP = """() => {
   window.scrollTo({top: 0});

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from magicapture_core.languages import N_, _
 from magicapture_core.ui.cards import address, sentence
 from magicapture_core.ui.stored_session import Role
 
@@ -25,7 +26,7 @@ class LookCard:
     """Shown pictures of others in the look."""
 
 
-DRAFT = "Draft: the look, not yet your face"
+DRAFT = N_("Draft: the look, not yet your face")
 
 
 def look_cards(looks: Sequence[LookCard], ticked: Sequence[str]) -> str:
@@ -37,9 +38,9 @@ def _look_card(look: LookCard, ticked: bool) -> str:
     picture = (
         f'<img src="{address(look.picture)}" alt="">' if look.picture else '<span class="mc-plus">+</span>'
     )
-    said = f'<span class="mc-draft">{DRAFT}</span>' if look.draft else ""
+    said = f'<span class="mc-draft">{escape(_(DRAFT))}</span>' if look.draft else ""
     if look.picture and not look.draft:
-        said = '<span class="mc-example">Example</span>'
+        said = f'<span class="mc-example">{escape(_("Example"))}</span>'
     others = (
         "".join(f'<img src="{address(path)}" alt="">' for path in look.examples[:3]) if look.draft else ""
     )
@@ -53,9 +54,11 @@ def _look_card(look: LookCard, ticked: bool) -> str:
 
 def first_draft(picture: str, title: str) -> str:
     """The first draft, beside the photos it is made of."""
+    named = _("The first draft: {look}", look=title)
+    said = _("Draft: the look, not yet your face. Press “Next” for all looks.")
     return (
-        f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status"><strong>The first draft: '
-        f"{escape(title)}</strong><br>{DRAFT}. Press “Next” for all looks.</p></div>"
+        f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status">'
+        f"<strong>{escape(named)}</strong><br>{escape(said)}</p></div>"
     )
 
 
@@ -70,7 +73,7 @@ class MaskCard:
     problem: str | None
     """Why it cannot be used without a mask."""
     doubt: str | None
-    """Why somebody should look at it."""
+    """Why somebody should look at it, in English."""
 
 
 def mask_cards(title: str, role: Role, photos: Iterable[MaskCard]) -> str:
@@ -80,23 +83,30 @@ def mask_cards(title: str, role: Role, photos: Iterable[MaskCard]) -> str:
 
 
 def _mask_card(role: Role, photo: MaskCard) -> str:
-    badge, said = "", photo.problem or photo.doubt
+    kind, badge, said = "", "", photo.problem
     if photo.problem:
-        badge = '<span class="mc-badge mc-bad">Needs a mask</span>'
+        kind, badge = "bad", _("Needs a mask")
     elif photo.corrected:
-        badge = '<span class="mc-badge mc-good">Corrected</span>'
+        kind, badge = "good", _("Corrected")
     elif photo.doubt:
-        badge = '<span class="mc-badge mc-fair">Please check</span>'
-    words = f'<span class="mc-problem">{escape(sentence(said))}</span>' if said else ""
-    label = f"Correct the mask of {photo.name}{f'. {sentence(said)}' if said else ''}"
+        kind, badge, said = "fair", _("Please check"), _(photo.doubt)
+    tag = f'<span class="mc-badge mc-{kind}">{escape(badge)}</span>' if badge else ""
+    label = _("Correct the mask of {name}", name=photo.name)
+    words = ""
+    if said:
+        words = f'<span class="mc-problem">{escape(sentence(said))}</span>'
+        label = _("Correct the mask of {name}. {problem}", name=photo.name, problem=sentence(said))
     return (
         f'<button type="button" class="mc-mask" data-act="edit-{role}" data-id="{escape(photo.id)}" '
         f'aria-label="{escape(label, quote=True)}">'
-        f'<span class="mc-thumb"><img src="{address(photo.picture)}" alt="">{badge}</span>{words}</button>'
+        f'<span class="mc-thumb"><img src="{address(photo.picture)}" alt="">{tag}</span>{words}</button>'
     )
 
 
-LEARNING = {"done": ("✓", "learned"), "now": ("●", "being learned"), "": ("○", "not learned yet")}
+LEARNING = {
+    "done": ("✓", N_(", learned")), "now": ("●", N_(", being learned")), "": ("○", N_(", not learned yet")),
+}  # fmt: skip
+"""Sign of a look's state, and what is read aloud after its title."""
 
 
 def learning_order(looks: Sequence[tuple[str, str]]) -> str:
@@ -105,7 +115,8 @@ def learning_order(looks: Sequence[tuple[str, str]]) -> str:
         return ""
     items = "".join(
         f'<li class="mc-is-{state or "coming"}"><i aria-hidden="true">{LEARNING[state][0]}</i> {escape(title)}'
-        f'<span class="mc-unseen">, {LEARNING[state][1]}</span></li>'
+        f'<span class="mc-unseen">{escape(_(LEARNING[state][1]))}</span></li>'
         for title, state in looks
     )
-    return f'<ol class="mc-order" aria-label="Looks, learned one after the other">{items}</ol>'
+    name = escape(_("Looks, learned one after the other"), quote=True)
+    return f'<ol class="mc-order" aria-label="{name}">{items}</ol>'

@@ -1,5 +1,19 @@
 // Attached once, to the page's header: what is under way, the keyboard's place, and what gradio's own parts leave unsaid.
 
+// --- The language: the document says which it is, and the list in the head remembers what is chosen.
+const head = document.querySelector('.mc-head'), words = JSON.parse(head.dataset.words);
+document.documentElement.lang = head.dataset.lang;
+const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, key) => values[key]);
+for (const name of ['choose', 'drop', 'kinds']) document.documentElement.style.setProperty(`--mc-say-${name}`, JSON.stringify(words[name]));
+for (const link of head.querySelectorAll('[data-language]')) {
+  link.addEventListener('click', event => {
+    if (link.getAttribute('aria-current')) { event.preventDefault(); return; }
+    try { localStorage.setItem('magicapture-language', link.dataset.language); } catch { /* forbidden, in some frames */ }
+    const [path, hash] = link.getAttribute('href').split('#');
+    link.href = path + location.search + (hash ? `#${hash}` : '');
+  });
+}
+
 // --- What is under way: the pressed button rests, and a line at the foot of the window says what is done.
 const LATE = 250; // milliseconds after which something is worth a line
 const under = new Map();
@@ -98,6 +112,13 @@ function name() {
     const open = String(button.classList.contains('open'));
     if (button.getAttribute('aria-expanded') !== open) button.setAttribute('aria-expanded', open);
   }
+  for (const button of document.querySelectorAll('button:is(.upload-container, :has(.upload-container))')) {
+    const words = button.closest('.block')?.querySelector('label')?.textContent.trim(), seen = button.querySelector('.wrap');
+    if (!words || button.getAttribute('aria-label') === words) continue;
+    button.setAttribute('aria-label', words); // what is seen on it (style.css) is its name
+    if (seen) seen.dataset.words = words;
+    if (!button.matches('.upload-container')) { button.title = words; button.tabIndex = -1; } // around another button
+  }
   for (const each of document.querySelectorAll('[data-say]')) {
     const block = each.closest('[id]').id, words = each.dataset.say;
     if (said.get(block) !== words && shown(each)) { said.set(block, words); spoken.textContent = words; }
@@ -106,7 +127,8 @@ function name() {
 
 // --- The window's title and sign say how far something is, for whoever looks at another window; see [data-progress].
 const plain = document.title;
-const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), {rel: 'icon'}));
+const usual = {rel: 'icon', href: `${window.gradio_config?.root || ''}/favicon.ico`}; // gradio's, which no link names
+const icon = document.querySelector('link[rel~="icon"]') || document.head.appendChild(Object.assign(document.createElement('link'), usual));
 const plainIcon = icon.getAttribute('href');
 let before = {}, drawn = '';
 
@@ -123,6 +145,13 @@ function badge(share, done) {
   icon.setAttribute('href', canvas.toDataURL());
 }
 
+const away = () => document.hidden || !document.hasFocus(); // looking at another window beside this one, too
+
+function notify(body) {
+  if (!away() || window.Notification?.permission !== 'granted') return;
+  try { new Notification('MagiCapture', {body}); } catch { /* a browser that wants a service worker for it */ }
+}
+
 function announce() {
   const all = [...document.querySelectorAll('[data-progress]')];
   const running = all.find(each => each.dataset.state === 'running');
@@ -130,23 +159,23 @@ function announce() {
     const {about, state} = each.dataset, was = before[about];
     before[about] = state;
     if (was !== 'running' || state === 'running') continue;
-    ready = `${about}: ${state === 'failed' ? 'failed' : 'done'}`;
-    if (document.hidden && window.Notification?.permission === 'granted') new Notification('MagiCapture', {body: ready});
+    ready = fill(state === 'failed' ? words.failed : words.done, {about});
+    notify(ready);
   }
   for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
-    if (before[about] === 'running') ready = `${about}: done`;
+    if (before[about] === 'running') ready = fill(words.done, {about});
     delete before[about];
   }
-  if (!document.hidden && !running) ready = '';
-  if (running) { document.title = `${running.dataset.progress}% ${running.dataset.about} · ${plain}`; badge(running.dataset.progress / 100, false); }
+  if (!away() && !running) ready = '';
+  if (running) { document.title = `${fill(words.share, {percent: running.dataset.progress, about: running.dataset.about})} · ${plain}`; badge(running.dataset.progress / 100, false); }
   else if (ready) { document.title = `${ready} · ${plain}`; badge(1, true); }
-  else if (drawn) { document.title = plain; drawn = ''; if (plainIcon) icon.setAttribute('href', plainIcon); }
+  else if (drawn) { document.title = plain; drawn = ''; icon.setAttribute('href', plainIcon); }
 }
 let ready = '';
-document.addEventListener('visibilitychange', () => setTimeout(announce, 1500));
+for (const [where, kind] of [[document, 'visibilitychange'], [window, 'focus']]) where.addEventListener(kind, () => setTimeout(announce, 1500));
 
 function offer() {
-  const can = window.Notification?.permission === 'default';
+  const can = window.Notification?.permission === 'default' && !/Android/.test(navigator.userAgent); // there it cannot show any
   for (const each of document.querySelectorAll('[data-notify]')) if (each.hidden === can) each.hidden = !can;
 }
 document.addEventListener('click', event => {

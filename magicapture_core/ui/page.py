@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from magicapture_core.languages import N_, _, language, n_
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards, look
+from magicapture_core.ui import cards, head, look
 from magicapture_core.ui.finishing_jobs import FINISHING
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
@@ -24,61 +25,58 @@ from magicapture_core.ui.training_jobs import TRAINING
 
 PHOTOS, STYLE, MASKS, TRAIN, PORTRAITS, FINISH = range(6)
 STEPS: tuple[type[Step], ...] = (PhotosStep, StyleStep, MasksStep, TrainStep, PortraitsStep, FinishStep)
+START, DELETION = N_("Start"), N_("Delete my data")
 STOP_PATIENCE = 120.0
 OPENING = (
-    "Opening your photos", "Looking at the photos", "Marking the faces in the photos", "Opening the step",
-    "Opening the portraits", "Opening the last step",
+    N_("Opening your photos"), N_("Looking at the photos"), N_("Marking the faces in the photos"),
+    N_("Opening the step"), N_("Opening the portraits"), N_("Opening the last step"),
 )  # fmt: skip
 """What is done on the way to each step."""
 
 
 class Wizard:
-    """The whole page. Made within gr.Blocks."""
+    """The whole page in the language that is spoken where it is made, which is within gr.Blocks."""
 
     def __init__(self, studio: Studio) -> None:
-        self.studio = studio
-        days = studio.sessions.keep_days
+        self.studio, self.language = studio, language()
         self.key = gr.BrowserState(None, storage_key="magicapture", secret=studio.sessions.secret())
         self.seen = gr.State(None)
         self.timer = gr.Timer(1.0, active=False)
-        gr.HTML(
-            '<header class="mc-head"><div><h1>MagiCapture</h1><p>Portraits of you in a style you choose, from a few '
-            'photos.</p></div><p class="mc-private">Your photos stay on this server, only this browser can see them, '
-            f"and they are deleted after {days:g} days or whenever you say so.</p></header>",
-            js_on_load=look.SCRIPT,
-        )
+        gr.HTML(head.page_head(studio.sessions.keep_days), js_on_load=look.SCRIPT)
         self.way = gr.HTML(_way(PHOTOS, PHOTOS), js_on_load=cards.CLICKS, elem_id="mc-way")
         self.steps: list[Any] = []
         self.feet: list[tuple[gr.Button | None, gr.Button | None, gr.HTML]] = []
         with gr.Walkthrough(selected=PHOTOS, elem_id="mc-steps") as self.walkthrough:
             for number, step in enumerate(STEPS):
-                with gr.Step(step.name, id=number):
+                with gr.Step(_(step.name), id=number):
                     self.steps.append(step(studio))
                     self.feet.append(self._foot(number))
                     if number > PHOTOS:
                         waits_until_filled()
-        with gr.Accordion("Delete my data", open=False, elem_id="mc-delete-box"):
-            gr.HTML(
-                '<p class="mc-quiet">Removes all photos, trainings and portraits of this browser from the server, at '
-                "once and for good.</p>"
+        with gr.Accordion(_(DELETION), open=False, elem_id="mc-delete-box"):
+            about = _(
+                "Removes all photos, trainings and portraits of this browser from the server, at once and for good."
             )
-            self.ask_delete = gr.Button("Delete my data", elem_id="mc-delete")
+            gr.HTML(f'<p class="mc-quiet">{about}</p>')
+            self.ask_delete = gr.Button(_(DELETION), elem_id="mc-delete")
             with gr.Column(visible=False) as self.sure:
                 self.question = gr.HTML()
                 with gr.Row(elem_classes="mc-buttons"):
-                    self.keep_data = gr.Button("No, keep it", elem_id="mc-delete-no")
-                    self.delete = gr.Button("Yes, delete everything", variant="stop", elem_id="mc-delete-yes")
+                    self.keep_data = gr.Button(_("No, keep it"), elem_id="mc-delete-no")
+                    self.delete = gr.Button(
+                        _("Yes, delete everything"), variant="stop", elem_id="mc-delete-yes"
+                    )
 
     def _foot(self, number: int) -> tuple[gr.Button | None, gr.Button | None, gr.HTML]:
         said = self.steps[number].said = gr.HTML(elem_id=f"mc-said-{number}", elem_classes="mc-said")
         back = onward = None
         with gr.Row(elem_classes="mc-foot"):
             if number > PHOTOS:
-                back = gr.Button("Back", elem_classes="mc-narrow", elem_id=f"mc-back-{number}")
+                back = gr.Button(_("Back"), elem_classes="mc-narrow", elem_id=f"mc-back-{number}")
             if number < FINISH:
-                onward = gr.Button(
-                    f"Next: {STEPS[number + 1].name}", variant="primary", elem_classes="mc-narrow mc-next",
-                    elem_id=f"mc-next-{number}",
+                onward = self.steps[number].onward = gr.Button(
+                    _("Next: {step}", step=_(STEPS[number + 1].name)), variant="primary",
+                    elem_classes="mc-narrow mc-next", elem_id=f"mc-next-{number}",
                 )  # fmt: skip
         return back, onward, said
 
@@ -120,7 +118,7 @@ class Wizard:
 
     # --- handlers -------------------------------------------------------------------------------------
 
-    @told("Start")
+    @told(START)
     def open(self, key: object) -> Updates:
         """Find the browser's session again, and show the step at which the visitor was."""
         key, session = self.studio.sessions.open(key)
@@ -128,7 +126,7 @@ class Wizard:
         updates = {**self.steps[PHOTOS].show(session), **self.steps[landing].show(session)}
         return {self.key: key, **updates, **self._at(session, landing)}
 
-    @told("Start")
+    @told(START)
     def fill(self, key: str) -> Updates:
         """Fill the steps that are not seen yet. They need slower imports."""
         self.studio.photos.look_at_all(key)  # where the page was closed before all were looked at
@@ -140,7 +138,7 @@ class Wizard:
                 updates |= step.show(session)
         return updates
 
-    @told("Start")
+    @told(START)
     def fill_masks(self, key: str) -> Updates:
         """Fill the step of masks, if the visitor was past it. Making them may take a moment."""
         past = self._landing(self.studio.sessions.find(key)) > MASKS
@@ -179,7 +177,7 @@ class Wizard:
             self.walkthrough: gr.Walkthrough(selected=number),
         }
 
-    @told("Learn")
+    @told(TrainStep.name)
     def follow(
         self, key: str, seen: list[Any] | None, looked: int | None, schedule: str | None, *place: Any
     ) -> Updates:
@@ -204,7 +202,7 @@ class Wizard:
             updates[self.timer] = gr.Timer(active=False)
         return updates
 
-    @told("Start")
+    @told(START)
     def start_following(self) -> Updates:
         """Start the timer, which then draws everything once at least.
 
@@ -250,14 +248,14 @@ class Wizard:
 
         return onward
 
-    @told("Start")
+    @told(START)
     def go_to(
         self, key: str, view: str, train: Any, portraits: Any, prompt: str, event: gr.EventData
     ) -> Updates:
         """A step was chosen in the row of steps."""
         number, reached = int(event.id), self._reached(self.studio.sessions.find(key))
         if not PHOTOS <= number <= reached:
-            raise Problem(f"Finish the step “{STEPS[reached].name}” first.")
+            raise Problem(_("Finish the step “{step}” first.", step=_(STEPS[reached].name)))
         return self._entering(key, number, view, train, portraits, prompt)
 
     def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any, prompt: str) -> Updates:
@@ -280,14 +278,14 @@ class Wizard:
         if isinstance(step, PhotosStep | StyleStep):
             return step.lacking(session)
         if isinstance(step, TrainStep):
-            return "A training is under way. Wait for it, or press “Stop and keep”." if (
-                self.studio.jobs.active(session.id) is not None
-            ) else step.lacking(session)  # fmt: skip
+            if self.studio.jobs.active(session.id) is not None:
+                return _("A training is under way. Wait for it, or press “Stop and keep”.")
+            return step.lacking(session)
         if number == PORTRAITS and not session.portraits:
-            return "Make some portraits first."
+            return _("Make some portraits first.")
         return None
 
-    @told("Learn")
+    @told(TrainStep.name)
     def wait_and_go_to_portraits(self, key: str) -> Updates:
         """After “Stop and keep”: as soon as it is saved, go on."""
         session = self.studio.sessions.find(key)
@@ -295,7 +293,7 @@ class Wizard:
         if job is not None and not job.wait(STOP_PATIENCE):
             return {
                 self.feet[TRAIN][2]: cards.note(
-                    "It still finishes its step. Press “Next” when it has stopped."
+                    _("It still finishes its step. Press “Next” when it has stopped.")
                 )
             }
         session = self.studio.sessions.find(key)
@@ -309,28 +307,30 @@ class Wizard:
             **self._at(session, PORTRAITS),
         }
 
-    @told("Delete my data")
+    @told(DELETION)
     def confirm_delete(self, key: str) -> Updates:
         """Ask before deleting."""
         counts = self._counts(key)
         return {
             self.ask_delete: gr.Button(visible=False),
             self.sure: gr.Column(visible=True),
-            self.question: cards.note(f"Delete {_counted(counts)}? They cannot be brought back.", "warn"),
+            self.question: cards.note(
+                _("Delete {what}? They cannot be brought back.", what=_counted(counts)), "warn"
+            ),
         }
 
-    @told("Delete my data")
+    @told(DELETION)
     def cancel_delete(self) -> Updates:
         """Nothing is deleted."""
         return {self.ask_delete: gr.Button(visible=True), self.sure: gr.Column(visible=False)}
 
-    @told("Delete my data")
+    @told(DELETION)
     def delete_data(self, key: str) -> Updates:
         """Delete, and begin anew."""
         counts = self._counts(key)
         self.studio.delete(key)
         key, session = self.studio.sessions.create()
-        gr.Info(f"Deleted: {_counted(counts)}.", title="Delete my data")
+        gr.Info(_("Deleted: {what}.", what=_counted(counts)), title=_(DELETION))
         return {
             self.key: key,
             **self.show(session),
@@ -347,13 +347,17 @@ class Wizard:
 
 
 def _way(current: int, reached: int) -> str:
-    return cards.way([step.name for step in STEPS], current, reached)
+    return cards.way([_(step.name) for step in STEPS], current, reached)
 
 
 def _counted(counts: dict[str, int]) -> str:
     """The numbers in words: “6 photos, 1 training and 4 portraits”."""
-    each = [cards.count(number, name.removesuffix("s")) for name, number in counts.items()]
-    return f"{', '.join(each[:-1])} and {each[-1]}"
+    return _(
+        "{photos}, {trainings} and {portraits}",
+        photos=n_("{n} photo", "{n} photos", counts["photos"]),
+        trainings=n_("{n} training", "{n} trainings", counts["trainings"]),
+        portraits=n_("{n} portrait", "{n} portraits", counts["portraits"]),
+    )
 
 
 def layout(studio: Studio) -> Wizard:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import time
+from datetime import datetime
 from html import escape
 from typing import Any
 
 import gradio as gr
+from babel.dates import format_datetime
 
+from magicapture_core.languages import N_, _, language, n_
 from magicapture_core.ui import cards
-from magicapture_core.ui.cards import button, count
+from magicapture_core.ui.cards import button
 from magicapture_core.ui.keeping import Keeping
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 
+PORTRAITS = N_("Portraits")
+
 
 class Exporting(Step):
     """What was learned, as files for other programs."""
 
-    name = "Portraits"
+    name = PORTRAITS
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
-        with gr.Accordion("Use it elsewhere, or keep it", open=False, visible=False) as self.box:  # type: ignore[assignment]
-            gr.HTML('<p class="mc-quiet">What was learned, as small files. They need the same model.</p>')
+        with gr.Accordion(  # type: ignore[assignment]
+            _("Use it elsewhere, or keep it"), open=False, visible=False
+        ) as self.box:
+            small = _("What was learned, as small files. They need the same model.")
+            gr.HTML(f'<p class="mc-quiet">{small}</p>')
             self.format = gr.Radio(
                 [("diffusers (Python)", "diffusers"), ("AUTOMATIC1111, Forge, ComfyUI", "kohya")], value="diffusers",
-                label="Program", elem_id="mc-format",
+                label=_("Program"), elem_id="mc-format",
             )  # fmt: skip
-            self.export = gr.Button("Prepare the files", elem_id="mc-export")
+            self.export = gr.Button(_("Prepare the files"), elem_id="mc-export")
             self.exported = gr.HTML(elem_id="mc-exported")
             self.keeping = Keeping(studio)
 
@@ -53,11 +60,11 @@ class Exporting(Step):
 class PastTrainings(Step):
     """Every training with a button to delete it."""
 
-    name = "Portraits"
+    name = PORTRAITS
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
-        with gr.Accordion("Past trainings", open=False, visible=False) as self.box:  # type: ignore[assignment]
+        with gr.Accordion(_("Past trainings"), open=False, visible=False) as self.box:  # type: ignore[assignment]
             self.list = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-past")
 
     def show(self, session: Session) -> Updates:
@@ -71,34 +78,43 @@ class PastTrainings(Step):
     def discard(self, key: str, run: str) -> Session:
         """Delete a past run."""
         session = self.studio.sessions.find(key)
-        title = next((each.title for each in session.runs if each.id == run), "The training")
+        title = next((each.title for each in session.runs if each.id == run), _("The training"))
         session = self.studio.runs.discard(key, run)
-        gr.Info(f"{title} and its portraits are deleted.", title=self.name)
+        gr.Info(_("{training} and its portraits are deleted.", training=title), title=_(PORTRAITS))
         return session
 
 
 def run_title(run: StoredRun) -> str:
     """A training's name, and when it began."""
-    begun = time.strftime("%d %b, %H:%M", time.localtime(run.started))
-    return f"{run.title} ({begun})"
+    begun = datetime.fromtimestamp(run.started)
+    # Translators: a date and a time in the pattern letters of Unicode CLDR, such as “27 Nov, 17:06”.
+    written = format_datetime(begun, _("dd MMM, HH:mm"), locale=language())
+    return _("{training} ({begun})", training=run.title, begun=written)
 
 
 def past_runs(session: Session, asking: str | None = None) -> str:
     """Every training with a button to delete it. asking: the one to ask about."""
     items: list[Any] = []
     for run in reversed(session.runs):
-        made = count(sum(portrait.run == run.id for portrait in session.portraits), "portrait")
+        made = sum(portrait.run == run.id for portrait in session.portraits)
         title = escape(run_title(run))
         if run.id == asking:
             items.append(
-                f'<li class="mc-asked"><p role="alert">Delete {title} and its {made}? '
-                "They cannot be brought back.</p>"
-                f"{button('keep-run', run.id, 'No, keep it')}"
-                f"{button('drop-run', run.id, 'Yes, delete it', kind='mc-stop')}</li>"
+                f'<li class="mc-asked"><p role="alert">{_question(title, made)}</p>'
+                f"{button('keep-run', run.id, _('No, keep it'))}"
+                f"{button('drop-run', run.id, _('Yes, delete it'), kind='mc-stop')}</li>"
             )
         else:
             items.append(
-                f"<li><p><strong>{title}</strong> <small>{made}</small></p>"
-                f"{button('ask-run', run.id, 'Delete …', f'Delete {run_title(run)}')}</li>"
+                f"<li><p><strong>{title}</strong> <small>{n_('{n} portrait', '{n} portraits', made)}</small></p>"
+                f"{button('ask-run', run.id, _('Delete …'), _('Delete {training}', training=run_title(run)))}</li>"
             )
     return f'<ul class="mc-past">{"".join(items)}</ul>'
+
+
+def _question(title: str, made: int) -> str:
+    return n_(
+        "Delete {training} and its {n} portrait? They cannot be brought back.",
+        "Delete {training} and its {n} portraits? They cannot be brought back.",
+        made, training=title,
+    )  # fmt: skip

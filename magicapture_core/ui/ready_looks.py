@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from magicapture_core.languages import N_, _
 from magicapture_core.ui.stored_session import OWN, Session
 
-OWN_TITLE = "My own style"
+OWN_TITLE = N_("My own style")
 
 
 def look_title(look: str) -> str:
-    """What a look is called. Raises Problem for a preset that is no longer here."""
+    """What a look is called, in the visitor's language. Raises Problem for a preset that is no longer here."""
     if look == OWN:
-        return OWN_TITLE
+        return _(OWN_TITLE)
     from magicapture_core.presets import load_preset  # imports torch
 
-    return load_preset(look).title
+    return _(load_preset(look).title)
 
 
 def look_names(session: Session) -> list[str]:

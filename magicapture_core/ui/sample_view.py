@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from magicapture_core.checkpoints import Run
+from magicapture_core.languages import _
 from magicapture_core.ui import cards
 from magicapture_core.ui.likeness import in_words, level
 from magicapture_core.ui.run_pictures import pictures, sample_copy
@@ -37,23 +39,25 @@ def samples(session: Session, folder: Path, until: int, looked: int | None, fini
     best = _best(folder, found)
     usual = best if finished and best is not None else found[-1]
     shown = next((each for each in found if each.step == looked), usual)
-    title = "In use" if finished and shown is best else "Newest" if shown is found[-1] else "Best so far" if (
+    title = _("In use") if finished and shown is best else _("Newest") if shown is found[-1] else _("Best so far") if (
         shown is best
-    ) else f"Step {shown.step}"  # fmt: skip
+    ) else _("Step {step}", step=shown.step)  # fmt: skip
     first = next(iter(session.usable("subject")), None)
     photo = ""
     if first is not None:
         picture = cards.address(first.views.get("photo", first.thumb))
         photo = (
-            f'<figure><img src="{picture}" alt="One of the photos"><figcaption><strong>One of your photos</strong>'
-            "</figcaption></figure>"
+            f'<figure><img src="{picture}" alt="{escape(_("One of the photos"))}"><figcaption><strong>'
+            f"{_('One of your photos')}</strong></figcaption></figure>"
         )
     words = f"<span>{in_words(shown.likeness)}</span>" if shown.likeness is not None else ""
     strip = "".join(_small(each, each is shown, each is best, finished) for each in reversed(found))
     return (
-        f'<div class="mc-pair"><figure><img src="{cards.address(shown.picture)}" alt="Sample at step {shown.step}">'
+        f'<div class="mc-pair"><figure><img src="{cards.address(shown.picture)}" '
+        f'alt="{escape(_("Sample at step {step}", step=shown.step))}">'
         f"<figcaption><strong>{title}</strong>{words}</figcaption></figure>{photo}</div>"
-        f'<div class="mc-reel" role="group" aria-label="All samples, newest first" tabindex="0">{strip}</div>'
+        f'<div class="mc-reel" role="group" aria-label="{escape(_("All samples, newest first"))}" tabindex="0">'
+        f"{strip}</div>"
     )
 
 
@@ -77,12 +81,20 @@ def _best(folder: Path, found: list[SeenSample]) -> SeenSample | None:
 
 
 def _small(sample: SeenSample, shown: bool, best: bool, finished: bool) -> str:
-    word = level(sample.likeness) if sample.likeness is not None else f"Step {sample.step}"
-    mark = ("In use" if finished else "Best") if best else ""
+    word = level(sample.likeness) if sample.likeness is not None else _("Step {step}", step=sample.step)
+    mark = (_("In use") if finished else _("Best")) if best else ""
     badge = f'<span class="mc-badge mc-good">{mark}</span>' if mark else ""
     return (
         f'<button type="button" class="mc-frame" data-act="sample" data-id="{sample.step}" '
-        f'aria-pressed="{"true" if shown else "false"}" aria-label="Sample at step {sample.step}, '
-        f'{in_words(sample.likeness) if sample.likeness is not None else "shown large"}{f", {mark}" if mark else ""}">'
+        f'aria-pressed="{"true" if shown else "false"}" aria-label="{escape(_label(sample, mark))}">'
         f'<img src="{cards.address(sample.picture)}" alt="">{badge}<span>{word}</span></button>'
     )
+
+
+def _label(sample: SeenSample, mark: str) -> str:
+    if sample.likeness is None:
+        return _("Sample at step {step}, shown large", step=sample.step)
+    likeness = in_words(sample.likeness)
+    if not mark:
+        return _("Sample at step {step}, {likeness}", step=sample.step, likeness=likeness)
+    return _("Sample at step {step}, {likeness}, {mark}", step=sample.step, likeness=likeness, mark=mark)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.config import Framing, TrainConfig
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.progress import Progress, StoppedError, share
 from magicapture_core.schedules import PAPER, Schedules, known_schedules, scheduled_config
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 TITLES = {
-    "mini": "Mini (built in)",
-    SD15: "Stable Diffusion 1.5 (as in the paper)",
-    SDXL: "Stable Diffusion XL",
+    "mini": N_("Mini (built in)"),
+    SD15: N_("Stable Diffusion 1.5 (as in the paper)"),
+    SDXL: N_("Stable Diffusion XL"),
 }
 XL_FROM = 12.0
 """GB of a graphics card from which Stable Diffusion XL is offered: it trains there at 768 pixels (docs/gpu.md)."""
@@ -73,7 +74,11 @@ class ModelFacts:
         """Settings of a schedule: the model's, then the preset's, then the visitor's own."""
         if schedule not in self.schedule_names():
             raise Problem(
-                f"The schedule must be one of {', '.join(self.schedule_names())}, got {schedule!r}."
+                _(
+                    "The schedule must be one of {known}, got {got!r}.",
+                    known=", ".join(self.schedule_names()),
+                    got=schedule,
+                )
             )
         style: Mapping[str, Any] = {}
         if preset:
@@ -106,11 +111,10 @@ class ServerModels:
     def checked(self, name: str | None) -> str:
         """The name, or the default for None. Raises Problem if visitors may not choose it."""
         name = (name or "").strip() or self.default
-        if self.any_model or name in [known for _, known in self.choices()]:
+        offered = [known for _title, known in self.choices()]
+        if self.any_model or name in offered:
             return name
-        raise Problem(
-            f"This server offers only these models: {', '.join(known for _, known in self.choices())}."
-        )
+        raise Problem(_("This server offers only these models: {known}.", known=", ".join(offered)))
 
     def facts(self, name: str) -> ModelFacts:
         """What is known without loading. Never raises: loading says what is wrong."""
@@ -127,8 +131,9 @@ class ServerModels:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         needs = _xl_needs(folder, resolution) if large else _needs(name, folder, resolution)
+        title = _(TITLES[name]) if name in TITLES else Path(name).name
         return ModelFacts(
-            name, TITLES.get(name, Path(name).name), needs, resolution, settings.get("schedules", {}),
+            name, title, needs, resolution, settings.get("schedules", {}),
             settings.get("generate", {}), tuple(settings.get("edits", ())), settings.get("framing", "photo"),
             _measurable(folder), frozenset(settings.get("vocabulary", ())), (folder / "words.safetensors").is_file(),
         )  # fmt: skip
@@ -141,7 +146,7 @@ class ServerModels:
         from magicapture_core.models import load
 
         with self._lock:
-            job.say("Loading the model")
+            job.say(_("Loading the model"))
             if self._loaded is None or self._loaded[0] != name:
                 self._loaded = None  # let go of the old one first: two may not fit into memory
                 self._loaded = (name, load(name, progress=_downloading(job)))
@@ -166,8 +171,12 @@ def _downloading(job: Told) -> Progress:
     def progress(_what: str, here: float, total: float | None) -> None:
         if job.stopping:
             raise StoppedError
-        of_all = f" of {_bytes(total)}" if total else ""
-        job.say(f"Downloading the model, once: {_bytes(here)}{of_all}", share(here, total))
+        job.say(
+            _("Downloading the model, once: {here} of {total}", here=_bytes(here), total=_bytes(total))
+            if total
+            else _("Downloading the model, once: {here}", here=_bytes(here)),
+            share(here, total),
+        )
 
     return progress
 
@@ -177,30 +186,54 @@ def _needs(name: str, path: Path, resolution: int) -> str:
     computed again; as measured with version 0.2.0: 5.5 and 18 GB on an H100, 10.1 GB on a CPU (docs/gpu.md,
     CONTRIBUTING.md)."""
     weights = _weights(path)
-    disk = f"{_bytes(weights)} on the disk" if weights else "Downloads 2 to 4 GB once, which stay on the disk"
     if 0 < weights < SMALL:
-        purpose = "to try everything out. Built in: nothing to download" if name == "mini" else disk
-        return f"Faces of {resolution}×{resolution} pixels, {purpose}. Needs 2 GB of memory; runs on any computer."
-    return (
-        f"Faces of {resolution}×{resolution} pixels. {disk}. Wants a graphics card with 8 GB of memory (as "
-        "counted; none that small has been tried), better 20; without one it needs 11 GB of main memory, and days."
+        return _small(name, weights, resolution)
+    if not weights:
+        return _(
+            "Faces of {side}×{side} pixels. Downloads 2 to 4 GB once, which stay on the disk. Wants a graphics card "
+            "with 8 GB of memory (as counted; none that small has been tried), better 20; without one it needs 11 GB "
+            "of main memory, and days.",
+            side=resolution,
+        )
+    return _(
+        "Faces of {side}×{side} pixels. {size} on the disk. Wants a graphics card with 8 GB of memory (as counted; "
+        "none that small has been tried), better 20; without one it needs 11 GB of main memory, and days.",
+        side=resolution,
+        size=_bytes(weights),
     )
 
 
 def _xl_needs(path: Path, resolution: int) -> str:
     """In words, for Stable Diffusion XL. Counted for the published model, not measured yet (docs/gpu.md)."""
     weights = _weights(path)
-    disk = (
-        f"{_bytes(weights)} on the disk" if weights else "Downloads 7 to 14 GB once, which stay on the disk"
-    )
     if 0 < weights < SMALL:
-        return (
-            f"Faces of {resolution}×{resolution} pixels, {disk}. Needs 2 GB of memory; runs on any computer."
+        return _small("", weights, resolution)
+    if not weights:
+        return _(
+            "Faces of {side}×{side} pixels. Downloads 7 to 14 GB once, which stay on the disk. Should have a graphics "
+            "card with 16 GB of memory, better 24; with 12 GB set the resolution to 768 (Advanced). Without a card it "
+            "needs 24 GB of main memory, and weeks.",
+            side=resolution,
         )
-    return (
-        f"Faces of {resolution}×{resolution} pixels. {disk}. Should have a graphics card with 16 GB of memory, better "
-        "24; with 12 GB set the resolution to 768 (Every setting). Without a card it needs 24 GB of main memory, and "
-        "weeks."
+    return _(
+        "Faces of {side}×{side} pixels. {size} on the disk. Should have a graphics card with 16 GB of memory, better "
+        "24; with 12 GB set the resolution to 768 (Advanced). Without a card it needs 24 GB of main memory, and weeks.",
+        side=resolution,
+        size=_bytes(weights),
+    )
+
+
+def _small(name: str, weights: int, resolution: int) -> str:
+    if name == "mini":
+        return _(
+            "Faces of {side}×{side} pixels, to try everything out. Built in: nothing to download. Needs 2 GB of "
+            "memory; runs on any computer.",
+            side=resolution,
+        )
+    return _(
+        "Faces of {side}×{side} pixels, {size} on the disk. Needs 2 GB of memory; runs on any computer.",
+        side=resolution,
+        size=_bytes(weights),
     )
 
 

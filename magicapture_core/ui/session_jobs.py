@@ -32,7 +32,7 @@ class SessionJobs:
     """One kind of job."""
 
     kind: ClassVar[str]
-    """What visitors call it: “Your {kind} is still under way.”"""
+    """What visitors call it, marked by N_: “Your {kind} is still under way.”"""
 
     def __init__(self, parts: Parts) -> None:
         self.sessions, self.jobs, self.models = parts.sessions, parts.jobs, parts.models

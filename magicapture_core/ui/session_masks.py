@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from magicapture_core.languages import ENGLISH, _, speaking
 from magicapture_core.photos import Photo
 from magicapture_core.problems import PhotoProblem, Problem
 from magicapture_core.ui.mask_files import drop_brush_pictures, drop_mask, drop_views, own_mask
@@ -39,7 +40,7 @@ class MaskView:
     """"overlay", "mask" and "photo" -> path."""
     problem: str | None = None
     doubt: str | None = None
-    """Why somebody should look at the mask; None: nothing speaks against it."""
+    """Why somebody should look at the mask, in English; None: nothing speaks against it."""
 
 
 class SessionMasks:
@@ -86,7 +87,8 @@ class SessionMasks:
         except PhotoProblem as problem:
             return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))
         photo.views = {"made from": made_from}
-        said = None if mask is not None else doubt(concept.examples[0])
+        with speaking(ENGLISH):  # it is kept, and told in the language of whoever looks at it
+            said = None if mask is not None else doubt(concept.examples[0])
         if said:
             photo.views["doubt"] = said
         for name, pixels in pictures_of(concept.examples[0], role).items():
@@ -128,7 +130,7 @@ class SessionMasks:
                 lambda value: 255 if value >= 128 else 0
             )
             if role == "subject" and not np.asarray(mask).any():
-                raise Problem("Nothing is painted. Paint over the face, or go back to the automatic mask.")
+                raise Problem(_("Nothing is painted. Paint over the face, or go back to the automatic mask."))
             drop_mask(session, stored)
             folder = session.folder / "masks"
             folder.mkdir(exist_ok=True)
@@ -176,4 +178,4 @@ def _named(session: Session, role: Role, photo_id: str) -> StoredPhoto:
     for photo in session.photos[role]:
         if photo.id == photo_id:
             return photo
-    raise Problem("This photo is no longer here. Choose another one.")
+    raise Problem(_("This photo is no longer here. Choose another one."))

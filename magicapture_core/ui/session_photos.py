@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from magicapture_core.config import check_noun
-from magicapture_core.languages import again
+from magicapture_core.languages import _, again
 from magicapture_core.photos import Photo, read_photo
 from magicapture_core.problems import Problem
 from magicapture_core.ui.looks import Looks, digest_of
@@ -84,7 +84,7 @@ class SessionPhotos:
         """As `add`: the session after each photo is stored, and again after it is judged; what could not be added."""
         with self.sessions.changing(key) as session:
             if role == "subject" and not session.consent:
-                raise Problem("Before adding photos, tick the box that says you may use them.")
+                raise Problem(_("Before adding photos, tick the box that says you may use them."))
             if role == "style" and OWN not in session.looks:
                 session.looks.append(OWN)
             if role == "subject" and session.person is not None:
@@ -95,7 +95,9 @@ class SessionPhotos:
             with self.sessions.changing(key) as session:
                 most = self.sessions.limits.photos
                 if len(session.photos_of(role, OWN)) >= most:
-                    refused.append(f"{name} and those after it: {most} photos are the most. Remove some.")
+                    refused.append(_(
+                        "{name} and those after it: {most} photos are the most. Remove some.", name=name, most=most
+                    ))  # fmt: skip
                     break
                 try:
                     self.sessions.check_room(session)
@@ -147,7 +149,7 @@ class SessionPhotos:
         """As `use_person`; nobody looks at the photos yet."""
         person = next((person for person in sample_people() if person.name == name), None)
         if person is None:
-            raise Problem(f"There is no sample person {name!r}.")
+            raise Problem(_("There is no sample person “{name}”.", name=name))
         with self.sessions.changing(key) as session:
             session.kind, session.words, session.person = "person", person.words, name
             self._drop_all(session, "subject")

@@ -10,6 +10,7 @@ from typing import Any
 from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.run_pictures import shown_pictures
@@ -38,7 +39,7 @@ class SessionRuns:
         """Use another past run."""
         with self.sessions.changing(key) as session:
             if not any(run.id == run_id for run in session.runs):
-                raise Problem("This training is no longer here. Choose another one.")
+                raise Problem(_("This training is no longer here. Choose another one."))
             session.run = run_id
         return session
 
@@ -92,7 +93,7 @@ class SessionRuns:
         from magicapture_core.export import export_run
 
         if format not in ("diffusers", "kohya"):
-            raise Problem(f'The format must be "diffusers" or "kohya", got {format!r}.')
+            raise Problem(_('The format must be "diffusers" or "kohya", got {got!r}.', got=format))
         session = self.sessions.find(key)
         run = session.chosen_run()
         lacking = not_ready(session, run)
@@ -115,7 +116,7 @@ class SessionRuns:
         if lacking or run is None:
             raise Problem(lacking or "")
         if not token:  # else the hub's library would take that of whoever runs this server
-            raise Problem("Give an access token that may write: huggingface.co, Settings, Access Tokens.")
+            raise Problem(_("Give an access token that may write: huggingface.co, Settings, Access Tokens."))
         portraits = [Path(portrait.picture) for portrait in best_first(of_run(session, run))[:MOST_PORTRAITS]]
         return upload_run(
             session.run_folder(run), repository, consent=consent, portraits=portraits, token=token
@@ -125,7 +126,9 @@ class SessionRuns:
 def not_ready(session: Session, run: StoredRun | None) -> str | None:
     """What is missing before portraits can be made with a run, or None."""
     if run is None:
-        return "There is no trained run yet. Go back to the step “Learn”."
+        return _("There is no trained run yet. Go back to the step “Learn”.")
     if not has_embeddings(session.run_folder(run) / FOLDER):
-        return "This training has saved nothing yet. Go back to the step “Learn” and let it run for a while."
+        return _(
+            "This training has saved nothing yet. Go back to the step “Learn” and let it run for a while."
+        )
     return None

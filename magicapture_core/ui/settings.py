@@ -1,21 +1,18 @@
-"""A form with every training setting, built from TrainConfig and its docstrings."""
+"""A form with every training setting, built from TrainConfig and its docstrings (setting_texts.py)."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
 import types
 import typing
-from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 from gradio.components import Component
 
-from magicapture_core import config as config_module
 from magicapture_core.config import TrainConfig, to_dict
+from magicapture_core.languages import N_, _
+from magicapture_core.ui.setting_texts import help_texts, label
 
 ELSEWHERE = {
     "subject_kind", "subject_words", "trained", "masked", "prior_weight", "prior_pictures",
@@ -23,16 +20,16 @@ ELSEWHERE = {
 }  # fmt: skip
 """Settings that another step asks for, or that only the evaluation's other methods change."""
 GROUPS = {
-    "Length": ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),
-    "Speed of learning": (
+    N_("Length"): ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),
+    N_("Speed of learning"): (
         "ti_learning_rate", "lora_learning_rate", "embedding_learning_rate", "learning_rate_decay",
         "lora_weight_decay", "max_grad_norm",
     ),
-    "What is trained": (
+    N_("What is trained"): (
         "lora_rank", "lora_alpha", "lora_targets", "initial_words", "subject_init_word", "style_init_std",
         "embedding_norm",
     ),
-    "Weights of the objectives": (
+    N_("Weights of the objectives"): (
         "lambda_id", "lambda_attn", "lambda_colour", "lambda_lightness", "composed_weight", "style_weight",
         "style_weight_until", "identity_time_limit", "identity_decode", "attention_scale", "attention_resolution",
     ),
@@ -40,33 +37,14 @@ GROUPS = {
 """Settings by subject; those not named here come last."""
 
 
-@cache
-def help_texts(config: type = TrainConfig) -> dict[str, str]:
-    """Each setting's attribute docstring, as one line."""
-    tree = ast.parse(inspect.getsource(config_module))
-    body = next(
-        node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config.__name__
-    )
-    texts = {}
-    for field, text in itertools.pairwise(body):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            texts[field.target.id] = " ".join(str(text.value.value).split())
-    return texts
-
-
 def layout() -> dict[str, Component]:
     """Components by setting, in groups; call it where the form is to stand."""
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in ELSEWHERE]
     grouped = {name for group in GROUPS.values() for name in group}
-    groups = {**GROUPS, "Looking and keeping": tuple(name for name in names if name not in grouped)}
+    groups = {**GROUPS, N_("Looking and keeping"): tuple(name for name in names if name not in grouped)}
     components: dict[str, Component] = {}
     for title, group in groups.items():
-        gr.HTML(f'<h3 class="mc-sub">{title}</h3>')
+        gr.HTML(f'<h3 class="mc-sub">{_(title)}</h3>')
         with gr.Row(equal_height=True, elem_classes="mc-settings"):
             for name in group:
                 components[name] = _component(name)
@@ -77,7 +55,7 @@ def _component(name: str) -> Component:
     hint = typing.get_type_hints(TrainConfig)[name]
     default = getattr(TrainConfig(), name)
     options: dict[str, Any] = {
-        "label": name.replace("_", " ").capitalize(), "info": help_texts().get(name), "min_width": 230,
+        "label": label(name), "info": help_texts().get(name), "min_width": 230,
         "interactive": True,
     }  # fmt: skip
     if hint is bool:

@@ -1,8 +1,9 @@
-"""What every step of the wizard shares: handlers that turn problems into words."""
+"""What every step of the wizard shares: handlers that speak the page's language and turn problems into words."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import gradio as gr
 from gradio.blocks import BlockContext
 from gradio.components import Component
 
+from magicapture_core.languages import _, language, n_, speaking
 from magicapture_core.problems import as_problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.jobs import UNEXPECTED, Snapshot
@@ -29,11 +31,12 @@ class Step:
     """One step: its components, how they show a session, and its handlers. Make it where its components should be."""
 
     name: str
+    """In English, marked by N_: shown by `_(name)`."""
     said: Any
     """Why one cannot go on, at its foot; the page makes it. Whatever changes the step empties it."""
 
     def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+        self.studio, self.language = studio, language()
 
     def show(self, session: Session) -> Updates:
         """Everything of the step as the session stands."""
@@ -61,19 +64,30 @@ def in_words(error: Exception, where: str) -> str:
         return str(problem)
     reference = secrets.token_hex(4)
     log.error("%s failed (reference %s)", where, reference, exc_info=error)
-    return UNEXPECTED.format(reference=reference)
+    return _(UNEXPECTED, reference=reference)
+
+
+def _speaks(handler: Callable[P, Any], built: str, values: tuple[Any, ...]) -> str:
+    """The language of a handler's page: that of the step or wizard whose method it is, or that of its making."""
+    method = next(iter(inspect.signature(handler).parameters), "") == "self"
+    return str(getattr(values[0], "language", built)) if method and values else built
 
 
 def told(step: str) -> Callable[[Callable[P, Updates]], Callable[P, Any]]:
-    """Makes a handler whose errors become a message that names the step, and never a traceback."""
+    """Makes a handler that speaks its page's language, and whose errors become a message that names the step (an
+    N_ constant), and never a traceback.
+    """
 
     def decorate(handler: Callable[P, Updates]) -> Callable[P, Any]:
+        built = language()
+
         @functools.wraps(handler)
         def safe(*values: P.args, **named: P.kwargs) -> Any:
-            try:
-                return handler(*values, **named) or gr.skip()
-            except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
-                gr.Warning(in_words(error, f"step {step}"), title=step, duration=15)
+            with speaking(_speaks(handler, built, values)):
+                try:
+                    return handler(*values, **named) or gr.skip()
+                except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
+                    gr.Warning(in_words(error, f"step {step}"), title=_(step), duration=15)
             return gr.skip()
 
         return safe
@@ -85,13 +99,24 @@ def told_as_it_goes(step: str) -> Callable[[Callable[P, Iterator[Updates]]], Cal
     """As `told`, for a handler that yields what is new as it comes."""
 
     def decorate(handler: Callable[P, Iterator[Updates]]) -> Callable[P, Any]:
+        built = language()
+
         @functools.wraps(handler)
         def safe(*values: P.args, **named: P.kwargs) -> Any:
-            try:
-                yield from handler(*values, **named)
-            except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
-                gr.Warning(in_words(error, f"step {step}"), title=step, duration=15)
-                yield gr.skip()
+            code = _speaks(handler, built, values)
+            with speaking(code):
+                stream = iter(handler(*values, **named))
+            # Each part may be asked for in another thread, with another context: the language is set for each.
+            while True:
+                with speaking(code):
+                    try:
+                        updates = next(stream)
+                    except StopIteration:
+                        return
+                    except Exception as error:  # noqa: BLE001 - a fault of the program is logged by in_words
+                        gr.Warning(in_words(error, f"step {step}"), title=_(step), duration=15)
+                        updates = gr.skip()
+                yield updates
 
         return safe
 
@@ -101,12 +126,20 @@ def told_as_it_goes(step: str) -> Callable[[Callable[P, Iterator[Updates]]], Cal
 def under_way(step: str, snapshot: Snapshot, details: Sequence[str]) -> str:
     """A job as HTML: in the queue, at work or failed; nothing once it has ended well."""
     if snapshot.state == "failed":
-        return cards.failure(step, snapshot)
+        return cards.failure(_(step), snapshot)
     if snapshot.ended:
         return ""
     if snapshot.state == "waiting" and snapshot.ahead:
         return cards.progress(
-            0, "Waiting in the queue", [f"{snapshot.ahead} before you; it starts by itself."]
+            0,
+            _("Waiting in the queue"),
+            [
+                n_(
+                    "{n} before you; it starts by itself.",
+                    "{n} before you; it starts by itself.",
+                    snapshot.ahead,
+                )
+            ],
         )
-    title = "Stopping" if snapshot.state == "stopping" else snapshot.stage or "Preparing"
+    title = _("Stopping") if snapshot.state == "stopping" else snapshot.stage or _("Preparing")
     return cards.progress(snapshot.share, title, details)

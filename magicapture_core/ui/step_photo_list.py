@@ -9,6 +9,7 @@ from typing import ClassVar
 import gradio as gr
 from PIL import Image
 
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
 from magicapture_core.ui.step import Step, Updates
@@ -39,7 +40,7 @@ class PhotoListStep(Step):
         if act == "remove":
             return self.studio.photos.remove(key, self.role, photo_id)
         if act not in ("use", "leave"):
-            raise Problem("This button is not known. Reload the page.")
+            raise Problem(_("This button is not known. Reload the page."))
         return self.studio.photos.use_anyway(key, self.role, photo_id, wanted=act == "use")
 
     def _changed(self, key: str, session: Session) -> Updates:
@@ -61,11 +62,15 @@ def small_picture(studio: Studio, source: Path, side: int = 200) -> str:
     return str(path)
 
 
-def unusable(session: Session, role: Role, what: str) -> str | None:
+def unusable(session: Session, role: Role) -> str | None:
     """Why nothing can be learned from the visitor's own photos that are there, or None."""
     photos = session.photos_of(role, OWN)
     if any(photo.used for photo in photos):
         return None
     if any(photo.level != "refuse" for photo in photos):
-        return f"None of the {what} is ticked. Tick those that are right, or add others."
-    return f"None of the {what} can be used. Add at least one that can."
+        if role == "style":
+            return _("None of the style photos is ticked. Tick those that are right, or add others.")
+        return _("None of the photos is ticked. Tick those that are right, or add others.")
+    if role == "style":
+        return _("None of the style photos can be used. Add at least one that can.")
+    return _("None of the photos can be used. Add at least one that can.")

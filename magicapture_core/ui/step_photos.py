@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
@@ -19,17 +20,25 @@ from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 from magicapture_core.weights import ASSETS
 
-CONSENT = "These are photos of me, or I have this person's permission to use them."
+CONSENT = N_("These are photos of me, or I have this person's permission to use them.")
 EXAMPLES = ASSETS / "examples"
-GOOD = {"good-1": "Sharp", "good-2": "Even light", "good-3": "Face free", "good-4": "Any mood"}
-BAD = {"blurred": "Blurred", "dark": "Too dark", "covered": "Eyes hidden", "several_faces": "Two people"}
+GOOD = {
+    "good-1": N_("Sharp"), "good-2": N_("Even light"), "good-3": N_("Face free"), "good-4": N_("Any mood"),
+}  # fmt: skip
+BAD = {
+    "blurred": N_("Blurred"), "dark": N_("Too dark"), "covered": N_("Eyes hidden"),
+    "several_faces": N_("Two people"),
+}  # fmt: skip
 NOTES = (
-    "4 to 6 photos of one person, taken on different days, from different sides.",
-    "Leave out filters, heavy make-up and hands in front of the face.",
+    N_("4 to 6 photos of one person, taken on different days, from different sides."),
+    N_("Leave out filters, heavy make-up and hands in front of the face."),
 )
-NOUNS = [("Person", ""), ("Woman", "woman"), ("Man", "man")]
-AGES = [("Any age", ""), ("Young", "young"), ("Middle-aged", "middle-aged"), ("Old", "old")]
-KINDS = [("A person", "person"), ("An object or a pet", "object")]
+# Translators: "Person", "Woman" and "Man" complete "The photos show a"; the ages complete "Who is".
+NOUNS = [(N_("Person"), ""), (N_("Woman"), "woman"), (N_("Man"), "man")]
+AGES = [
+    (N_("Any age"), ""), (N_("Young"), "young"), (N_("Middle-aged"), "middle-aged"), (N_("Old"), "old"),
+]  # fmt: skip
+KINDS = [(N_("A person"), "person"), (N_("An object or a pet"), "object")]
 
 
 def _said_of(words: str) -> tuple[str, str]:
@@ -41,46 +50,46 @@ def _said_of(words: str) -> tuple[str, str]:
 def _photo_guidance(studio: Studio) -> str:
     def examples(captions: dict[str, str]) -> list[cards.Example]:
         return [
-            (caption, [small_picture(studio, EXAMPLES / f"{name}.webp")])
+            (_(caption), [small_picture(studio, EXAMPLES / f"{name}.webp")])
             for name, caption in captions.items()
         ]
 
-    return cards.guidance("Photos that work well", examples(GOOD), "Avoid", examples(BAD), NOTES)
+    return cards.guidance(
+        _("Photos that work well"), examples(GOOD), _("Avoid"), examples(BAD), [_(line) for line in NOTES]
+    )
 
 
 class PhotosStep(PhotoListStep):
     """Photos of the subject, consent, verdicts."""
 
-    name = "Photos"
+    name = N_("Photos")
     role = "subject"
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
-        gr.HTML(
-            cards.heading(
-                "Who is in the picture?", "Add 4 to 6 photos of one person, or try it with a sample person."
-            )
-        )
+        gr.HTML(cards.heading(
+            _("Who is in the picture?"), _("Add 4 to 6 photos of one person, or try it with a sample person."),
+        ))  # fmt: skip
         with gr.Row(elem_id="mc-adding"):
             with gr.Column(scale=3, min_width=300):
                 self.files = gr.File(
-                    label="Choose photos", file_count="multiple", file_types=["image", *PHOTO_SUFFIXES],
+                    label=_("Choose photos"), file_count="multiple", file_types=["image", *PHOTO_SUFFIXES],
                     height=190, elem_id="mc-files",
                 )  # fmt: skip
                 self.consent = gr.Checkbox(
-                    False, label=CONSENT, elem_id="mc-consent", container=False, interactive=False
+                    False, label=_(CONSENT), elem_id="mc-consent", container=False, interactive=False
                 )  # until the session is found
                 self.held = gr.HTML(elem_id="mc-held")
-                with gr.Accordion("Take a photo with this device's camera", open=False):
+                with gr.Accordion(_("Take a photo with this device's camera"), open=False):
                     self.camera = gr.Image(
                         sources=["webcam"],
                         type="filepath",
                         format="jpeg",
-                        label="Camera",
+                        label=_("Camera"),
                         height=320,
                         buttons=[],
                     )
-                    self.camera_add = gr.Button("Use this photo")
+                    self.camera_add = gr.Button(_("Use this photo"))
             with gr.Column(scale=2, min_width=260):
                 self.guide = gr.HTML(elem_id="mc-guide")
         self.refused = gr.HTML()
@@ -88,13 +97,17 @@ class PhotosStep(PhotoListStep):
         self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
         self.first = gr.HTML(elem_id="mc-first")
         self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
-        with gr.Accordion("Who is it? Saying so helps the likeness", open=False, elem_classes="mc-waits"):
+        with gr.Accordion(_("Who is it? Saying so helps the likeness"), open=False, elem_classes="mc-waits"):
             with gr.Row():
-                self.noun = gr.Radio(NOUNS, value="", label="The photos show a", elem_id="mc-noun")
-                self.age = gr.Radio(AGES, value="", label="Who is", elem_id="mc-age")
+                self.noun = gr.Radio(
+                    cards.labelled(NOUNS), value="", label=_("The photos show a"), elem_id="mc-noun"
+                )
+                self.age = gr.Radio(cards.labelled(AGES), value="", label=_("Who is"), elem_id="mc-age")
             waits_until_filled()
-        with gr.Accordion("Not a person?", open=False, elem_classes="mc-waits"):
-            self.kind = gr.Radio(KINDS, value="person", label="The photos show", elem_id="mc-kind")
+        with gr.Accordion(_("Not a person?"), open=False, elem_classes="mc-waits"):
+            self.kind = gr.Radio(
+                cards.labelled(KINDS), value="person", label=_("The photos show"), elem_id="mc-kind"
+            )
             waits_until_filled()
 
     def show(self, session: Session) -> Updates:
@@ -102,7 +115,8 @@ class PhotosStep(PhotoListStep):
         photos = session.photos["subject"]
         guide = _photo_guidance(self.studio)
         if photos:
-            guide = f'<details class="mc-more"><summary>Which photos work well</summary>{guide}</details>'
+            title = _("Which photos work well")
+            guide = f'<details class="mc-more"><summary>{title}</summary>{guide}</details>'
         return {
             self.consent: gr.Checkbox(value=session.consent, interactive=True),
             self.held: "",
@@ -131,18 +145,20 @@ class PhotosStep(PhotoListStep):
         """The sample people; behind “Choose another person” once there are photos."""
         taken = bool(session.photos["subject"])
         shown = [
-            (person.name, person.title, f"{len(person.photos)} photos, an invented face", [
+            (person.name, person.title, _invented(len(person.photos)), [
                 small_picture(self.studio, path) for path in person.photos[:3]
             ])
             for person in sample_people()
         ]  # fmt: skip
         found = cards.choices(shown, session.person if taken else None, "person")
         if not taken:
-            return f'<h3 class="mc-sub">Or try it with a sample person</h3>{found}' if found else ""
-        anew = cards.button("another", "", "Remove these photos and add others")
+            title = _("Or try it with a sample person")
+            return f'<h3 class="mc-sub">{title}</h3>{found}' if found else ""
+        anew = cards.button("another", "", _("Remove these photos and add others"))
+        said = _("Removes the photos above. What was learned from them, and its portraits, stay.")
         return (
-            '<details class="mc-more" id="mc-another"><summary>Choose another person</summary>'
-            '<p class="mc-quiet">Removes the photos above. What was learned from them, and its portraits, stay.</p>'
+            f'<details class="mc-more" id="mc-another"><summary>{_("Choose another person")}</summary>'
+            f'<p class="mc-quiet">{said}</p>'
             f'<p class="mc-anew">{anew}</p>{found}</details>'
         )
 
@@ -161,7 +177,7 @@ class PhotosStep(PhotoListStep):
     def upload(self, key: str, files: list[str] | str | None, given: bool) -> Iterator[Updates]:
         """Files were dropped, chosen or taken by the camera. given: the consent, as the page has it."""
         if not files:
-            raise Problem("There is no photo yet. Take or choose one first.")
+            raise Problem(_("There is no photo yet. Take or choose one first."))
         sent = [files] if isinstance(files, str) else files
         if not self.studio.photos.consent(key, given).consent:
             yield {self.held: self._held(sent), self.said: ""}
@@ -170,11 +186,12 @@ class PhotosStep(PhotoListStep):
         yield {self.camera: None}
 
     def _held(self, files: list[str]) -> str:
-        them = "it is" if len(files) == 1 else "they are"
-        return cards.note(
-            f"{cards.count(len(files), 'photo')} here. Tick the box above, and {them} used; before that nobody opens "
-            f"{'it' if len(files) == 1 else 'them'}.", "warn",
-        )  # fmt: skip
+        said = n_(
+            "{n} photo here. Tick the box above, and it is used; before that nobody opens it.",
+            "{n} photos here. Tick the box above, and they are used; before that nobody opens them.",
+            len(files),
+        )
+        return cards.note(said, "warn")
 
     @told_as_it_goes(name)
     def press(self, key: str, event: gr.EventData) -> Iterator[Updates]:
@@ -204,7 +221,12 @@ class PhotosStep(PhotoListStep):
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
         if not session.photos["subject"]:
-            return "Add some photos first, or take a sample person."
+            return _("Add some photos first, or take a sample person.")
         if not session.allowed:
-            return "Tick the box that says you may use these photos."
-        return unusable(session, self.role, "photos")
+            return _("Tick the box that says you may use these photos.")
+        return unusable(session, self.role)
+
+
+def _invented(photos: int) -> str:
+    """Of a sample person, how many photos there are."""
+    return n_("{n} photo, an invented face", "{n} photos, an invented face", photos)

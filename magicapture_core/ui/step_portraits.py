@@ -73,7 +73,7 @@ class PortraitsStep(Step):
         )  # fmt: skip
         self.gallery = gr.HTML(js_on_load=cards.CLICKS + FILM, elem_id="mc-gallery")
         with gr.Row(elem_classes="mc-under"):
-            self.explained = gr.HTML(likeness.EXPLAINED, visible=False, min_width=150)
+            self.explained = gr.HTML(likeness.explained(), visible=False, min_width=150)
             self.archive = gr.DownloadButton(
                 _("Download all (zip)"),
                 visible=False,

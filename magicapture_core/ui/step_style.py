@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from magicapture_core.languages import N_, _
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.ui import cards
 from magicapture_core.ui.look_cards import LookCard, look_cards
@@ -19,10 +20,10 @@ from magicapture_core.weights import ASSETS
 
 PRESETS = ASSETS.parent / "presets"
 STYLE_NOTES = (
-    "4 to 6 photos that share light, colours, clothes or setting; one person in each is best.",
-    "The faces in them are left out: only the style is learned.",
+    N_("4 to 6 photos that share light, colours, clothes or setting; one person in each is best."),
+    N_("The faces in them are left out: only the style is learned."),
 )
-BUILT_IN_MAKES = "The built-in model makes the drafts; the model that you chose makes none."
+BUILT_IN_MAKES = N_("The built-in model makes the drafts; the model that you chose makes none.")
 
 
 def _style_guidance(studio: Studio) -> str:
@@ -30,22 +31,23 @@ def _style_guidance(studio: Studio) -> str:
         paths = [PRESETS / f"{name}.jpg" for name in names]
         return [(caption, [small_picture(studio, path) for path in paths if path.is_file()])]
 
-    one = example("One look in all of them", ("profile/1", "profile/2", "profile/3"))
-    mixed = example("Different looks blur together", ("golden-hour/1", "mono-studio/1", "passport/1"))
-    found = cards.guidance("A style", one, "Not a style", mixed, STYLE_NOTES)
-    return f'<details class="mc-more"><summary>Which photos make a style</summary>{found}</details>'
+    one = example(_("One look in all of them"), ("profile/1", "profile/2", "profile/3"))
+    mixed = example(_("Different looks blur together"), ("golden-hour/1", "mono-studio/1", "passport/1"))
+    notes = [_(line) for line in STYLE_NOTES]
+    found = cards.guidance(_("A style"), one, _("Not a style"), mixed, notes)
+    return f'<details class="mc-more"><summary>{_("Which photos make a style")}</summary>{found}</details>'
 
 
 class StyleStep(PhotoListStep):
     """Looks to tick, each with a draft of the visitor, and the visitor's own style photos."""
 
-    name = "Style"
+    name = N_("Style")
     role = "style"
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         gr.HTML(cards.heading(
-            "Which looks?", "Tick one or more: they are learned from the same photos, one after the other."
+            _("Which looks?"), _("Tick one or more: they are learned from the same photos, one after the other."),
         ))  # fmt: skip
         self.drafts = gr.HTML(elem_id="mc-drafts")
         self.presets = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-presets")
@@ -54,7 +56,7 @@ class StyleStep(PhotoListStep):
             with gr.Row():
                 with gr.Column(scale=3, min_width=300):
                     self.files = gr.File(
-                        label="Choose style photos", file_count="multiple", file_types=["image", *PHOTO_SUFFIXES],
+                        label=_("Choose style photos"), file_count="multiple", file_types=["image", *PHOTO_SUFFIXES],
                         height=170, elem_id="mc-style-files",
                     )  # fmt: skip
                 with gr.Column(scale=2, min_width=260):
@@ -71,7 +73,7 @@ class StyleStep(PhotoListStep):
             self.presets: self._looks(session),
             self.drafts: self._said(session),
             self.own: gr.Column(visible=ticked),
-            self.own_title: f'<h3 class="mc-sub" data-shown="own">{OWN_TITLE}</h3>' if ticked else "",
+            self.own_title: f'<h3 class="mc-sub" data-shown="own">{_(OWN_TITLE)}</h3>' if ticked else "",
             self.photos: cards.photo_cards(photos),
             self.summary: cards.summary(photos, "style"),
             self.refused: "",
@@ -94,16 +96,16 @@ class StyleStep(PhotoListStep):
         drafts = self.studio.drafts
         there, problem = len(drafts.holding(session)), drafts.problem(session)
         if problem and not drafts.working(session):
-            return cards.note(f"There are no drafts: {problem}", "warn")
+            return cards.note(_("There are no drafts: {problem}", problem=problem), "warn")
         if drafts.working(session):
             of_all = there + sum(look not in drafts.holding(session) for look in self._names(session))
-            said = f"Drawing a draft in each look: {there} of {of_all} …"
+            said = _("Drawing a draft in each look: {done} of {all} …", done=there, all=of_all)
         elif there:
-            said = "The pictures are drafts: the look, not yet your face. Learning makes the face yours."
+            said = _("The pictures are drafts: the look, not yet your face. Learning makes the face yours.")
         else:
             return ""
         own_model = drafts.facts(session).name == (session.model or self.studio.models.default)
-        more = "" if own_model else f" {BUILT_IN_MAKES}"
+        more = "" if own_model else f" {_(BUILT_IN_MAKES)}"
         busy = "true" if drafts.working(session) else "false"
         return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{said}{more}</p>'
 
@@ -123,7 +125,7 @@ class StyleStep(PhotoListStep):
             examples = [small_picture(self.studio, path) for path in preset.photos[:3]]
             picture = draft.picture if draft else small_picture(self.studio, preset.photos[0], 400)
             shown.append(
-                LookCard(name, preset.title, preset.description, picture, draft is not None, examples)
+                LookCard(name, _(preset.title), _(preset.description), picture, draft is not None, examples)
             )
         return look_cards([*shown, self._own(session, drafts.get(OWN))], session.looks)
 
@@ -131,7 +133,12 @@ class StyleStep(PhotoListStep):
         thumbs = [photo.thumb for photo in session.usable("style", OWN)]
         picture = draft.picture if draft else next(iter(thumbs), None)
         return LookCard(
-            OWN, OWN_TITLE, "4 to 6 photos of a look that you bring.", picture, draft is not None, thumbs
+            OWN,
+            _(OWN_TITLE),
+            _("4 to 6 photos of a look that you bring."),
+            picture,
+            draft is not None,
+            thumbs,
         )
 
     @told_as_it_goes(name)
@@ -151,9 +158,9 @@ class StyleStep(PhotoListStep):
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
         if not session.looks:
-            return "Tick at least one look."
+            return _("Tick at least one look.")
         if OWN not in session.looks:
             return None
         if not session.photos_of("style", OWN):
-            return f"Add some photos to “{OWN_TITLE}”, or take its tick away."
-        return unusable(session, self.role, "style photos")
+            return _("Add some photos to “{look}”, or take its tick away.", look=_(OWN_TITLE))
+        return unusable(session, self.role)

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.config import TrainConfig, from_dict
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, lent_gpu, likeness, settings
 from magicapture_core.ui.jobs import Snapshot
@@ -22,19 +23,23 @@ from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of
 
-SCHEDULES = {"quick": "Quick", "paper": "Thorough, as in the paper", CUSTOM: "My own settings"}
-OTHER_MODELS = "Or type a folder, a .safetensors file or a Hugging Face name."
-STALE = (
+SCHEDULES = {
+    "quick": N_("Quick"), "paper": N_("Thorough, as in the paper"), CUSTOM: N_("My own settings"),
+}  # fmt: skip
+STALE = N_(
     "Photos, masks or style were changed since this training began. Its portraits still show what it learned then; "
     "start a new training to use the changes."
 )
-MEASURING = "Measuring how long it takes on this machine …"
+MEASURING = "measuring"
+"""In place of the pace that is being measured."""
 
 
 class TrainStep(Step):
     """One button, what it draws, and the settings for those who want them."""
 
-    name = "Learn"
+    name = N_("Learn")
+    onward: Any
+    """“Next”, made by the page: the primary button once there is something to go on with."""
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
@@ -42,26 +47,29 @@ class TrainStep(Step):
         self.looked = gr.State(None)
         gr.HTML(
             cards.heading(
-                "Make it look like you", "The face and the look are learned from the photos, on this machine."
+                _("Make it look like you"),
+                _("The face and the look are learned from the photos, on this machine."),
             )
         )
         self.stale = gr.HTML()
         with gr.Row(elem_classes="mc-buttons"):
-            self.start = gr.Button("Make it look like me", variant="primary", size="lg", elem_id="mc-start")
-            self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="mc-resume")
+            self.start = gr.Button(
+                _("Make it look like me"), variant="primary", size="lg", elem_id="mc-start"
+            )
+            self.resume = gr.Button(_("Resume"), variant="primary", visible=False, elem_id="mc-resume")
         self.progress = gr.HTML(elem_id="mc-progress")
         with gr.Row(elem_classes="mc-buttons"):
-            self.pause = gr.Button("Pause", visible=False, elem_id="mc-pause")
-            self.stop = gr.Button("Stop and keep", visible=False, elem_id="mc-stop")
-            self.leave = gr.Button("Leave the queue", visible=False, elem_id="mc-leave")
-        self.schedule = gr.Radio([], label="Quality and time", elem_id="mc-schedule")
+            self.pause = gr.Button(_("Pause"), visible=False, elem_id="mc-pause")
+            self.stop = gr.Button(_("Stop and keep"), visible=False, elem_id="mc-stop")
+            self.leave = gr.Button(_("Leave the queue"), visible=False, elem_id="mc-leave")
+        self.schedule = gr.Radio([], label=_("Quality and time"), elem_id="mc-schedule")
         self.looks = gr.HTML(elem_id="mc-learning")
         self.samples = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-samples")
-        self.explained = gr.HTML(likeness.EXPLAINED, visible=False)
+        self.explained = gr.HTML(likeness.explained(), visible=False)
         self.attention = gr.HTML(elem_id="mc-attention")
         self.losses = gr.HTML(elem_id="mc-losses")
         with gr.Accordion(
-            "Advanced", open=False, elem_id="mc-settings", elem_classes="mc-waits"
+            _("Advanced"), open=False, elem_id="mc-settings", elem_classes="mc-waits"
         ) as self.advanced:  # type: ignore[assignment]
             self._advanced()
             waits_until_filled()
@@ -70,18 +78,17 @@ class TrainStep(Step):
         models = self.studio.models
         with gr.Row():
             self.model = gr.Dropdown(
-                models.choices(), value=models.default, label="Model", min_width=280, filterable=True,
+                models.choices(), value=models.default, label=_("Model"), min_width=280, filterable=True,
                 allow_custom_value=models.any_model, elem_id="mc-model",
-                info=OTHER_MODELS if models.any_model else None,
+                info=_("Or type a folder, a .safetensors file or a Hugging Face name.") if models.any_model else None,
             )  # fmt: skip
             self.early = gr.Checkbox(
-                True, label="Stop by itself when likeness no longer rises", min_width=280, elem_id="mc-early",
-                info="The best is kept in any case.",
+                True, label=_("Stop by itself when likeness no longer rises"), min_width=280, elem_id="mc-early",
+                info=_("The best is kept in any case."),
             )  # fmt: skip
         self.needs = gr.HTML()
-        gr.HTML(
-            '<p class="mc-quiet">As named in the MagiCapture paper. Changing one makes it a training of your own.</p>'
-        )
+        named = _("As named in the MagiCapture paper. Changing one makes it a training of your own.")
+        gr.HTML(f'<p class="mc-quiet">{named}</p>')
         self.fields = settings.layout()
 
     @property
@@ -95,6 +102,7 @@ class TrainStep(Step):
         return [
             self.progress, self.samples, self.attention, self.losses, self.start, self.pause, self.resume, self.stop,
             self.leave, self.stale, self.said, self.looks, self.schedule, self.advanced, self.explained, self.needs,
+            self.onward,
         ]  # fmt: skip
 
     def show(self, session: Session) -> Updates:
@@ -147,24 +155,24 @@ class TrainStep(Step):
         for name in facts.schedule_names():
             if name != CUSTOM or schedule == CUSTOM:
                 its = config if name == schedule else facts.config(name, session.preset)
-                title = SCHEDULES.get(name, name.title())
-                choices.append((f"{title}{self._about(facts, its, len(session.looks) or 1)}", name))
+                title = _(SCHEDULES[name]) if name in SCHEDULES else name.title()
+                choices.append((_with_time(title, self._time(facts, its, len(session.looks) or 1)), name))
         return {
             self.schedule: gr.Radio(choices, value=schedule, visible=not self._busy(session)),
             self.start: self._start_button(session, facts, config),
             self.needs: cards.note(self._needs(facts, config)),
         }
 
-    def _about(self, facts: ModelFacts, config: TrainConfig, looks: int = 1) -> str:
-        """How long so many looks take."""
+    def _time(self, facts: ModelFacts, config: TrainConfig, looks: int = 1) -> str:
+        """How long so many looks take; empty where nobody knows."""
         seconds = self.studio.training_jobs.pace.seconds(facts.name, config)
-        return f": about {cards.duration(seconds * looks)}" if seconds else ""
+        return cards.duration(seconds * looks) if seconds else ""
 
     def _start_button(self, session: Session, facts: ModelFacts, config: TrainConfig) -> gr.Button:
-        what = "Learn again" if session.runs else _purpose(session)
+        what = _("Learn again") if session.runs else _purpose(session)
         return gr.Button(
-            f"{what}{self._about(facts, config, len(session.looks) or 1)}", visible=not self._busy(session),
-            variant="secondary" if session.runs else "primary",
+            _with_time(what, self._time(facts, config, len(session.looks) or 1)), visible=not self._busy(session),
+            variant=self._variants(session)[0],
         )  # fmt: skip
 
     def _busy(self, session: Session) -> bool:
@@ -173,12 +181,17 @@ class TrainStep(Step):
 
     def _needs(self, facts: ModelFacts, config: TrainConfig) -> str:
         steps = config.ti_steps + config.lora_steps
-        about = self._about(facts, config).removeprefix(": ").capitalize()
-        time = f"{about}, as measured on this machine." if about else (
-            "The first steps measure how long they take on this machine."
+        time = self._time(facts, config)
+        length = n_(
+            "{n} step. About {time}, as measured on this machine.",
+            "{n} steps. About {time}, as measured on this machine.",
+            steps, time=time,
+        ) if time else n_(
+            "{n} step. The first steps measure how long they take on this machine.",
+            "{n} steps. The first steps measure how long they take on this machine.",
+            steps,
         )  # fmt: skip
-        word = f"\n{lent_gpu.WORD}" if lent_gpu.lending() else ""
-        return f"{facts.needs}\n{steps} steps. {time}{word}"
+        return "\n".join([facts.needs, length, *([_(lent_gpu.WORD)] if lent_gpu.lending() else [])])
 
     # --- the live view --------------------------------------------------------------------------------
 
@@ -194,10 +207,12 @@ class TrainStep(Step):
             return {}, seen
         before = seen or [None] * 6
         saved = self.studio.runs.saved_step(session, run) if run else 0
-        measuring = now[5] == "measuring" and snapshot is None and run is None
+        measuring = now[5] == MEASURING and snapshot is None and run is None
         updates: Updates = {
-            self.progress: cards.note(MEASURING) if measuring else progress(snapshot, run, saved),
-            self.stale: cards.note(STALE, "warn") if self.studio.stale(session) else "",
+            self.progress: cards.note(_("Measuring how long it takes on this machine …"))
+            if measuring
+            else progress(snapshot, run, saved),
+            self.stale: cards.note(_(STALE), "warn") if self.studio.stale(session) else "",
             self.looks: self._order(session),
             **self._buttons(session, snapshot),
         }
@@ -221,7 +236,7 @@ class TrainStep(Step):
         facts = self.studio.facts(session)
         measuring = self.studio.training_jobs.probe.working(session)
         config = facts.config(facts.schedule_names()[0], session.preset)
-        pace = "measuring" if measuring else self._about(facts, config)
+        pace = MEASURING if measuring else self._time(facts, config)
         if snapshot is None:
             return [job_id, "none", 0, 0, 0, pace]
         drawn = sum(report.sample is not None for report in snapshot.reports)
@@ -245,7 +260,7 @@ class TrainStep(Step):
             for look in session.looks
         ])  # fmt: skip
 
-    def _attention(self, session: Session, run: StoredRun, until: int, _: Snapshot | None) -> str:
+    def _attention(self, session: Session, run: StoredRun, until: int, _snapshot: Snapshot | None) -> str:
         return attention(session, session.run_folder(run), run.settings, until)
 
     def _losses(self, session: Session, run: StoredRun, until: int, snapshot: Snapshot | None) -> str:
@@ -256,25 +271,40 @@ class TrainStep(Step):
         return loss_charts(rows, run.total)
 
     def _buttons(self, session: Session, snapshot: Snapshot | None) -> Updates:
-        run = session.chosen_run()
         state = snapshot.state if snapshot else "none"
         queued = snapshot is not None and state == "waiting" and snapshot.ahead > 0
         working = state in ("preparing", "running") or (state == "waiting" and not queued)
         busy = snapshot is not None and not snapshot.ended
-        step = self.studio.runs.saved_step(session, run) if run and not busy else 0
         smaller = bool(self.studio.training_jobs.smaller(session)) and not busy
-        partly = run is not None and not run.finished and 0 < step < run.total
-        start: dict[str, Any] = {"visible": not busy, "variant": "secondary" if step else "primary"}
-        unfinished = not busy and (partly or smaller) and not self.studio.stale(session)
+        again = _("Go on with less memory") if smaller else _("Resume")
+        first, onward = self._variants(session)
+        start: dict[str, Any] = {"visible": not busy, "variant": first}
         return {
-            self.start: gr.Button("Learn again", **start) if session.runs else gr.Button(**start),
+            self.start: gr.Button(_("Learn again"), **start) if session.runs else gr.Button(**start),
+            self.onward: gr.Button(variant=onward),
             self.pause: gr.Button(visible=working),
             self.stop: gr.Button(visible=working),
             self.leave: gr.Button(visible=queued),
-            self.resume: gr.Button("Go on with less memory" if smaller else "Resume", visible=unfinished),
+            self.resume: gr.Button(again, visible=self._unfinished(session)),
             self.schedule: gr.Radio(visible=not busy),
             self.advanced: gr.Accordion(visible=False, open=False) if busy else gr.Accordion(visible=True),
         }  # fmt: skip
+
+    def _unfinished(self, session: Session) -> bool:
+        """Whether there is something to resume."""
+        run = session.chosen_run()
+        if run is None or self._busy(session) or self.studio.stale(session):
+            return False
+        partly = not run.finished and 0 < self.studio.runs.saved_step(session, run) < run.total
+        return partly or bool(self.studio.training_jobs.smaller(session))
+
+    def _variants(self, session: Session) -> tuple[str, str]:
+        """Of the button that starts, and of “Next”. At most one is primary: what to do now, if that is not “Resume”."""
+        if self._unfinished(session):
+            return "secondary", "secondary"
+        if self.lacking(session) is not None:
+            return "primary", "secondary"
+        return "secondary", "secondary" if self._busy(session) else "primary"
 
     # --- handlers -------------------------------------------------------------------------------------
 
@@ -310,7 +340,7 @@ class TrainStep(Step):
     def begin(self, key: str, model: str, schedule: str, early: bool, *values: Any) -> Updates:
         """Start."""
         if not schedule:
-            raise Problem("Choose one of “Quality and time” first.")
+            raise Problem(_("Choose one of “Quality and time” first."))
         self.studio.training_jobs.start(key, model, schedule, self._own(early, values))
         return {
             self.looked: None, **self.watch(self.studio.sessions.find(key), None)[0], self.said: "",
@@ -353,6 +383,13 @@ class TrainStep(Step):
 def _purpose(session: Session) -> str:
     """What the first training is for, as the button says it."""
     if session.kind != "person":
-        return "Learn it"
+        return _("Learn it")
     titles = {person.name: person.title for person in sample_people()}
-    return f"Make it look like {titles.get(session.person or '', 'me')}"
+    if session.person in titles:
+        return _("Make it look like {person}", person=titles[session.person])
+    return _("Make it look like me")
+
+
+def _with_time(what: str, time: str) -> str:
+    """time: how long it takes; empty where nobody knows."""
+    return _("{what}: about {time}", what=what, time=time) if time else what

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.config import TrainConfig, from_dict, to_dict
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import Loan, Told, training_seconds
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRAINING = "training"
+TRAINING = N_("training")
 SHARED_MOST = {
     "batch_size": 16, "gradient_accumulation": 32, "resolution": 1024, "prior_pictures": 400, "sample_steps": 100,
     "keep_checkpoints": 5, "sample_pictures": 8,
@@ -60,12 +61,16 @@ class TrainingJobs(SlicedJobs):
     def missing(self, session: Session) -> str | None:
         """What must be done before training can start, or None."""
         if not session.usable("subject"):
-            return "There are no usable photos of the person yet. Go back to the step “Photos” and add some."
+            return _(
+                "There are no usable photos of the person yet. Go back to the step “Photos” and add some."
+            )
         if not session.allowed:
-            return "Tick the box that says you may use the photos, in the step “Photos”."
+            return _("Tick the box that says you may use the photos, in the step “Photos”.")
         for look in session.looks or [OWN]:
             if not session.usable("style", look):
-                return "There are no usable style photos yet. Go back to the step “Style” and choose a look."
+                return _(
+                    "There are no usable style photos yet. Go back to the step “Style” and choose a look."
+                )
         return None
 
     def start(self, key: str, model: str | None, schedule: str, own: Mapping[str, Any]) -> StoredRun:
@@ -174,11 +179,13 @@ class TrainingJobs(SlicedJobs):
         session = self.sessions.find(key)
         run = next((run for run in session.runs if run.id == (run_id or session.run)), None)
         if run is None:
-            raise Problem("There is no training to go on with. Start one.")
+            raise Problem(_("There is no training to go on with. Start one."))
         if session.fingerprint(run.look) != run.fingerprint:
             raise Problem(
-                "Photos, masks or style were changed since this training began, so it cannot go on. "
-                "Start a new training."
+                _(
+                    "Photos, masks or style were changed since this training began, so it cannot go on. Start a new "
+                    "training."
+                )
             )
         smaller = self.smaller(session)
         if smaller:
@@ -217,8 +224,11 @@ class TrainingJobs(SlicedJobs):
         free = shutil.disk_usage(session.folder).free
         if free < 500e6:
             raise Problem(
-                f"The server's disk is almost full ({free / 1e6:.0f} MB free, 500 MB needed). "
-                "Delete past trainings below, or ask whoever runs this server to make room."
+                _(
+                    "The server's disk is almost full ({free:.0f} MB free, 500 MB needed). Delete past trainings "
+                    "below, or ask whoever runs this server to make room.",
+                    free=free / 1e6,
+                )
             )
 
     def _stream(self, job: Job, key: str, run: StoredRun, resume: bool) -> Stream:
@@ -251,14 +261,14 @@ class TrainingJobs(SlicedJobs):
         session = self.sessions.find(key)
         config = from_dict(TrainConfig, run.settings)
         models = self.models.load(run.model, job)
-        job.say("Preparing the photos")
+        job.say(_("Preparing the photos"))
         concepts = {
             role: self.masks.concept(session, role, config.resolution, models.framing, run.look)  # type: ignore[arg-type]
             for role in ("subject", "style")
         }
         if job.stopping:
             return
-        job.say("Looking at the photos again" if asked else "Looking at the photos for the first time")
+        job.say(_("Looking at the photos again") if asked else _("Looking at the photos for the first time"))
         analyser = self.photos.analyser()[0] if session.kind == "person" else None
         yield from train(
             models, concepts["subject"], concepts["style"], config, session.run_folder(run),
@@ -270,7 +280,7 @@ class TrainingJobs(SlicedJobs):
         self.models.fetch(run.model, job)
         resume = asked
         while True:
-            job.say("Waiting for the Space's GPU")
+            job.say(_("Waiting for the Space's GPU"))
             last: StepReport | None = None
             for report in self._one_loan(key, run, resume, self._seconds_left(key, run)):
                 last = report
@@ -320,7 +330,8 @@ def _complete(run: StoredRun) -> bool:
 def _title(session: Session, look: str) -> str:
     """What a training is called: by its look, with a number from the second one on."""
     count = sum(run.look == look for run in session.runs)
-    return look_title(look) + (f" {count + 1}" if count else "")
+    title = look_title(look)
+    return _("{look} {number}", look=title, number=count + 1) if count else title
 
 
 def _without_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,4 +343,9 @@ def _check_shared(config: TrainConfig) -> None:
     """Raises Problem for settings with which one step would take hours: on a server for others all would wait."""
     for name, most in SHARED_MOST.items():
         if getattr(config, name) > most:
-            raise Problem(f"On this server {name} may be {most} at most, got {getattr(config, name)}.")
+            raise Problem(
+                _(
+                    "On this server {setting} may be {most} at most, got {got}.",
+                    setting=name, most=most, got=getattr(config, name),
+                )
+            )  # fmt: skip

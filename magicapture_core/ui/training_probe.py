@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from magicapture_core.config import TrainConfig
+from magicapture_core.languages import N_
 from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Job, Stream
 from magicapture_core.ui.lent_gpu import lending
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROBE = "measurement"
+PROBE = N_("measurement")
 PATIENCE = 5.0
 """Seconds that it waits for drafts: beside them a step would seem slower than it is."""
 

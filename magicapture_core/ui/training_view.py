@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicapture_core.checkpoints import Run
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.ui import cards
 from magicapture_core.ui.charts import TERM_TITLES, charts, curve, right_end
 from magicapture_core.ui.jobs import Snapshot
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from magicapture_core.training import StepReport
 
 PHASES = {
-    "textual_inversion": "Finding words for the face and the look",
-    "lora": "Learning the face in this look",
+    "textual_inversion": N_("Finding words for the face and the look"),
+    "lora": N_("Learning the face in this look"),
 }
 PLACES = {
-    "source": "in one of your photos",
-    "reference": "in a photo of the look",
-    "composed": "with both words, in a photo of the look",
+    ("<subject>", "source"): N_("The word “me” in one of your photos"),
+    ("<subject>", "composed"): N_("The word “me” with both words, in a photo of the look"),
+    ("<style>", "reference"): N_("The words “this look” in a photo of the look"),
+    ("<style>", "composed"): N_("The words “this look” with both words, in a photo of the look"),
 }
-WORDS = {"<subject>": "The word “me”", "<style>": "The words “this look”"}
-"""By the placeholder tokens of prompts.py."""
-FINISHED = "Learning finished"
+"""What is listened to: by the placeholder tokens of prompts.py, and the tasks whose prompts have them."""
+ELSEWHERE = {"<subject>": N_("The word “me”: elsewhere"), "<style>": N_("The words “this look”: elsewhere")}
 FIRST = {"<subject>": "source", "<style>": "reference"}
 """What is shown first of each; the rest can be opened."""
 
@@ -39,27 +40,31 @@ def attention(session: Session, folder: Path, settings: Mapping[str, Any], until
     if not rows:
         return ""
     newest = rows[-1]["step"]
-    looks = [look for token in WORDS for look in _looks(session, folder, token, newest, rows)]
+    looks = [look for token in ELSEWHERE for look in _looks(session, folder, token, newest, rows)]
     figures, others = ("".join(html for first, html in looks if first is wanted) for wanted in (True, False))
     total = settings["ti_steps"] + settings["lora_steps"]
     border = settings["ti_steps"] + 1
     curves = [
         curve(
-            f"{WORDS[token]}: elsewhere",
-            "Share of the attention outside the area where it belongs; it should fall",
+            _(ELSEWHERE[token]),
+            _("Share of the attention outside the area where it belongs; it should fall"),
             *_outside(rows, token),
             last_step=right_end(until, total),
             border=border if until >= border else None,
             percent=True,
         )
-        for token in WORDS
+        for token in ELSEWHERE
     ]
+    order = _(
+        "After step {step}. From left to right: the photo, what a word pays attention to (bright: most), the area "
+        "where it belongs.",
+        step=newest,
+    )
     return (
-        '<h3 class="mc-sub">What the model pays attention to</h3>'
-        f'<p class="mc-quiet">After step {newest}. From left to right: the photo, what a word pays attention to '
-        "(bright: most), the area where it belongs.</p>"
-        f'<div class="mc-attention">{figures}</div><details class="mc-more"><summary>Both words together, and the '
-        f'curves</summary><div class="mc-attention">{others}</div>{charts("Attention elsewhere", curves)}</details>'
+        f'<h3 class="mc-sub">{_("What the model pays attention to")}</h3><p class="mc-quiet">{order}</p>'
+        f'<div class="mc-attention">{figures}</div><details class="mc-more"><summary>'
+        f'{_("Both words together, and the curves")}</summary><div class="mc-attention">{others}</div>'
+        f"{charts(_('Attention elsewhere'), curves)}</details>"
     )
 
 
@@ -71,11 +76,12 @@ def _looks(
     items = [row for row in rows if row["step"] == step and row["token"] == token]
     figures = []
     for number, row in enumerate(items):
-        title = escape(f"{WORDS[token]} {PLACES[row['task']]}")
+        title = _(PLACES[token, row["task"]])
+        shown = _("{title}: the photo, what it pays attention to, the area where it belongs", title=title)
+        share = _("{share:.0%} of the attention is elsewhere", share=row["outside"])
         html = (
-            f'<figure class="mc-look"><img src="{cards.address(strip_item(session, strip, number))}" alt="{title}: the '
-            f'photo, what it pays attention to, the area where it belongs"><figcaption>{title}'
-            f"<small>{row['outside']:.0%} of the attention is elsewhere</small></figcaption></figure>"
+            f'<figure class="mc-look"><img src="{cards.address(strip_item(session, strip, number))}" '
+            f'alt="{escape(shown)}"><figcaption>{escape(title)}<small>{share}</small></figcaption></figure>'
         )
         figures.append((row["task"] == FIRST[token], html))
     return figures
@@ -91,11 +97,12 @@ def loss_charts(rows: list[dict[str, Any]], total: int) -> str:
     border = next((row["step"] for row in rows if row["phase"] == "lora"), None)
     end = right_end(rows[-1]["step"], total) if rows else total
     figures = []
-    for term, (title, hint) in TERM_TITLES.items():
-        found = [(row["step"], row[term]) for row in rows if term in row]
-        steps, values = [step for step, _ in found], [value for _, value in found]
+    for term in TERM_TITLES:
+        with_it = [row for row in rows if term in row]
+        steps, values = [row["step"] for row in with_it], [row[term] for row in with_it]
+        title, hint = _(TERM_TITLES[term][0]), _(TERM_TITLES[term][1])
         figures.append(curve(title, hint, steps, values, last_step=end, border=border))
-    return charts("How it learns: lower is better", figures)
+    return charts(_("How it learns: lower is better"), figures)
 
 
 def _outside(rows: list[dict[str, Any]], token: str) -> tuple[list[int], list[float]]:
@@ -118,7 +125,7 @@ def progress(snapshot: Snapshot | None, run: StoredRun | None, saved: int) -> st
     percent = round(100 * report.step / max(report.total_steps, 1)) if report else 0
     state = snapshot.state if snapshot.ended else "running"
     return (
-        f'<div data-progress="{percent}" data-state="{state}" data-about="Learning">'
+        f'<div data-progress="{percent}" data-state="{state}" data-about="{escape(_("Learning"))}">'
         f"{_live(snapshot, run, saved)}</div>"
     )
 
@@ -128,61 +135,75 @@ def _live(snapshot: Snapshot, run: StoredRun | None, saved: int) -> str:
     total = report.total_steps if report else run.total if run else 0
     step = report.step if report else saved
     share = step / max(total, 1)
-    steps = f"Step {step} of {total}" if step else ""
+    steps = _("Step {step} of {total}", step=step, total=total) if step else ""
     if snapshot.state == "failed":
-        done = f", {step} of {total} done" if step else ""
-        return cards.failure("Learn", snapshot, done)
+        return _failed(snapshot, step, total)
     if snapshot.state == "waiting" and snapshot.ahead:
-        others = f"{snapshot.ahead} other{'s' if snapshot.ahead > 1 else ''} before you"
-        return cards.progress(
-            share,
-            "Waiting in the queue",
-            [f"{others}; it starts by itself. You may close this page.", _going_on(saved, total)],
+        others = n_(
+            "{n} other before you; it starts by itself. You may close this page.",
+            "{n} others before you; it starts by itself. You may close this page.",
+            snapshot.ahead,
         )
+        return cards.progress(share, _("Waiting in the queue"), [others, _going_on(saved, total)])
     if snapshot.state == "stopping":
-        return cards.progress(share, "Stopping after this step and saving", [steps])
+        return cards.progress(share, _("Stopping after this step and saving"), [steps])
     if snapshot.state == "done" or (snapshot.ended and report and report.step == report.total_steps):
         early = report is not None and report.settled
-        why = "It stopped by itself: likeness no longer rose." if early else ""
-        return cards.progress(1, FINISHED, [steps, why, "Go on to the portraits."], "good")
+        why = _("It stopped by itself: likeness no longer rose.") if early else ""
+        return cards.progress(1, _("Learning finished"), [steps, why, _("Go on to the portraits.")], "good")
     if snapshot.state == "stopped":
         if not step:
-            return cards.note("Stopped before it began. Start again whenever you like.")
-        return cards.progress(
-            share,
-            "Paused and saved",
-            [steps, "Resume, or go on to the portraits with what it has learned so far."],
-        )
+            return cards.note(_("Stopped before it began. Start again whenever you like."))
+        next_ = _("Resume, or go on to the portraits with what it has learned so far.")
+        return cards.progress(share, _("Paused and saved"), [steps, next_])
     if report is None or snapshot.state in ("waiting", "preparing"):
-        stay = "You may close this page; it goes on without it."
+        stay = _("You may close this page; it goes on without it.")
         return cards.progress(
-            share or snapshot.share, snapshot.stage or "Preparing", [_going_on(saved, total), stay]
+            share or snapshot.share, snapshot.stage or _("Preparing"), [_going_on(saved, total), stay]
         )
+    return _learning(report, share, steps)
+
+
+def _learning(report: StepReport, share: float, steps: str) -> str:
+    """At work, with the offer to say when it is done (page.js)."""
     left = (
-        f"About {cards.duration(report.seconds_left)} left"
+        _("About {time} left", time=cards.duration(report.seconds_left))
         if report.step > 2
-        else "Measuring how long it takes"
+        else _("Measuring how long it takes")
     )
-    pace = f"{report.seconds:.1f} s a step"
+    pace = _("{seconds:.1f} s a step", seconds=report.seconds)
+    facts = [left, steps, pace, _("You may close this page.")]
     ask = (
-        '<p class="mc-ask"><button type="button" class="mc-button mc-notify" data-notify hidden>Notify me when it is '
-        "done</button></p>"
+        '<p class="mc-ask"><button type="button" class="mc-button mc-notify" data-notify hidden>'
+        f"{_('Notify me when it is done')}</button></p>"
     )
-    return cards.progress(share, PHASES[report.phase], [left, steps, pace, "You may close this page."]) + ask
+    return cards.progress(share, _(PHASES[report.phase]), facts) + ask
+
+
+def _failed(snapshot: Snapshot, step: int, total: int) -> str:
+    """Why it failed, and after how much; a warning where it was only cut off."""
+    if not step:
+        return cards.failure(_("Learn"), snapshot)
+    why = _(
+        "Step “Learn”, {step} of {total} done: {problem}", step=step, total=total, problem=snapshot.problem
+    )
+    return cards.note(why, "warn" if snapshot.cut_off else "bad")
 
 
 def _going_on(saved: int, total: int) -> str:
-    return f"Goes on from step {saved} of {total}" if saved else ""
+    return _("Goes on from step {step} of {total}", step=saved, total=total) if saved else ""
 
 
 def _saved(run: StoredRun | None, saved: int) -> str:
     if run is None:
         return ""
     if saved >= run.total or run.finished:
-        return cards.progress(1, f"{run.title} is finished", [f"{saved} steps"], "good")
+        steps = n_("{n} step", "{n} steps", saved)
+        return cards.progress(1, _("{training} is finished", training=run.title), [steps], "good")
     if not saved:
-        return cards.note(f"{run.title} saved nothing before it ended. Start a new training.", "warn")
-    share = saved / max(run.total, 1)
-    return cards.progress(share, f"{run.title} was interrupted", [
-        f"Saved at step {saved} of {run.total}", "Resume it, or go on with what it has learned so far.",
+        nothing = _("{training} saved nothing before it ended. Start a new training.", training=run.title)
+        return cards.note(nothing, "warn")
+    return cards.progress(saved / max(run.total, 1), _("{training} was interrupted", training=run.title), [
+        _("Saved at step {step} of {total}", step=saved, total=run.total),
+        _("Resume it, or go on with what it has learned so far."),
     ])  # fmt: skip

@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(runs / "shown"))
         import app
-        from magicapture_core.ui import look
+        from magicapture_core.ui import head, look
         from magicapture_core.ui.studio import Studio
 
         settings = {"schedules": {"quick": QUICK}, "generate": {"steps": 3}}
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         blocks.queue(default_concurrency_limit=4)
         _, url, _ = blocks.launch(
             server_port=_free_port(), prevent_thread_lock=True, quiet=True, theme=look.theme(), css=look.CSS,
-            blocked_paths=[str(runs / "sessions")], footer_links=["gradio"], ssr_mode=False,
+            head=head.script(), blocked_paths=[str(runs / "sessions")], footer_links=["gradio"], ssr_mode=False,
         )  # fmt: skip
         yield Server(url, studio, runs)
         studio.close()
@@ -102,13 +102,15 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 class visitor:
     """A browser of its own: `with visitor(browser, server) as (page, faults)`."""
 
-    def __init__(self, browser: Any, server: Server, width: int = 1280) -> None:
-        self.browser, self.server, self.width = browser, server, width
+    def __init__(self, browser: Any, server: Server, width: int = 1280, script: str = "") -> None:
+        """script: run in the page before everything else."""
+        self.browser, self.server, self.width, self.script = browser, server, width, script
 
     def __enter__(self) -> tuple[Any, list[str]]:
         self.context = self.browser.new_context(viewport={"width": self.width, "height": 900})
         self.context.set_default_timeout(PATIENCE)
         page, faults = self.context.new_page(), []
+        page.add_init_script(self.script)
         home = self.server.url
         page.on(
             "request", lambda r: None if r.url.startswith((home, "data:", "blob:")) else faults.append(r.url)

@@ -101,6 +101,28 @@ def test_accordions_say_whether_they_are_open(page: Any) -> None:
     expect(button).to_have_attribute("aria-expanded", "true")
 
 
+def test_what_is_seen_where_files_are_dropped_is_its_name(page: Any, people: Any) -> None:
+    choose = page.get_by_role("button", name="Choose photos", exact=True)
+    expect(choose).to_have_count(1)
+    shown = "element => getComputedStyle(element.querySelector('.wrap'), '::before').content"
+    assert choose.evaluate(shown) == '"Choose photos"'
+    page.set_input_files("#mc-files input", people[0][0])
+    expect(page.locator("#mc-held")).to_contain_text("1 photo here")
+    expect(page.locator("#mc-files .filename")).to_have_count(1)
+    expect(page.locator("#mc-files .upload-container")).to_have_attribute("aria-label", "Choose photos")
+    assert page.locator("#mc-files button[aria-label^='common.']").count() == 0
+    page.locator("#mc-consent input").focus()
+    names = []
+    for _ in range(4):
+        page.keyboard.press("Shift+Tab")
+        names.append(page.evaluate("document.activeElement.ariaLabel"))
+    assert names[1:] == [
+        "Clear",
+        "Choose photos",
+        None,
+    ]  # once, though gradio 6.31 puts one button into another
+
+
 def test_the_steps_have_names_on_a_phone(browser: Any, server: Any) -> None:
     from conftest import visitor
 

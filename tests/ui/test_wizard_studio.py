@@ -101,3 +101,39 @@ def test_other_shapes_are_offered_where_the_model_has_them(page: Any) -> None:
     ) == [64, 80]
     page.locator("#mc-gallery [data-act=portrait]").click()
     expect(page.locator("#mc-detail .mc-pair img")).to_have_count(2)  # maps are made of squares only
+
+
+NOTIFICATIONS = """
+window.asked = 0; window.shown = []; window.away = false;
+window.Notification = class {
+  static permission = 'default';
+  static async requestPermission() { window.asked += 1; Notification.permission = 'granted'; return 'granted'; }
+  constructor(title, options) { window.shown.push(options.body); }
+};
+Object.defineProperty(document, 'hidden', {get: () => window.away});
+"""
+
+
+@pytest.mark.long
+def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server: Any) -> None:
+    from conftest import visitor
+
+    with visitor(browser, server, script=NOTIFICATIONS) as (page, faults):
+        icon = page.locator("link[rel~=icon]").first
+        plain = icon.get_attribute("href")
+        to_train(page, ti_steps=60)
+        page.locator(".mc-notify").click(trial=True)
+        assert page.evaluate("asked") == 0  # nobody is asked before the button is pressed
+        page.locator(".mc-notify").click()
+        expect(page.locator(".mc-notify")).to_be_hidden()
+        assert page.evaluate("asked") == 1
+        expect(icon).to_have_attribute("href", re.compile("^data:image/png"))
+        page.evaluate("away = true")
+        page.wait_for_function("shown.length > 0")
+        assert page.evaluate("shown") == ["Learning: done"]
+        assert page.title().startswith("Learning: done · ")
+        expect(icon).to_have_attribute("href", re.compile("^data:image/png"))
+        page.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_function("!document.title.includes('done')")
+        expect(icon).to_have_attribute("href", plain)
+        assert faults == []

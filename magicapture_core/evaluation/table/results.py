@@ -14,7 +14,7 @@ from magicapture_core.evaluation.benchmark import Benchmark
 from magicapture_core.evaluation.cells import finished_cell
 from magicapture_core.evaluation.edits import ANYONE, COMPOSED, EDITS
 from magicapture_core.evaluation.judges import Judges
-from magicapture_core.evaluation.methods import METHODS, Method
+from magicapture_core.evaluation.methods import Method, in_order
 from magicapture_core.evaluation.metrics import Cell, Estimate
 from magicapture_core.evaluation.table.bounds import bounds
 from magicapture_core.evaluation.tasks import Setup, Task
@@ -216,7 +216,7 @@ def collect(tasks: Sequence[Task], setup: Setup, benchmark: Benchmark, out: Path
     asked = [name for name in EDITS if any(row["kind"] == name for row in rows)]
     return Results(
         benchmark=benchmark,
-        methods=tuple(method for name, method in METHODS.items() if name in values),
+        methods=tuple(in_order(values)),
         values=values,
         rows=tuple(rows),
         unasked={name: metrics.mean_of([float(row["shows"][name]) for row in plain]) for name in asked},
