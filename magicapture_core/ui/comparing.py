@@ -32,8 +32,11 @@ class Comparing(Step):
             with gr.Row(elem_classes="mc-buttons"):
                 self.compare = gr.Button(_("Compare strengths"), elem_id="mc-compare-strengths")
                 self.stop = gr.Button(_("Stop comparing"), visible=False, elem_id="mc-compare-stop")
-                self.adopt = gr.Button(_("Use the recommended one"), visible=False, elem_id="mc-adopt")
             self.compared = gr.HTML(elem_id="mc-compared")
+            with gr.Row(elem_classes="mc-buttons"):
+                self.adopt = gr.Button(
+                    _("Use the recommended one"), variant="primary", visible=False, elem_id="mc-adopt"
+                )
 
     def standing(self, session: Session) -> str:
         """How a comparison stands, as HTML."""
@@ -93,7 +96,7 @@ def evidence(choice: Mapping[str, Any]) -> str:
         )
         shown = escape(_("Pictures at strength {scale}", scale=f"{each['scale']:g}"), quote=True)
         return (
-            f'<figure class="mc-evidence"><figcaption>{title}</figcaption>'
+            f'<figure class="mc-evidence{" mc-best" if best else ""}"><figcaption>{title}</figcaption>'
             f'<img src="{address(each["picture"])}" alt="{shown}"></figure>'
         )
 
@@ -104,6 +107,6 @@ def evidence(choice: Mapping[str, Any]) -> str:
     recommended = _("Recommended: strength {scale}", scale=f"{choice['scale']:g}")
     return (
         f"<p><strong>{escape(recommended)}</strong></p>"
-        + "".join(map(row, choice["rows"]))
+        + f'<div class="mc-evidences">{"".join(map(row, choice["rows"]))}</div>'
         + f'<p class="mc-quiet">{escape(choice["judges"])} {escape(why)}</p>'
     )

@@ -23,6 +23,15 @@ SETTING_TITLES = {
     "model": N_("Model"),
 }
 
+FILM = """
+watch('value', () => {
+  const film = element.querySelector('.mc-film'), chosen = film?.querySelector('.mc-open[aria-pressed="true"]');
+  const card = chosen?.closest('.mc-portrait');
+  if (card) film.scrollLeft = card.offsetLeft - (film.clientWidth - card.clientWidth) / 2;
+});
+"""
+"""For gr.HTML with a `film` in it: the chosen portrait stays in sight when the film is drawn anew."""
+
 
 def in_words(portrait: StoredPortrait) -> str:
     """The score, in words."""
@@ -37,17 +46,19 @@ def portrait_cards(
     new: int | None = None,
     coming: int = 0,
     marked: Collection[str] = (),
+    film: bool = False,
 ) -> str:
     """A grid of buttons, each a portrait with its score; the sentence says what choosing one does.
 
-    new: the batch that is marked as new; coming: how many are still being drawn; marked: ids of what is finished.
+    new: the batch that is marked as new; coming: how many are still being drawn; marked: ids of what is finished;
+    film: on a phone one row that scrolls, so that what is shown of the chosen one below it is near.
     """
     if not portraits and not coming:
         return ""
     made = escape(n_("{n} portrait", "{n} portraits", len(portraits)), quote=True)
     return (
         f'<h3 class="mc-sub" data-say="{made}">{_("Your portraits")}</h3><p class="mc-quiet">{escape(sentence)}</p>'
-        f'<div class="mc-portraits" aria-busy="{"true" if coming else "false"}">'
+        f'<div class="mc-portraits{" mc-film" if film else ""}" aria-busy="{"true" if coming else "false"}">'
         + '<div class="mc-coming mc-waiting"><span></span></div>' * coming
         + "".join(
             _card(
@@ -79,7 +90,8 @@ def heart(portrait: StoredPortrait, word: str = "") -> str:
     kind, sign = "mc-button" if word else "mc-heart", "♥" if portrait.favourite else "♡"
     return (
         f'<button type="button" class="{kind}" data-act="favourite" data-id="{portrait.id}" aria-pressed="{pressed}" '
-        f'aria-label="{escape(_("Favourite"), quote=True)}"><span aria-hidden="true">{sign}</span> {word}</button>'
+        f'aria-label="{escape(_("Favourite"), quote=True)}"><span aria-hidden="true">{sign}</span>'
+        f'<span class="mc-word"> {word}</span></button>'
     )
 
 
@@ -124,7 +136,8 @@ def portrait_detail(
             f'alt="{escape(_("One of the photos"), quote=True)}"><figcaption>'
             f"<strong>{_('One of your photos')}</strong></figcaption></figure>"
         )
-    map_of, chips = _looks(words, word, heat)
+    looks = _looks(words, word, heat)
+    close = button("close", portrait.id, "✕", _("Close"), kind="mc-close")
     near = "" if busy else button("near", portrait.id, _("More like this"))
     warnings = "".join(
         f'<p class="mc-quiet">{escape(in_plain_words(each))}</p>' for each in portrait.warnings
@@ -132,18 +145,18 @@ def portrait_detail(
     return (
         f'<div class="mc-about" data-shown="{portrait.id}"><div class="mc-pair mc-three"><figure><img src="{picture}" '
         f'alt="{_about(portrait)}"><figcaption><strong>{in_words(portrait)}</strong></figcaption></figure>{original}'
-        f'{map_of}</div><div class="mc-tools">{near}{heart(portrait, _("Favourite"))}<a class="mc-button" '
+        f'{looks}</div>{close}<div class="mc-tools">{near}{heart(portrait, _("Favourite"))}<a class="mc-button" '
         f'href="{picture}" download="portrait-seed-{portrait.seed}.png">{_("Download")}</a>'
         f"{button('remove', portrait.id, _('Delete'))}</div>"
-        f'<p>{with_tokens(portrait.prompt)}</p>{warnings}{chips}<details class="mc-more"><summary>'
+        f'<p>{with_tokens(portrait.prompt)}</p>{warnings}<details class="mc-more"><summary>'
         f"{_('Advanced: how it was made')}</summary>{_facts(portrait)}</details></div>"
     )
 
 
-def _looks(words: Sequence[str], word: str | None, heat: Path | None) -> tuple[str, str]:
-    """What a word pays attention to, as a figure, and the words to choose from."""
+def _looks(words: Sequence[str], word: str | None, heat: Path | None) -> str:
+    """What a word pays attention to, as a figure, and the words to choose from: two cells of the grid."""
     if heat is None or word is None:
-        return "", ""
+        return ""
     chips = "".join(
         f'<button type="button" class="mc-chip" data-act="word" data-id="{escape(each, quote=True)}" '
         f'aria-pressed="{"true" if each == word else "false"}">{escape(_title(each))}</button>'
@@ -151,13 +164,11 @@ def _looks(words: Sequence[str], word: str | None, heat: Path | None) -> tuple[s
     )
     title = _title(word)
     shown = _("What “{word}” pays attention to: bright is most", word=title)
-    figure = (
+    return (
         f'<figure><img class="mc-heat" src="{address(heat)}" alt="{escape(shown, quote=True)}">'
         f"<figcaption><strong>{escape(_('What “{word}” pays attention to', word=title))}</strong></figcaption></figure>"
-    )
-    return (
-        figure,
-        f'<h3 class="mc-sub">{_("What the model pays attention to")}</h3><div class="mc-words">{chips}</div>',
+        f'<div class="mc-other"><h3 class="mc-sub">{_("What the model pays attention to")}</h3>'
+        f'<div class="mc-words">{chips}</div></div>'
     )
 
 

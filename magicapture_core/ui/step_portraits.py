@@ -14,7 +14,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness, prompt_chips
 from magicapture_core.ui.comparing import Comparing
 from magicapture_core.ui.past_trainings import Exporting, PastTrainings, run_title
-from magicapture_core.ui.portrait_cards import portrait_cards, portrait_detail, undo
+from magicapture_core.ui.portrait_cards import FILM, portrait_cards, portrait_detail, undo
 from magicapture_core.ui.portrait_jobs import MOST_PORTRAITS, generate_config
 from magicapture_core.ui.portrait_offer import COMPOSED_PROMPT, PortraitOffer
 from magicapture_core.ui.portrait_shapes import ONLY_SQUARE, SQUARE, shapes, size_of
@@ -55,13 +55,13 @@ class PortraitsStep(Step):
         self.chips = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-chips")
         with gr.Row(equal_height=True):
             self.count = gr.Slider(
-                1, 16, value=4, step=1, label=_("How many"), min_width=200, elem_id="mc-count"
+                1, 16, value=4, step=1, label=_("How many"), min_width=150, elem_id="mc-count"
             )
             self.shape = gr.Radio(
                 [SQUARE], value=SQUARE, label=_("Shape"), visible=False, min_width=200, elem_id="mc-shape"
             )
             self.make = gr.Button(
-                _("Make portraits"), variant="primary", size="lg", min_width=200, elem_id="mc-make"
+                _("Make portraits"), variant="primary", size="lg", min_width=150, elem_id="mc-make"
             )
             self.stop = gr.Button(_("Stop"), visible=False, min_width=120, elem_id="mc-make-stop")
         self.square = gr.HTML(elem_id="mc-square")
@@ -71,13 +71,20 @@ class PortraitsStep(Step):
             [(_(title), order) for order, title in ORDERS.items()], value="new", label=_("Show first"), visible=False,
             elem_id="mc-order",
         )  # fmt: skip
-        self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-gallery")
-        self.explained = gr.HTML(likeness.explained(), visible=False)
+        self.gallery = gr.HTML(js_on_load=cards.CLICKS + FILM, elem_id="mc-gallery")
+        with gr.Row(elem_classes="mc-under"):
+            self.explained = gr.HTML(likeness.explained(), visible=False, min_width=150)
+            self.archive = gr.DownloadButton(
+                _("Download all (zip)"),
+                visible=False,
+                size="md",
+                min_width=150,
+                scale=0,
+                elem_id="mc-archive",
+            )
         self.chosen = gr.State(None)
         self.filled = gr.State(None)
         self.detail = gr.HTML(js_on_load=cards.CLICKS + cards.INTO_VIEW, elem_id="mc-detail")
-        with gr.Row(elem_classes="mc-buttons"):
-            self.archive = gr.DownloadButton(_("Download all (zip)"), visible=False, elem_id="mc-archive")
         with gr.Accordion(_("Advanced"), open=False, elem_classes="mc-waits"):
             self._advanced()
         self.comparing, self.exporting = Comparing(studio), Exporting(studio)
@@ -220,7 +227,9 @@ class PortraitsStep(Step):
         coming = self.studio.portrait_jobs.coming(session)
         new = newest if newest > first and not coming else None
         return {
-            self.gallery: portrait_cards(found, chosen, _(LARGE), new=new, coming=coming),
+            self.gallery: portrait_cards(
+                found, chosen, _(LARGE), new=new, coming=coming, film=chosen is not None
+            ),
             self.undo: undo(session),
             self.order: gr.Radio(visible=len(found) > 1),
             self.explained: gr.HTML(visible=any(portrait.identity is not None for portrait in found)),
@@ -310,11 +319,18 @@ class PortraitsStep(Step):
             self.studio.portrait_jobs.near(key, target, int(min(count, MOST_PORTRAITS)))
             time.sleep(0)
             return self.watch(self.studio.sessions.find(key), None, chosen, text, order)[0]
+        if act == "close":
+            closed: Updates = {self.detail: "", self.chosen: None}
+            return {**closed, **self._gallery(self.studio.sessions.find(key), None, order)}
         if act in ("remove", "undo"):
             session = portraits.remove(key, target) if act == "remove" else portraits.restore(key, target)
             gone = act == "remove" and target == chosen
             cleared: Updates = {self.detail: "", self.chosen: None} if gone else {}
-            return {**cleared, **self._gallery(session, chosen, order), **self.past.show(session)}
+            return {
+                **cleared,
+                **self._gallery(session, None if gone else chosen, order),
+                **self.past.show(session),
+            }
         session = portraits.like(key, target) if act == "favourite" else self.studio.sessions.find(key)
         shown = target if act == "portrait" else chosen
         if shown is None:
