@@ -83,11 +83,6 @@ def _way_item(number: int, name: str, current: int, reached: int) -> str:
     )
 
 
-def count(number: int, name: str) -> str:
-    """ "1 photo", "2 photos"."""
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
 def note(text: str, kind: str = "info") -> str:
     """A message in a box; nothing for an empty text. kind: info, warn, good or bad."""
     if not text:

@@ -73,7 +73,7 @@ class MaskCard:
     problem: str | None
     """Why it cannot be used without a mask."""
     doubt: str | None
-    """Why somebody should look at it, in English."""
+    """Why somebody should look at it."""
 
 
 def mask_cards(title: str, role: Role, photos: Iterable[MaskCard]) -> str:
@@ -89,7 +89,7 @@ def _mask_card(role: Role, photo: MaskCard) -> str:
     elif photo.corrected:
         kind, badge = "good", _("Corrected")
     elif photo.doubt:
-        kind, badge, said = "fair", _("Please check"), _(photo.doubt)
+        kind, badge, said = "fair", _("Please check"), photo.doubt
     tag = f'<span class="mc-badge mc-{kind}">{escape(badge)}</span>' if badge else ""
     label = _("Correct the mask of {name}", name=photo.name)
     words = ""
