@@ -139,7 +139,7 @@ class PhotosStep(PhotoListStep):
     def _first(self, session: Session) -> str:
         """The first draft, as soon as it is there."""
         draft = next(iter(self.studio.drafts.holding(session).values()), None)
-        return first_draft(draft.picture, look_title(draft.look)) if draft else ""
+        return first_draft(draft.picture, look_title(draft.look), draft.lighter) if draft else ""
 
     def _people(self, session: Session) -> str:
         """The sample people; behind “Choose another person” once there are photos."""
