@@ -108,9 +108,9 @@ class TestWithoutABrowser:
         key, _ = server.studio.sessions.create()
         portrait = with_portrait(server.studio, key, "dana/1")
         sheets = server.studio.sheets
-        made = sheets.make(key, portrait.id, "icao", "a4", replace=True, force=False)
+        made = sheets.make(key, portrait.id, "icao", "a4", background="#dddee0", force=False)
         assert (made["passed"], made["files"]) == (False, [])
-        made = sheets.make(key, portrait.id, "icao", "a4", replace=True, force=True)
+        made = sheets.make(key, portrait.id, "icao", "a4", background="#dddee0", force=True)
         assert [path.suffix for path in made["files"]] == [".pdf", ".png"]
         shown = server.studio.sessions.find(key).shown
         assert all(path.parent == shown for path in [made["photo"], *made["files"]])
@@ -120,7 +120,7 @@ class TestWithoutABrowser:
         (ann, _), (bob, _) = sessions.create(), sessions.create()
         portrait = with_portrait(server.studio, ann)
         with pytest.raises(Problem, match="one of your portraits"):
-            server.studio.sheets.make(bob, portrait.id, "icao", "a4", replace=True, force=True)
+            server.studio.sheets.make(bob, portrait.id, "icao", "a4", background="#dddee0", force=True)
         with pytest.raises(Problem, match="one of your portraits"):
             finishing_jobs.start(bob, portrait.id, {})
         with pytest.raises(Problem, match="one of your portraits"):
