@@ -217,8 +217,15 @@ def _wire_finishing(wizard: Wizard) -> None:
         finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
     )
     _when(finishing.stop.click, finishing.halt, [key, finishing.chosen], finishing.live, _("Stopping"))
-    choices = [finishing.spec, finishing.paper, finishing.replace, finishing.force]
-    asked = [key, finishing.chosen, *choices]
-    _when(finishing.make.click, finishing.make_sheet, asked, [finishing.sheet], _("Checking the photo"))
-    for choice in choices:
-        _when(choice.input, finishing.forget_sheet, None, [finishing.sheet])
+    passport = finishing.passport
+    asked = [
+        key, finishing.chosen, passport.spec, passport.paper, passport.replace, passport.colour, passport.force,
+    ]  # fmt: skip
+    _when(passport.make.click, passport.make_sheet, asked, [passport.sheet], _("Checking the photo"))
+    background = [passport.spec, passport.replace, passport.colour]
+    shown = [passport.colour, passport.rule, passport.sheet]
+    _when(passport.spec.input, passport.choose_format, [passport.spec], shown, **LAST)
+    for choice in (passport.replace, passport.colour):
+        _when(choice.input, passport.choose_background, background, shown, **LAST)
+    for choice in (passport.paper, passport.force):
+        _when(choice.input, passport.forget_sheet, None, [passport.sheet])
