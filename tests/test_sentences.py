@@ -19,6 +19,8 @@ MARKED: dict[str, set[str]] = {
     "photos/__init__.py": {"kind"},
     "weights.py": {"entry.purpose"},
     "faces/facexlib_variant.py": {"WEIGHTS[name].purpose"},
+    "ui/setting_texts.py": {"text", "_named(name)"},
+    "ui/settings.py": {"title"},
 }
 """Variables that hold what N_ has marked (or the title of a preset), by file. Every other one is a constant's name."""
 LITERAL = {"subject", "style"}
