@@ -11,6 +11,12 @@ from test_wizard_page import expect, to_masks, to_train
 pytestmark = pytest.mark.browser
 
 
+def standing_out(page: Any) -> list[str]:
+    """Which primary buttons are seen."""
+    found = page.locator("button.primary:visible")
+    return [button.get_attribute("id") for button in found.all()]
+
+
 @pytest.mark.long
 def test_the_button_tells_the_time_before_the_first_training(page: Any, server: Any) -> None:
     pace = server.runs / "pace.json"
@@ -21,6 +27,7 @@ def test_the_button_tells_the_time_before_the_first_training(page: Any, server: 
     assert '"lora"' in pace.read_text(encoding="utf-8")
     expect(page.get_by_role("radio", name=re.compile(r"^Quick: about \d+"))).to_be_checked()
     expect(page.locator("#mc-progress")).not_to_contain_text("Measuring")
+    assert standing_out(page) == ["mc-start"]  # there is nothing to go on with yet
 
 
 @pytest.mark.long
@@ -42,6 +49,7 @@ def test_samples_can_be_looked_at_and_settings_are_closed_meanwhile(page: Any) -
     page.locator("#mc-pause").click()
     expect(page.locator("#mc-schedule")).to_be_visible()
     expect(page.locator("#mc-start")).to_contain_text("Learn again")
+    assert standing_out(page) == ["mc-resume"]
 
 
 @pytest.mark.long
@@ -136,4 +144,7 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
         page.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
         page.wait_for_function("!document.title.includes('done')")
         expect(icon).to_have_attribute("href", plain)
+        assert standing_out(page) == ["mc-next-3"]
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollHeight") <= 3 * 844  # three screens of a phone
         assert faults == []
