@@ -56,6 +56,7 @@ def test_samples_can_be_looked_at_and_settings_are_closed_meanwhile(page: Any) -
 def test_portraits_are_kept_deleted_brought_back_and_varied(page: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    assert standing_out(page) == ["mc-next-3"]
     page.locator("#mc-next-3").click()
     page.locator("#mc-count input[type=number]").fill("2")
     page.locator("#mc-make").click()
@@ -129,7 +130,7 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
     with visitor(browser, server, script=NOTIFICATIONS) as (page, faults):
         icon = page.locator("link[rel~=icon]").first
         plain = icon.get_attribute("href")
-        to_train(page, ti_steps=60)
+        to_train(page, ti_steps=5000)
         page.locator(".mc-notify").click(trial=True)
         assert page.evaluate("asked") == 0  # nobody is asked before the button is pressed
         page.locator(".mc-notify").click()
@@ -137,6 +138,7 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
         assert page.evaluate("asked") == 1
         expect(icon).to_have_attribute("href", re.compile("^data:image/png"))
         page.evaluate("away = true")
+        page.locator("#mc-pause").click()
         page.wait_for_function("shown.length > 0")
         assert page.evaluate("shown") == ["Learning: done"]
         assert page.title().startswith("Learning: done · ")
@@ -144,7 +146,6 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
         page.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
         page.wait_for_function("!document.title.includes('done')")
         expect(icon).to_have_attribute("href", plain)
-        assert standing_out(page) == ["mc-next-3"]
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollHeight") <= 3 * 844  # three screens of a phone
         assert faults == []
