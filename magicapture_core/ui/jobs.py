@@ -114,7 +114,7 @@ class Job:
             self._announce()
 
     def snapshot(self) -> Snapshot:
-        """How it stands now."""
+        """How it stands now, in the language of who looks."""
         ahead = self._jobs.ahead(self)
         with self._changed:
             # Said in the language of whoever started it; somebody else may look, or on another page.
@@ -190,7 +190,8 @@ class Job:
         log.log(level, "job %s (%s) failed\n%s", self.id, self.kind, text)
         if self.failure is not None:
             forget_frames(self.failure)
-        self._set(state="failed", problem=str(self.failure or _(UNEXPECTED, reference=self.id)))
+        unexpected = _(UNEXPECTED, reference=self.id)
+        self._set(state="failed", problem=unexpected if self.failure is None else str(self.failure))
 
     def _end_early(self) -> None:
         """End as stopped by somebody, or as cut off by the limit. The stream is closed, so everything is saved."""
