@@ -116,11 +116,7 @@ def test_what_is_seen_where_files_are_dropped_is_its_name(page: Any, people: Any
     for _ in range(4):
         page.keyboard.press("Shift+Tab")
         names.append(page.evaluate("document.activeElement.ariaLabel"))
-    assert names[1:] == [
-        "Clear",
-        "Choose photos",
-        None,
-    ]  # once, though gradio 6.31 puts one button into another
+    assert names[1:] == ["Clear", "Choose photos", None]  # once, though gradio 6.31 puts one button into another
 
 
 def test_the_steps_have_names_on_a_phone(browser: Any, server: Any) -> None:
