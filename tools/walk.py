@@ -49,6 +49,8 @@ class Options(Served):
     """Of the page on its server, for example /de. None: that of the language."""
     person: str = "bruno"
     """Whose photos are uploaded, of assets/people."""
+    hurry: bool = False
+    """Press “Stop and keep” at the first sample, for a rehearsal; portraits are then of a face half learned."""
     every: float = 10.0
     """Seconds between two pictures."""
 
@@ -161,11 +163,16 @@ def to_first_sample(walker: Walker, film: Film) -> None:
     film.reach("first sample", walker.stillness)
 
 
-def to_portraits(walker: Walker, film: Film) -> None:
+def to_portraits(walker: Walker, film: Film, hurry: bool) -> None:
     """To the end of the training, and what it can do."""
-    walker.see(sentence("Learning finished"), LONG)
-    film.reach("learning finished", walker.stillness)
-    onward(walker, "Make portraits")
+    if hurry:
+        walker.press("button", sentence("Stop and keep"))
+        walker.find("heading", sentence("Make portraits"), LONG)
+        film.reach("learning stopped", walker.stillness)
+    else:
+        walker.see(sentence("Learning finished"), LONG)
+        film.reach("learning finished", walker.stillness)
+        onward(walker, "Make portraits")
     walker.press("button", sentence("Make portraits"))
     film.reach("portraits asked for")
     walker.find("button", sentence("Portrait {number}"), LONG)
@@ -267,7 +274,7 @@ def walk(options: Options, address: str) -> None:
         try:
             to_first_draft(walker, film, photos)
             to_first_sample(walker, film)
-            to_portraits(walker, film)
+            to_portraits(walker, film, options.hurry)
             to_file(walker, film, options.out)
         finally:
             collect(film)

@@ -101,6 +101,18 @@ def test_accordions_say_whether_they_are_open(page: Any) -> None:
     expect(button).to_have_attribute("aria-expanded", "true")
 
 
+def test_the_keyboards_place_is_marked_alike_on_everything(page: Any) -> None:
+    marks = {}
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        kind, mark = page.evaluate(
+            "[document.activeElement.nodeName, getComputedStyle(document.activeElement).outlineWidth]"
+        )
+        marks[kind] = mark
+    assert {"BUTTON", "INPUT", "A"} <= set(marks)
+    assert set(marks.values()) - {marks.get("BODY")} == {"3px"}
+
+
 def test_what_is_seen_where_files_are_dropped_is_its_name(page: Any, people: Any) -> None:
     choose = page.get_by_role("button", name="Choose photos", exact=True)
     expect(choose).to_have_count(1)
@@ -116,7 +128,11 @@ def test_what_is_seen_where_files_are_dropped_is_its_name(page: Any, people: Any
     for _ in range(4):
         page.keyboard.press("Shift+Tab")
         names.append(page.evaluate("document.activeElement.ariaLabel"))
-    assert names[1:] == ["Clear", "Choose photos", None]  # once, though gradio 6.31 puts one button into another
+    assert names[1:] == [
+        "Clear",
+        "Choose photos",
+        None,
+    ]  # once, though gradio 6.31 puts one button into another
 
 
 def test_the_steps_have_names_on_a_phone(browser: Any, server: Any) -> None:
