@@ -138,7 +138,7 @@ def to_first_draft(walker: Walker, film: Film, photos: list[Path]) -> None:
         "checkbox", sentence("These are photos of me, or I have this person's permission to use them.")
     )
     film.tick()
-    walker.see(re.compile(rf"^{len(photos)}\b.*{re.escape(_('usable photos of the person.'))}"))
+    walker.see(re.compile(rf"^{len(photos)}\b.*{re.escape(_('usable photos of the person.'))}"), LONG)
     film.reach("photos looked at", walker.stillness)
     walker.see(ending("Draft: the look, not yet your face"), LONG)
     film.reach("first draft", walker.stillness)
@@ -154,7 +154,7 @@ def to_first_sample(walker: Walker, film: Film) -> None:
     )  # fmt: skip
     film.reach("look ticked", walker.stillness)
     onward(walker, "Is the right area highlighted?")
-    walker.see(ending("you can go on."))
+    walker.see(ending("you can go on."), LONG)
     film.reach("faces checked", walker.stillness)
     onward(walker, "Make it look like you")
     walker.press("button", sentence("Make it look like me"))

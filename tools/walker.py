@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Words = re.Pattern[str]
-LOOKING = 60.0
+LOOKING = 180.0
 """Seconds in which a control or a text has to be there, on a busy machine."""
 PAUSE = 0.5
 """Seconds between two looks at the page."""
