@@ -104,10 +104,6 @@ class Walker:
         """The first visible text like this, as a locator."""
         return self._first(self.page.get_by_text(words), f"text “{words.pattern}”", patience)
 
-    def there(self, role: str, words: Words) -> int:
-        """How many such are visible now."""
-        return self.page.get_by_role(role, name=words).filter(visible=True).count()
-
     def _first(self, wanted: Any, what: str, patience: float) -> Any:
         visible = wanted.filter(visible=True)
         self.wait(lambda: visible.count() > 0, what, patience)
