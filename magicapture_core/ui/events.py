@@ -53,10 +53,12 @@ def wire(wizard: Wizard, blocks: Any) -> None:
 
 def _wire_session(wizard: Wizard, blocks: Any) -> None:
     """The session: open it, follow its jobs, delete it."""
-    key, portraits = wizard.key, wizard.steps[4]
-    blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
-        wizard.fill, [key], wizard.outputs, **QUIET
-    ).then(wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET)
+    key, photos, portraits = wizard.key, wizard.steps[0], wizard.steps[4]
+    opened = blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET)
+    opened.then(photos.remind, [photos.files, photos.consent], [photos.held], **QUIET)
+    opened.then(wizard.fill, [key], wizard.outputs, **QUIET).then(
+        wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET
+    )
     train = wizard.steps[3]
     followed = [key, wizard.seen, train.looked, train.schedule, *portraits.place]
     wizard.timer.tick(wizard.follow, followed, wizard.live, concurrency_limit=20, **QUIET)

@@ -68,6 +68,12 @@ def first_draft(picture: str, title: str, lighter: bool) -> str:
     )
 
 
+def first_draft_coming() -> str:
+    """The place of the first draft while it is drawn."""
+    said = _("Drawing a first draft …")
+    return f'<div class="mc-first"><i aria-hidden="true"></i><p role="status">{escape(said)}</p></div>'
+
+
 @dataclass(frozen=True)
 class MaskCard:
     """A photo as training sees it."""
