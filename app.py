@@ -23,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from magicapture_core.problems import Problem
 from magicapture_core.ui.limits import Limits
 
 log = logging.getLogger("magicapture")
@@ -79,6 +80,17 @@ def build(studio: Any, *, mcp: bool = False) -> Any:
     return blocks
 
 
+def stand(studio: Any) -> None:
+    """Where a Space lends its GPU, put the model onto it. Where that fails, each loan loads it, if it can be had later."""
+    from magicapture_core.ui.lent_gpu import lending
+
+    if lending():
+        try:
+            studio.models.stand()
+        except Problem as problem:
+            log.warning("the model does not stand on the lent GPU: %s", problem)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve until Ctrl-C; running trainings save where they stand. Exit code 1: the options cannot be used."""
     options = tyro.cli(Options, args=arguments, prog="python app.py")
@@ -107,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     studio = Studio(
         runs, model=options.model, any_model=options.alone, keep_days=options.keep_days, limits=options.limits
     )
+    stand(studio)
     # However the server is told to stop, trainings save where they stand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio.sweep_now_and_then()

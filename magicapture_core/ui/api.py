@@ -163,6 +163,7 @@ class Api:
         if stop:
             self.studio.training_jobs.stop(session)
         found = self.studio.sessions.find(session)
+        self.studio.visited(session)
         return _training(found, self.studio.training_jobs.job(found))
 
     @plain_errors
