@@ -81,7 +81,7 @@ def build(studio: Any, *, mcp: bool = False) -> Any:
 
 
 def stand(studio: Any) -> None:
-    """Where a Space lends its GPU, put the model onto it. Where that fails, each loan loads it, if it can be had later."""
+    """Where a Space lends its GPU, put the model onto it. If that fails, each loan loads it, once it can be had."""
     from magicapture_core.ui.lent_gpu import lending
 
     if lending():

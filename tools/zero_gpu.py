@@ -44,7 +44,8 @@ class Answers(BaseHTTPRequestHandler):
         asked = {name: values[0] for name, values in parse_qs(address.query).items()}
         self.server.asked.append(asked)
         seconds = int(asked["durationSeconds"])
-        print(f"ZeroGPU stand-in: {seconds} s asked for, {self.server.left} s left", flush=True)
+        who = "a visitor" if "token" in asked else "nobody"
+        print(f"ZeroGPU stand-in: {seconds} s asked for by {who}, {self.server.left} s left", flush=True)
         if seconds > self.server.left:
             return self._answer(429, {"left": self.server.left, "wait": 3600})
         self.server.left -= seconds
@@ -66,7 +67,7 @@ def pretend(quota: int = 2400) -> Lender:
     lender = Lender(quota)
     threading.Thread(target=lender.serve_forever, daemon=True).start()
     os.environ |= {
-        "SPACE_ID": "stand-in/magicapture", "SPACES_ZERO_GPU": "true",
+        "SYSTEM": "spaces", "SPACE_ID": "ada/magicapture", "SPACES_ZERO_GPU": "true",
         "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{lender.server_port}",
         "ZEROGPU_OFFLOAD_DIR": mkdtemp(prefix="zerogpu-"),
     }  # fmt: skip
