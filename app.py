@@ -69,9 +69,9 @@ def build(studio: Any, *, mcp: bool = False) -> Any:
 
     with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
         wizard = page.layout(studio)
-        api.mount(studio)  # first: a name that is taken gets a number
         if mcp:
-            agents.mount(studio)
+            agents.mount(studio)  # agents are told of the tools in this order, and begin with these
+        api.mount(studio)  # before the page: a name that is taken gets a number
         events.wire(wizard, blocks)
     for code in available():
         if code != ENGLISH:

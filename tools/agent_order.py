@@ -62,12 +62,7 @@ class Transcript:
             described = " ".join(tool.description.split())
             self.lines.append(f"**{tool.name}**: {described}\n")
             for name, schema in tool.inputSchema["properties"].items():
-                kind = (
-                    "/".join(map(json.dumps, schema["enum"]))
-                    if "enum" in schema
-                    else schema.get("type", "any")
-                )
-                self.lines.append(f"- `{name}` ({kind}): {' '.join(schema['description'].split())}")
+                self.lines.append(f"- `{name}` ({kind(schema)}): {' '.join(schema['description'].split())}")
             self.lines.append("")
         self.lines.append("## The order\n")
 
@@ -80,6 +75,15 @@ class Transcript:
         asked = ", ".join(f"{name}={json.dumps(short(value))}" for name, value in values.items())
         said = answer if isinstance(answer, str) else json.dumps(short(answer), ensure_ascii=False)
         self.lines.append(f"    → {tool}({asked})\n    ← {said}   [{seconds:.0f} s]\n")
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """A JSON schema's type, in words."""
+    if "enum" in schema:
+        return " or ".join(map(json.dumps, schema["enum"]))
+    if "anyOf" in schema:
+        return " or ".join(map(kind, schema["anyOf"]))
+    return f"list of {kind(schema['items'])}s" if schema.get("type") == "array" else schema.get("type", "any")
 
 
 def short(value: Any) -> Any:
