@@ -94,8 +94,8 @@ class Api:
         elif files and role == "subject" and not self.studio.sessions.find(key).consent:
             raise Problem(
                 _(
-                    "Photos of a person need their consent. Ask whether these may be used, and give consent=true if they "
-                    "agree."
+                    "Photos of a person need their consent. Ask whether these may be used, and give consent=true if "
+                    "they agree."
                 )
             )
         if person:

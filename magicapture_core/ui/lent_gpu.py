@@ -40,10 +40,10 @@ DRAWING = 0.06
 """Seconds for one denoising step of one portrait, decoding and scoring included. A safe estimate, not measured."""
 WORD = N_(
     "This Space lends its GPU for two minutes at a time, within a daily limit for each visitor: about 2 minutes "
-    "without an account, 5 with a free one, 40 with PRO. Drafts take none of it, ten portraits less than one minute, a "
-    "quick training of Stable Diffusion 1.5 about three, the paper's about fifteen. A training goes on from one loan to "
-    "the next and is saved in between; where the limit ends it, resume it the next day. For more, duplicate this Space "
-    "with a GPU of its own."
+    "without an account, 5 with a free one, 40 with PRO. Drafts take none of it, ten portraits less than one minute, "
+    "a quick training of Stable Diffusion 1.5 about three, the paper's about fifteen. A training goes on from one loan "
+    "to the next and is saved in between; where the limit ends it, resume it the next day. For more, duplicate this "
+    "Space with a GPU of its own."
 )
 
 Task = Callable[..., Iterator[Any]]
@@ -79,11 +79,9 @@ def training_quota(phases: Mapping[str, int], items: int, *, standing: bool = Fa
     while working > 0:
         asked = _asked(working, standing)
         quota += asked
-        working -= (
-            WORKING * (asked - _beside(standing) / 3) - _beside(standing) * 2 / 3
-            if asked == SECONDS
-            else working
-        )
+        if asked < SECONDS:
+            break
+        working -= WORKING * (asked - _beside(standing) / 3) - _beside(standing) * 2 / 3
     return quota
 
 
