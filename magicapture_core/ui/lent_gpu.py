@@ -41,9 +41,9 @@ DRAWING = 0.06
 WORD = N_(
     "This Space lends its GPU for two minutes at a time, within a daily limit for each visitor: about 2 minutes "
     "without an account, 5 with a free one, 40 with PRO. Drafts take none of it, ten portraits less than one minute, "
-    "a quick training of Stable Diffusion 1.5 about three, the paper's about fifteen. A training goes on from one loan "
-    "to the next and is saved in between; where the limit ends it, resume it the next day. For more, duplicate this "
-    "Space with a GPU of its own."
+    "a quick training of Stable Diffusion 1.5 three to four, the paper's about sixteen. A training goes on from one "
+    "loan to the next and is saved in between; where the limit ends it, resume it the next day. For more, duplicate "
+    "this Space with a GPU of its own."
 )
 
 Task = Callable[..., Iterator[Any]]
@@ -65,17 +65,17 @@ def lending() -> bool:
     return lent_by_a_space() and bool(importlib.util.find_spec("spaces"))
 
 
-def training_seconds(phases: Mapping[str, int], items: int, *, standing: bool = False) -> int:
+def training_seconds(phases: Mapping[str, int], items: int, drawn: int = 0, *, standing: bool = False) -> int:
     """Seconds to ask for a training. phases: steps that are left, by phase; items: of each task in a step.
 
-    standing: whether the model is on the GPU when the loan begins.
+    drawn: denoising steps of the samples that are left. standing: whether the model is on the GPU when the loan begins.
     """
-    return _asked(sum(steps * items * STEP[phase] for phase, steps in phases.items()), standing)
+    return _asked(_training(phases, items, drawn), standing)
 
 
-def training_quota(phases: Mapping[str, int], items: int, *, standing: bool = False) -> int:
+def training_quota(phases: Mapping[str, int], items: int, drawn: int = 0, *, standing: bool = False) -> int:
     """Seconds of a visitor's daily limit that a whole training takes, all its loans together. Arguments: as above."""
-    working, quota = sum(steps * items * STEP[phase] for phase, steps in phases.items()), 0
+    working, quota = _training(phases, items, drawn), 0
     while working > 0:
         asked = _asked(working, standing)
         quota += asked
@@ -83,6 +83,10 @@ def training_quota(phases: Mapping[str, int], items: int, *, standing: bool = Fa
             break
         working -= WORKING * (asked - _beside(standing) / 3) - _beside(standing) * 2 / 3
     return quota
+
+
+def _training(phases: Mapping[str, int], items: int, drawn: int) -> float:
+    return sum(steps * items * STEP[phase] for phase, steps in phases.items()) + drawn * DRAWING
 
 
 def drawing_seconds(count: int, steps: int, *, standing: bool = False) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
@@ -299,7 +300,13 @@ class TrainingJobs(SlicedJobs):
             "textual_inversion": max(0, config.ti_steps - done),
             "lora": config.lora_steps - max(0, done - config.ti_steps),
         }
-        return training_seconds(left, config.items_per_step, standing=self.models.stands(run.model))
+        drawn = (
+            sum(left.values())
+            // (config.sample_every or sys.maxsize)
+            * config.sample_pictures
+            * config.sample_steps
+        )
+        return training_seconds(left, config.items_per_step, drawn, standing=self.models.stands(run.model))
 
     def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: bool) -> Stream:
         """Train until the loan ends."""
