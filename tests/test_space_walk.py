@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from magicapture_core.config import TrainConfig
-from magicapture_core.schedules import FOR_EVERY_MODEL, QUICK
+from magicapture_core.schedules import PAPER, QUICK
 from magicapture_core.ui import lent_gpu
+from magicapture_core.ui.server_models import SD15, ServerModels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,12 +55,16 @@ def test_on_zero_gpu_a_visitor_is_asked_for_every_loan() -> None:
 
 def test_what_a_day_buys_is_what_the_page_says() -> None:
     text = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
-    quick, paper = FOR_EVERY_MODEL[QUICK], TrainConfig()
-    phases = {"textual_inversion": quick["ti_steps"], "lora": quick["lora_steps"]}
-    seconds = lent_gpu.training_quota(phases, quick["gradient_accumulation"], standing=True)
-    assert f"| a quick training | {seconds} s |" in text
-    phases = {"textual_inversion": paper.ti_steps, "lora": paper.lora_steps}
-    whole = lent_gpu.training_quota(phases, paper.items_per_step, standing=True)
-    assert f"| the paper's training | {whole} s |" in text
+
+    def takes(schedule: str) -> int:
+        config = ServerModels(SD15, any_model=False).facts(SD15).config(schedule)
+        drawn = (config.ti_steps + config.lora_steps) // config.sample_every
+        drawn *= config.sample_pictures * config.sample_steps
+        phases = {"textual_inversion": config.ti_steps, "lora": config.lora_steps}
+        return lent_gpu.training_quota(phases, config.items_per_step, drawn, standing=True)
+
+    seconds, whole = takes(QUICK), takes(PAPER)
+    assert f"| a quick training, samples included | {seconds} s |" in text
+    assert f"| the paper's training, samples included | {whole} s |" in text
     assert f"| ten portraits | {lent_gpu.drawing_seconds(10, 50, standing=True)} s |" in text
     assert f"{40 * 60 // seconds} quick trainings, or {40 * 60 // whole} of the paper's" in text

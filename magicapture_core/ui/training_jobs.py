@@ -300,12 +300,8 @@ class TrainingJobs(SlicedJobs):
             "textual_inversion": max(0, config.ti_steps - done),
             "lora": config.lora_steps - max(0, done - config.ti_steps),
         }
-        drawn = (
-            sum(left.values())
-            // (config.sample_every or sys.maxsize)
-            * config.sample_pictures
-            * config.sample_steps
-        )
+        samples = sum(left.values()) // (config.sample_every or sys.maxsize)
+        drawn = samples * config.sample_pictures * config.sample_steps
         return training_seconds(left, config.items_per_step, drawn, standing=self.models.stands(run.model))
 
     def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: bool) -> Stream:
