@@ -72,7 +72,9 @@ class Transcript:
 
     def call(self, tool: str, values: dict[str, Any], answer: Any, seconds: float) -> None:
         """A call and what came back."""
-        asked = ", ".join(f"{name}={json.dumps(short(value))}" for name, value in values.items())
+        asked = ", ".join(
+            f"{name}={json.dumps(short(value), ensure_ascii=False)}" for name, value in values.items()
+        )
         said = answer if isinstance(answer, str) else json.dumps(short(answer), ensure_ascii=False)
         self.lines.append(f"    → {tool}({asked})\n    ← {said}   [{seconds:.0f} s]\n")
 
@@ -95,6 +97,8 @@ def short(value: Any) -> Any:
             )
         return {name: short(each) for name, each in value.items()}
     if isinstance(value, list):
+        if len(value) > 1 and all(isinstance(each, str) and each.startswith("data:") for each in value):
+            return [short(value[0]), f"{len(value)} in all"]
         return [short(each) for each in value]
     if isinstance(value, str):
         value = KEY.sub(lambda found: f"{found[0][:6]}…", value)
