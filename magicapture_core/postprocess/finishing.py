@@ -13,6 +13,7 @@ import torch
 from magicapture_core.config import PostprocessConfig, to_dict
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.faces.protocol import check_pixels
+from magicapture_core.gpu import has_gpu
 from magicapture_core.languages import N_, _, n_
 from magicapture_core.postprocess.networks import (
     RESTORER_WEIGHTS,
@@ -62,9 +63,7 @@ def finish(
     Raises MissingFiles if weights that the config names cannot be downloaded, Problem if a file has other content.
     """
     check_pixels(pixels)
-    work = _Work(
-        pixels, config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), progress
-    )
+    work = _Work(pixels, config, torch.device(device or ("cuda" if has_gpu() else "cpu")), progress)
     begun = time.perf_counter()
     enlarger, restoring = work.upscaler(), work.restorer()
     work.done.seconds["load"] = time.perf_counter() - begun

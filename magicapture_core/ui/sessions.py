@@ -132,6 +132,10 @@ class Sessions:
         with self._lock:
             return self._locks.setdefault(owner, threading.RLock())
 
+    def begin_anew(self) -> None:
+        """In a forked process, where whoever held a lock does not live on."""
+        self._locks, self._lock = {}, threading.Lock()
+
     def _write(self, session: Session) -> None:
         values = dataclasses.asdict(session)
         del values["folder"], values["shown"]
