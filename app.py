@@ -23,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from magicapture_core.problems import Problem
 from magicapture_core.ui.limits import Limits
 
 log = logging.getLogger("magicapture")
@@ -68,15 +69,26 @@ def build(studio: Any, *, mcp: bool = False) -> Any:
 
     with gr.Blocks(title="MagiCapture", analytics_enabled=False) as blocks:
         wizard = page.layout(studio)
-        api.mount(studio)  # first: a name that is taken gets a number
         if mcp:
-            agents.mount(studio)
+            agents.mount(studio)  # agents are told of the tools in this order, and begin with these
+        api.mount(studio)  # before the page: a name that is taken gets a number
         events.wire(wizard, blocks)
     for code in available():
         if code != ENGLISH:
             with speaking(code), blocks.route(LANGUAGES[code], f"/{code}", show_in_navbar=False):
                 events.wire(page.layout(studio), blocks)
     return blocks
+
+
+def stand(studio: Any) -> None:
+    """Where a Space lends its GPU, put the model onto it. If that fails, each loan loads it, once it can be had."""
+    from magicapture_core.ui.lent_gpu import lending
+
+    if lending():
+        try:
+            studio.models.stand()
+        except Problem as problem:
+            log.warning("the model does not stand on the lent GPU: %s", problem)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     studio = Studio(
         runs, model=options.model, any_model=options.alone, keep_days=options.keep_days, limits=options.limits
     )
+    stand(studio)
     # However the server is told to stop, trainings save where they stand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio.sweep_now_and_then()

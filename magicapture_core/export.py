@@ -9,6 +9,7 @@ from magicapture_core.adapters.exporting import Exported, Format, export_adapter
 from magicapture_core.adapters.files import missing_embeddings
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig, from_dict
+from magicapture_core.languages import _
 from magicapture_core.models import generate_defaults
 from magicapture_core.models.families import family_called
 from magicapture_core.problems import Problem, RunProblem
@@ -28,14 +29,24 @@ def export_run(
     facts = found.facts()
     if facts.config.trained != "lora":
         raise RunProblem(
-            f"{found.folder} trained weights of the UNet itself (trained = {facts.config.trained!r}), as the methods "
-            "do that MagiCapture is compared with; expected LoRA, which other programs load. Export another run."
+            _(
+                "{folder} trained weights of the UNet itself (trained = {trained}), as the methods do that MagiCapture "
+                "is compared with; expected LoRA, which other programs load. Export another run.",
+                folder=found.folder,
+                trained=repr(facts.config.trained),
+            )
         )
     if out.exists() and not out.is_dir():
-        raise Problem(f"{out} is a file; expected a folder to write into. Choose another name.")
+        raise Problem(_("{path} is a file; expected a folder to write into. Choose another name.", path=out))
     missing = missing_embeddings(found.adapter)
     if missing:
-        raise RunProblem(f"{found.folder} has no {' and '.join(missing)} yet. Train it first.")
+        raise RunProblem(
+            _(
+                "{folder} has no {files} yet. Train it first.",
+                folder=found.folder,
+                files=_(" and ").join(missing),
+            )
+        )
     suits = from_dict(GenerateConfig, generate_defaults(facts.model))
     if adapter_scale is not None:
         suits = dataclasses.replace(suits, adapter_scale=adapter_scale)

@@ -260,6 +260,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
 _fetching = threading.RLock()
 
 
+def _fetch_anew() -> None:
+    """In a forked process, where whoever held the lock does not live on."""
+    global _fetching
+    _fetching = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fetch_anew)
+
+
 def _search_folders() -> Iterator[Path]:
     yield weights_dir()
     for package, folder in (("facexlib", "weights"), ("gfpgan", "weights"), ("realesrgan", "../weights")):

@@ -15,7 +15,7 @@ from fpdf import FPDF
 from PIL import Image, ImageFont
 
 from magicapture_core.faces import Face, choose_analyser
-from magicapture_core.formats import PAPERS, REFUSED, SPECS, background_colour, paper, photo_spec
+from magicapture_core.formats import PAPERS, REFUSED, SPECS, as_hex, background_colour, paper, photo_spec
 from magicapture_core.formats.checklist import Check
 from magicapture_core.formats.head import find_head
 from magicapture_core.formats.matte import guided_filter, matte, replace_background
@@ -164,6 +164,22 @@ class TestPhoto:
         assert failed(dark) - {"sharpness"} == {"background_colour"}
         with pytest.raises(Problem, match="written as #dde3ea or white; got '#12'"):
             background_colour("#12")
+        assert background_colour("rgba(207.4, 224, 245, 1)") == (
+            207,
+            224,
+            245,
+        )  # as gradio's colour picker has it
+        assert as_hex((207, 224, 245)) == "#cfe0f5"
+
+    def test_every_specification_permits_its_own_background_and_no_dark_one(self) -> None:
+        for spec in SPECS.values():
+            assert spec.permits(spec.background)
+            assert not spec.permits((40, 40, 90))
+        yellow = (255, 240, 90)  # as light as white asks, but not white
+        assert SPECS["icao"].permits(yellow)
+        assert not SPECS["us"].permits(yellow)
+        tinted = make_passport_photo(roomy(), SPECS["us"], background=yellow)
+        assert "background_colour" in failed(tinted)
 
     def test_over_the_head_is_background_where_the_picture_ends(self) -> None:
         """And no mirror image of the hair."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gettext
 import threading
 import weakref
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 import torch
 from trainings import short, start, weights_of
 
+from magicapture_core import languages
+from magicapture_core.languages import speaking
 from magicapture_core.problems import OutOfMemory, Problem, RunProblem
 from magicapture_core.ui.jobs import Job, Jobs, Stream
 
@@ -115,6 +118,43 @@ def test_a_stream_can_see_that_it_is_to_stop(jobs: Jobs) -> None:
     job.stop()
     assert job.wait(PATIENCE)
     assert job.snapshot().state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Problem(languages._("The disk is full.")), "THE DISK IS FULL."),
+        (KeyError("a fault"), "SOMETHING WENT WRONG HERE"),
+    ],
+)
+def test_whoever_looks_is_told_in_their_language(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    class Loud(gettext.NullTranslations):
+        def gettext(self, message: str) -> str:
+            return message.upper().replace("{REFERENCE}", "{reference}")
+
+    plain = gettext.NullTranslations()
+    monkeypatch.setattr(languages, "_catalogue", lambda code: Loud() if code == "de" else plain)
+    told, go = threading.Event(), threading.Event()
+
+    def stream(job: Job) -> Stream:
+        job.say(languages._("Loading the model"))
+        told.set()
+        assert go.wait(PATIENCE)
+        yield 1
+        raise error
+
+    job = jobs.start("ann", "training", stream)
+    assert told.wait(PATIENCE)
+    with speaking("de"):
+        assert job.snapshot().stage == "LOADING THE MODEL"
+    assert job.snapshot().stage == "Loading the model"
+    go.set()
+    assert job.wait(PATIENCE)
+    with speaking("de"):
+        assert str(job.snapshot().problem).startswith(says)
+    assert not str(job.snapshot().problem).isupper()
 
 
 def test_what_is_being_done_is_told_in_words(jobs: Jobs) -> None:

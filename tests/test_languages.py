@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import pickle
 import re
 import string
 import threading
@@ -33,6 +34,7 @@ from magicapture_core.languages import (
     speaking,
 )
 from magicapture_core.problems import Problem, RunProblem
+from magicapture_core.ui.jobs import Job, Jobs, Stream
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import StoredPhoto
 from tools import catalogue
@@ -141,7 +143,8 @@ class TestSaidAgain:
         assert isinstance(said, Said)
         assert (said, hash(said)) == (str(said), hash(str(said)))
         assert json.loads(json.dumps([said])) == ["The face of a.jpg is too dark."]
-        for same in (copy.copy(said), copy.deepcopy(said)):
+        sent = pickle.loads(pickle.dumps(said))  # noqa: S301 - as a Space sends what was done on its GPU
+        for same in (copy.copy(said), copy.deepcopy(said), sent):
             with speaking("de"):
                 assert again(same) == "a.jpg: Das Gesicht ist zu dunkel."
 
@@ -178,6 +181,22 @@ class TestSaidAgain:
         assert str(problem) == "Broken: x"
         assert str(Problem("as it is")) == "as it is"
         assert (str(Problem()), str(Problem("a", "b"))) == ("", "('a', 'b')")
+
+    def test_a_job_is_told_in_the_language_of_who_looks_at_it(self) -> None:
+        def stream(_job: Job) -> Stream:
+            yield 1
+            raise Problem(_("Broken: {why}", why="x"))
+
+        jobs = Jobs()
+        with speaking("de"):
+            job = jobs.start("ann", "training", stream)
+            assert job.wait(30)
+            assert (job.snapshot().state, job.snapshot().problem) == ("failed", "Kaputt: x")
+        assert job.snapshot().problem == "Broken: x"
+        with speaking("de"):
+            job.say(_(TITLE))
+        assert job.snapshot().stage == TITLE
+        assert jobs.close(30)
 
     def test_verdicts_of_a_session_are_read_in_two_languages(self, tmp_path: Path) -> None:
         sessions = Sessions(tmp_path / "runs")

@@ -12,7 +12,8 @@ import pytest
 from toy import save_toy
 
 from magicapture_core.config import GenerateConfig
-from magicapture_core.problems import OutOfMemory
+from magicapture_core.gpu import has_gpu
+from magicapture_core.problems import OutOfMemory, Problem
 from magicapture_core.ui import lent_gpu
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.studio import Studio
@@ -21,8 +22,9 @@ PATIENCE = 120.0
 SPACES = """
 import functools, pickle
 import gradio
+from gradio.context import LocalContext
 
-DURATIONS, MOST = [], 1000
+DURATIONS, MOST, LEFT, REQUESTS = [], 1000, 10_000, []
 
 def GPU(task=None, *, duration=60):
     def decorate(task):
@@ -30,7 +32,11 @@ def GPU(task=None, *, duration=60):
         def called(*values):
             if len(DURATIONS) >= MOST:
                 raise gradio.Error("You have exceeded your GPU quota")
-            DURATIONS.append(duration(*values) if callable(duration) else duration)
+            seconds = duration(*values) if callable(duration) else duration
+            if seconds > LEFT:
+                raise gradio.Error(f"You have exceeded your quota ({seconds}s requested vs. {LEFT}s left).")
+            DURATIONS.append(seconds)
+            REQUESTS.append(LocalContext.request.get(None))
             try:
                 for report in task(*pickle.loads(pickle.dumps(values))):
                     yield pickle.loads(pickle.dumps(report))
@@ -125,6 +131,92 @@ def test_a_loan_is_as_long_as_its_work() -> None:
     assert lent_gpu.training_seconds({"textual_inversion": 100, "lora": 100}, 4) == lent_gpu.LOADING + 49
     assert lent_gpu.training_seconds({"textual_inversion": 1200, "lora": 1500}, 4) == lent_gpu.SECONDS
     assert lent_gpu.training_seconds({"textual_inversion": 0, "lora": 0}, 4) == lent_gpu.LOADING
+    assert lent_gpu.drawing_seconds(4, 50, standing=True) == lent_gpu.STANDING + 12
+    assert lent_gpu.portraits_at_once(50, lent_gpu.LOADING + 10) == 3
+
+
+def test_a_visitor_with_few_seconds_left_gets_a_loan_of_those(spaces: Any, tmp_path: Path) -> None:
+    task = lent_gpu.lent(lambda _flag, seconds, *_: iter([seconds]))
+    assert task is not None
+    spaces.LEFT = 40
+    assert list(lent_gpu.one_slice(task, tmp_path / "stop", 110)) == [40]
+    spaces.LEFT = lent_gpu.LOADING + lent_gpu.LEAST - 1
+    with pytest.raises(Problem, match="34s left"):
+        list(lent_gpu.one_slice(task, tmp_path / "stop", 110))
+    assert list(lent_gpu.one_slice(task, tmp_path / "stop", 110, standing=True)) == [34]
+    assert spaces.DURATIONS == [40, 34]
+
+
+def test_loans_are_asked_for_by_the_newest_request(studio: tuple[Studio, str], spaces: Any) -> None:
+    from contextvars import copy_context
+
+    from gradio.context import LocalContext
+
+    server, key = studio
+    owner = server.sessions.owner(key)
+    task = lent_gpu.lent(lambda *_: iter([1]))
+    assert task is not None
+
+    def calls(request: Any, works: bool) -> None:
+        LocalContext.request.set(request)
+        lent_gpu.remember_visitor(owner, works)
+
+    def loan() -> None:
+        LocalContext.request.set("at the beginning")
+        lent_gpu.ask_in_the_name_of(owner)
+        list(lent_gpu.one_slice(task, server.sessions.find(key).folder / "stop", 60))
+
+    copy_context().run(loan)
+    copy_context().run(calls, "a minute later", True)
+    copy_context().run(loan)
+    copy_context().run(calls, "when all is done", False)
+    copy_context().run(loan)
+    assert spaces.REQUESTS == ["at the beginning", "a minute later", "at the beginning"]
+
+
+@pytest.mark.long
+@pytest.mark.real_faces
+def test_a_forked_process_looks_at_faces_anew() -> None:
+    """MediaPipe's threads do not come along: with the server's own networks a lent process would wait forever."""
+    import multiprocessing
+
+    import numpy as np
+    from PIL import Image
+
+    from magicapture_core.faces import choice, choose_analyser
+
+    pixels = np.asarray(Image.open(sample_people()[0].photos[0]).convert("RGB"))
+    here = choose_analyser("bundled")[0]
+    found = len(here.detect(pixels))
+    assert found == 1
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+
+    def look() -> None:
+        there = choose_analyser("bundled")[0]
+        answers.put((there is here, len(there.detect(pixels))))
+
+    with choice._building:  # as if another thread were building one
+        process = context.Process(target=look, daemon=True)
+        process.start()
+    process.join(PATIENCE)
+    process.kill()
+    assert process.exitcode == 0, "the forked process did not end"
+    assert answers.get() == (False, found)
+
+
+def test_only_a_loan_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(
+        torch.cuda, "is_available", lambda: True
+    )  # as `spaces` has it in the server's process
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    assert has_gpu()
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert not has_gpu()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert has_gpu()
 
 
 @pytest.mark.long

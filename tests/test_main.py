@@ -353,7 +353,7 @@ FLOORS = (
     "training generation formats export model_card",
     "checkpoints concepts presets postprocess adapters",
     "models masks faces provenance",
-    "photos prompts attention schedules losses weights heat files",
+    "photos prompts attention schedules losses weights heat files gpu",
     "config progress problems languages",
 )
 """From the top; a room imports from its own floor only what stands after it."""

@@ -16,11 +16,28 @@ ROOT = Path(languages.__file__).parents[2]
 SOURCES = [*sorted((ROOT / "magicapture_core").rglob("*.py")), ROOT / "app.py"]
 SPEAKERS = ("_", "n_", "N_")
 MARKED: dict[str, set[str]] = {
-    "photos/__init__.py": {"kind"},
-    "weights.py": {"entry.purpose"},
     "faces/facexlib_variant.py": {"WEIGHTS[name].purpose"},
+    "photos/__init__.py": {"kind"},
+    "ui/cards.py": {"label", "name", "step", "title"},
+    "ui/comparing.py": {"self.name"},
+    "ui/jobs.py": {"busy.kind"},
+    "ui/keeping.py": {"self.name"},
+    "ui/look_cards.py": {"photo.doubt"},
+    "ui/page.py": {"step.name"},
+    "ui/portrait_cards.py": {"title"},
+    "ui/prompt_chips.py": {"each"},
+    "ui/prompt_words.py": {"each", "english", "title", "words"},
+    "ui/ready_looks.py": {"load_preset(look).title"},
+    "ui/setting_texts.py": {"_named(name)", "text"},
+    "ui/settings.py": {"title"},
+    "ui/step.py": {"step"},
+    "ui/step_finish.py": {"self.name"},
+    "ui/step_photos.py": {"caption", "line"},
+    "ui/step_portraits.py": {"self.name", "title"},
+    "ui/step_style.py": {"line", "preset.description", "preset.title"},
+    "weights.py": {"entry.purpose"},
 }
-"""Variables that hold what N_ has marked (or the title of a preset), by file. Every other one is a constant's name."""
+"""Variables that hold what N_ has marked, or what tools/catalogue.py finds in settings and presets, by file."""
 LITERAL = {"subject", "style"}
 """Placeholders of prompts, which people read as they are."""
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hub_stand_in import TOKEN, Hub, serving
@@ -21,6 +23,7 @@ from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.provenance import save_picture
 from magicapture_core.sharing import PORTRAITS, fetch_run, upload_run, write_shared
+from magicapture_core.ui.keeping import whole_name
 from magicapture_core.ui.stored_session import StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
 
@@ -165,3 +168,87 @@ def test_a_visitor_keeps_a_training(hub: Hub, studio: tuple[Studio, str]) -> Non
     assert hub.private["ada/mine"]
     assert f"{PORTRAITS}/1.png" in hub.files["ada/mine"]
     assert not any("identity" in name for name in hub.files["ada/mine"])
+
+
+def logged_in(name: str, token: str) -> dict[str, str]:
+    """The cookie that gradio sets after a login in a Space: a stand-in of the login itself."""
+    import base64
+    import hashlib
+    import json
+    import time
+
+    import itsdangerous
+
+    person = {
+        "name": name,
+        "preferred_username": name,
+        "profile": f"https://huggingface.co/{name}",
+        "picture": "",
+    }
+    login = {
+        "access_token": token,
+        "scope": "contribute-repos",
+        "expires_at": time.time() + 60,
+        "userinfo": person,
+    }
+    secret = hashlib.sha256(f"{SECRET}-v4".encode()).hexdigest()
+    data = base64.b64encode(json.dumps({"oauth_info": login}).encode())
+    return {"session": itsdangerous.TimestampSigner(secret).sign(data).decode()}
+
+
+def pressed(url: str, blocks: Any, values: list[Any], cookies: dict[str, str]) -> str:
+    """What the page gets that presses “Upload”: everything that the server sends until the press is answered."""
+    number = next(number for number, each in blocks.fns.items() if each.name == "keep")
+    asked = {"fn_index": number, "data": values, "session_hash": "visitor"}
+    with httpx.Client(base_url=url, cookies=cookies, timeout=120) as client:
+        client.post("gradio_api/queue/join", json=asked).raise_for_status()
+        with client.stream("GET", "gradio_api/queue/data?session_hash=visitor") as answers:
+            return "".join(iter_until(answers.iter_lines(), "process_completed"))
+
+
+def iter_until(lines: Iterator[str], word: str) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if word in line:
+            return
+
+
+SECRET = "stand-in"
+
+
+@pytest.mark.long
+def test_by_login_in_a_space(studio: tuple[Studio, str], hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page in a Space's environment (a stand-in), with the cookie of a login; the upload is the real one."""
+    from gradio import oauth
+
+    import app
+
+    for name, value in {
+        "SYSTEM": "spaces", "SPACE_ID": "ada/magicapture", "OAUTH_CLIENT_ID": "stand-in", "OAUTH_CLIENT_SECRET": SECRET,
+        "OAUTH_SCOPES": "openid profile contribute-repos", "OPENID_PROVIDER_URL": hub.url,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+        if hasattr(oauth, name):
+            monkeypatch.setattr(oauth, name, value)
+    server, key = studio
+    blocks = app.build(server)
+    _, url, _ = blocks.queue().launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    url = url.replace("0.0.0.0", "127.0.0.1")
+    try:
+        said = pressed(url, blocks, [key, "mine", "", True], {})
+        assert "Log in to Hugging Face first" in said
+        said = pressed(url, blocks, [key, "mine", "", False], logged_in("ada", TOKEN))
+        assert "(consent)" in said
+        assert not hub.files
+        said = pressed(url, blocks, [key, "mine", "", True], logged_in("ada", TOKEN))
+        assert f"{hub.url}/ada/mine" in said
+        assert hub.private == {"ada/mine": True}
+        assert "config.json" in hub.files["ada/mine"]
+    finally:
+        blocks.close()
+
+
+def test_a_repository_of_ones_own_needs_no_user() -> None:
+    assert whole_name(" mine ", "ada") == "ada/mine"
+    assert whole_name("team/mine", "ada") == "team/mine"
+    assert whole_name("", "ada") == ""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from magicapture_core.languages import ENGLISH, _, speaking
+from magicapture_core.languages import ENGLISH, _, n_, speaking
 from tools.mark import mark
 from tools.screenshots import ROOT, SIZES, Served, blank, wizard
 from tools.walker import LEAST_JUMP, LISTENING, LOOKING, Keyboard, Mouse, StuckError, Walker, Words
@@ -49,6 +49,8 @@ class Options(Served):
     """Of the page on its server, for example /de. None: that of the language."""
     person: str = "bruno"
     """Whose photos are uploaded, of assets/people."""
+    hurry: bool = False
+    """Press “Stop and keep” at the first sample, for a rehearsal; portraits are then of a face half learned."""
     every: float = 10.0
     """Seconds between two pictures."""
 
@@ -118,7 +120,7 @@ def sentence(english: str) -> Words:
     return re.compile("^" + _any_words(english))
 
 
-def ending(english: str) -> Words:
+def holding(english: str) -> Words:
     """What has these words in it."""
     return re.compile(_any_words(english))
 
@@ -136,23 +138,24 @@ def to_first_draft(walker: Walker, film: Film, photos: list[Path]) -> None:
         "checkbox", sentence("These are photos of me, or I have this person's permission to use them.")
     )
     film.tick()
-    walker.see(re.compile(rf"^{len(photos)}\b.*{re.escape(_('usable photos of the person.'))}"))
+    found = n_("{n} usable photo of the person.", "{n} usable photos of the person.", len(photos))
+    walker.see(re.compile("^" + re.escape(found)), LONG)
     film.reach("photos looked at", walker.stillness)
-    walker.see(ending("Draft: the look, not yet your face"), LONG)
+    walker.see(holding("Draft: the look, not yet your face. Press “Next” for all looks."), LONG)
     film.reach("first draft", walker.stillness)
 
 
 def to_first_sample(walker: Walker, film: Film) -> None:
     """Steps 2 to 4: a look that has a draft, the faces, and the training."""
     onward(walker, "Which looks?")
-    walker.press("button", ending("Draft: the look, not yet your face"))
+    walker.press("button", holding("Draft: the look, not yet your face"))
     walker.wait(
         lambda: walker.page.get_by_role("button", pressed=True).filter(visible=True).count() > 0,
         "a look that is ticked", LOOKING,
     )  # fmt: skip
     film.reach("look ticked", walker.stillness)
     onward(walker, "Is the right area highlighted?")
-    walker.see(ending("you can go on."))
+    walker.see(holding("Nothing looks wrong: you can go on."), LONG)
     film.reach("faces checked", walker.stillness)
     onward(walker, "Make it look like you")
     walker.press("button", sentence("Make it look like me"))
@@ -161,18 +164,23 @@ def to_first_sample(walker: Walker, film: Film) -> None:
     film.reach("first sample", walker.stillness)
 
 
-def to_portraits(walker: Walker, film: Film) -> None:
+def to_portraits(walker: Walker, film: Film, hurry: bool) -> None:
     """To the end of the training, and what it can do."""
-    walker.see(sentence("Learning finished"), LONG)
-    film.reach("learning finished", walker.stillness)
-    onward(walker, "Make portraits")
+    if hurry:
+        walker.press("button", sentence("Stop and keep"))
+        walker.find("heading", sentence("Make portraits"), LONG)
+        film.reach("learning stopped", walker.stillness)
+    else:
+        walker.see(sentence("Learning finished"), LONG)
+        film.reach("learning finished", walker.stillness)
+        onward(walker, "Make portraits")
     walker.press("button", sentence("Make portraits"))
     film.reach("portraits asked for")
-    walker.find("button", sentence("Portrait {number}"), LONG)
+    walker.find("button", sentence("Portrait {number}: {description}"), LONG)
     film.reach("first portrait", walker.stillness)
     walker.find("button", sentence("Make more portraits"), LONG)
     film.reach("all portraits", walker.stillness)
-    walker.press("button", sentence("Portrait {number}"))
+    walker.press("button", sentence("Portrait {number}: {description}"))
     walker.see(sentence("More like this"))
     film.reach("a portrait large", walker.stillness)
 
@@ -267,7 +275,7 @@ def walk(options: Options, address: str) -> None:
         try:
             to_first_draft(walker, film, photos)
             to_first_sample(walker, film)
-            to_portraits(walker, film)
+            to_portraits(walker, film, options.hurry)
             to_file(walker, film, options.out)
         finally:
             collect(film)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Words = re.Pattern[str]
-LOOKING = 60.0
+LOOKING = 180.0
 """Seconds in which a control or a text has to be there, on a busy machine."""
-PAUSE = 0.2
+PAUSE = 0.5
 """Seconds between two looks at the page."""
 MOST_KEYS = 150
 """How often Tab is pressed in search of a control."""
@@ -26,7 +26,7 @@ LEAST_JUMP = 0.05
 
 LISTENING = """() => {
   const LIVE = '[role=status], [role=alert], [aria-live]', last = new Map();
-  const named = source => source.node?.closest?.('[id]')?.id || source.node?.nodeName || '?';
+  const named = ({node}) => node?.closest?.('[id]')?.id || node?.className || node?.nodeName || '?';
   window.walked = {jumps: [], heard: []};
   new PerformanceObserver(list => {
     for (const each of list.getEntries()) if (!each.hadRecentInput && each.value >= LEAST) walked.jumps.push(
@@ -96,18 +96,13 @@ class Walker:
         """Longest time, in seconds, for which nothing on the page changed in the last wait."""
 
     def find(self, role: str, words: Words, patience: float = LOOKING) -> Any:
-        """The first visible control of this role on which these words stand, and that can be used, as a locator."""
-        every = self.page.get_by_role(role, disabled=None if role == "img" else False)
-        named = self.page.get_by_role(role, name=words, disabled=None if role == "img" else False)
-        return self._first(named.or_(every.filter(has_text=words)), f"{role} “{words.pattern}”", patience)
+        """The first visible control of this role and name that can be used, as a locator."""
+        wanted = self.page.get_by_role(role, name=words, disabled=None if role == "img" else False)
+        return self._first(wanted, f"{role} “{words.pattern}”", patience)
 
     def see(self, words: Words, patience: float = LOOKING) -> Any:
         """The first visible text like this, as a locator."""
         return self._first(self.page.get_by_text(words), f"text “{words.pattern}”", patience)
-
-    def there(self, role: str, words: Words) -> int:
-        """How many such are visible now."""
-        return self.page.get_by_role(role, name=words).filter(visible=True).count()
 
     def _first(self, wanted: Any, what: str, patience: float) -> Any:
         visible = wanted.filter(visible=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Literal
 
@@ -25,6 +26,22 @@ FACEXLIB_WEIGHTS = (
 
 _built: dict[str, FaceAnalyser] = {}
 _building = threading.Lock()
+_left_behind: list[FaceAnalyser] = []
+
+
+def _build_anew() -> None:
+    """In a forked process (ZeroGPU makes them): MediaPipe's threads did not come along, nor did whoever held the lock.
+
+    The old analysers are kept: closing one would wait for its threads.
+    """
+    global _building
+    _left_behind.extend(_built.values())
+    _built.clear()
+    _building = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_build_anew)
 
 
 def choose_analyser(variant: Variant = "auto") -> tuple[FaceAnalyser, str]:

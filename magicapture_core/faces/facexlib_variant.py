@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from magicapture_core.faces.align import crop_to_image
 from magicapture_core.faces.bundled import BundledAnalyser
 from magicapture_core.faces.protocol import Face, FaceEmbedder, check_pixels
+from magicapture_core.gpu import has_gpu
 from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.weights import WEIGHTS, fetch_weight, find_weight, read_state
@@ -74,7 +75,7 @@ class FacexlibAnalyser:
     def __init__(self) -> None:
         """Get and load the weights. MissingFiles where they cannot be had."""
         self._lock = threading.RLock()  # RetinaFace keeps the picture's scale in itself while it detects
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda" if has_gpu() else "cpu")
         self._bundled = BundledAnalyser()
         self._embedders: dict[str, FaceEmbedder] = {}
         self._parser_name = fetch_weights()

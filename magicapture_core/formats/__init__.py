@@ -6,9 +6,20 @@ from magicapture_core.formats.specs import (
     SPECS,
     Paper,
     PhotoSpec,
+    as_hex,
     background_colour,
     paper,
     photo_spec,
 )
 
-__all__ = ["PAPERS", "REFUSED", "SPECS", "Paper", "PhotoSpec", "background_colour", "paper", "photo_spec"]
+__all__ = [
+    "PAPERS",
+    "REFUSED",
+    "SPECS",
+    "Paper",
+    "PhotoSpec",
+    "as_hex",
+    "background_colour",
+    "paper",
+    "photo_spec",
+]

@@ -13,6 +13,7 @@ from magicapture_core.formats.checklist import Check, check_photo
 from magicapture_core.formats.head import Head, find_head
 from magicapture_core.formats.matte import matte, replace_background
 from magicapture_core.formats.specs import INCH, PhotoSpec, Range
+from magicapture_core.languages import _
 from magicapture_core.problems import PhotoProblem
 
 # A head that leans more was meant to, or was not photographed for a passport: it is left as it is, and fails.
@@ -62,8 +63,10 @@ def make_passport_photo(
     faces = analyser.detect(pixels)
     if not faces:
         raise PhotoProblem(
-            "No face was found in the picture, so there is nothing to measure: expected one upright face seen from "
-            "the front. Choose another portrait."
+            _(
+                "No face was found in the picture, so there is nothing to measure: expected one upright face seen "
+                "from the front. Choose another portrait."
+            )
         )
     face = faces[0]
     alpha = matte(pixels, analyser.foreground(pixels))

@@ -1,4 +1,7 @@
-"""A sheet of equal photos with cut marks, at exact physical size: PDF, PNG or JPEG."""
+"""A sheet of equal photos with cut marks, at exact physical size: PDF, PNG or JPEG.
+
+What is printed on it is English in any language: the fonts that are always there have letters for no more.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from magicapture_core.files import atomic_file
 from magicapture_core.formats.passport import PassportPhoto
 from magicapture_core.formats.specs import INCH, REFUSED, Paper, PhotoSpec, to_pixels
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.provenance import parameters, save_picture, xmp
 
@@ -77,7 +81,12 @@ def layout(spec: PhotoSpec, sheet: Paper, failed: Sequence[str] = ()) -> Layout:
             best = _placed(photo, sheet, size, foot, (columns, rows), turned=turned, lines=lines)
     if best is None:
         raise Problem(
-            f"A photo of {spec.width:g}×{spec.height:g} mm does not fit on {sheet.title}. Choose larger paper."
+            _(
+                "A photo of {width:g}×{height:g} mm does not fit on {paper}. Choose larger paper.",
+                width=spec.width,
+                height=spec.height,
+                paper=_(sheet.title),
+            )
         )
     return best
 
@@ -130,7 +139,13 @@ def write_sheet(
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise Problem(f"Sheets are written as {', '.join(SUFFIXES)}; got {path.name!r}. Choose one of those.")
+        raise Problem(
+            _(
+                "Sheets are written as {suffixes}; got {name}. Choose one of those.",
+                suffixes=", ".join(SUFFIXES),
+                name=repr(path.name),
+            )
+        )
     placed = layout(photo.spec, sheet, [check.title for check in photo.failed])
     statement = REFUSED
     if photo.failed:

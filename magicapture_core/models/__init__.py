@@ -18,6 +18,7 @@ from typing import Any, get_args
 import torch
 
 from magicapture_core.config import Framing
+from magicapture_core.gpu import has_gpu
 from magicapture_core.languages import _
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.families import family_of
@@ -47,6 +48,16 @@ __all__ = [
 _opening = threading.Lock()
 """One at a time: the libraries patch torch's own classes while they build a model, and two at once would leave them
 patched, so that no model could be opened any more."""
+
+
+def _open_anew() -> None:
+    """In a forked process, where whoever held the lock does not live on."""
+    global _opening
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_anew)
 
 
 def load(
@@ -125,7 +136,7 @@ def generate_defaults(name: str) -> dict[str, Any]:
 
 def best_device() -> torch.device:
     """CUDA, else Apple's GPU, else the CPU."""
-    if torch.cuda.is_available():
+    if has_gpu():
         rank = os.environ.get("LOCAL_RANK")  # of several processes each has a GPU of its own
         return torch.device("cuda", int(rank)) if rank else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -13,6 +13,8 @@ import torch
 from magicapture_core.config import PostprocessConfig, to_dict
 from magicapture_core.faces import FaceAnalyser, choose_analyser
 from magicapture_core.faces.protocol import check_pixels
+from magicapture_core.gpu import has_gpu
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.postprocess.networks import (
     RESTORER_WEIGHTS,
     RestorerNetwork,
@@ -61,9 +63,7 @@ def finish(
     Raises MissingFiles if weights that the config names cannot be downloaded, Problem if a file has other content.
     """
     check_pixels(pixels)
-    work = _Work(
-        pixels, config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), progress
-    )
+    work = _Work(pixels, config, torch.device(device or ("cuda" if has_gpu() else "cpu")), progress)
     begun = time.perf_counter()
     enlarger, restoring = work.upscaler(), work.restorer()
     work.done.seconds["load"] = time.perf_counter() - begun
@@ -78,10 +78,28 @@ def finish(
         if not ran_out_of_memory(error):
             raise
         raise Problem(
-            f"Memory does not hold a tile of {config.tile} pixels. Set a smaller one (tile), or use the CPU."
+            n_(
+                "Memory does not hold a tile of {n} pixel. Set a smaller one (tile), or use the CPU.",
+                "Memory does not hold a tile of {n} pixels. Set a smaller one (tile), or use the CPU.",
+                config.tile,
+            )
         ) from error
     work.done.settings = {"finish": {**to_dict(config), **work.used}}
     return work.done
+
+
+NOT_ENLARGED = N_("The picture has {width}×{height} pixels and is not enlarged: max_side is {most}.")
+LESS_ENLARGED = N_(
+    "The picture has {width}×{height} pixels and is enlarged ×{factor:.2g} only: max_side is {most}."
+)
+CHANGED_THE_FACE = N_(
+    "Restoration at full strength would have changed the face (identity {before:.2f} → {full:.2f}); it was blended in "
+    "by {strength:.0%} (identity {after:.2f})."
+)
+CHANGED_A_FACE = N_(
+    "Restoration at full strength would have changed face {number} of {count} (identity {before:.2f} → {full:.2f}); it "
+    "was blended in by {strength:.0%} (identity {after:.2f})."
+)
 
 
 class _Work:
@@ -99,10 +117,9 @@ class _Work:
         self.size = tuple(max(1, round(side * factor)) for side in sides)
         self.factor = factor
         if factor < config.upscale:
-            what = "is not enlarged" if factor == 1 else f"is enlarged ×{factor:.2g} only"
-            self.done.notes.append(
-                f"The picture has {sides[0]}×{sides[1]} pixels and {what}: max_side is {config.max_side}."
-            )
+            note = NOT_ENLARGED if factor == 1 else LESS_ENLARGED
+            width, height = sides
+            self.done.notes.append(_(note, width=width, height=height, factor=factor, most=config.max_side))
 
     def say(self, what: str, done: float, total: float | None) -> None:
         if self._progress is not None:
@@ -117,13 +134,15 @@ class _Work:
             kind = best_upscaler(self.factor, self.device)
             if kind == "lanczos":
                 self.done.notes.append(
-                    "Enlarged plainly: no super-resolution weights are here. Get them with: "
-                    "python -m magicapture_core weights get RealESRGAN_x2plus"
+                    _(
+                        "Enlarged plainly: no super-resolution weights are here. Get them with: {command}",
+                        command="python -m magicapture_core weights get RealESRGAN_x2plus",
+                    )
                 )
         if kind == "lanczos":
             return None
-        self.say("Loading super-resolution", 0, None)
-        return upscaler(kind, self.factor, self.device, self._download("super-resolution"))
+        self.say(_("Loading super-resolution"), 0, None)
+        return upscaler(kind, self.factor, self.device, self._download(_("Downloading super-resolution")))
 
     def restorer(self) -> RestorerNetwork | None:
         """The network for face restoration; None: no restoration."""
@@ -133,13 +152,17 @@ class _Work:
             if kind == "none":
                 entry = WEIGHTS[RESTORER_WEIGHTS["gfpgan"]]
                 self.done.notes.append(
-                    f"Faces were not restored: {entry.filename} ({entry.readable_size}) is not here. Get it with: "
-                    f"python -m magicapture_core weights get {entry.name}"
+                    _(
+                        "Faces were not restored: {file} ({size}) is not here. Get it with: {command}",
+                        file=entry.filename,
+                        size=entry.readable_size,
+                        command=f"python -m magicapture_core weights get {entry.name}",
+                    )
                 )
         if kind == "none" or self.config.restore_strength == 0:
             return None
-        self.say("Loading face restoration", 0, None)
-        return restorer(kind, self.device, self._download("face restoration"))
+        self.say(_("Loading face restoration"), 0, None)
+        return restorer(kind, self.device, self._download(_("Downloading face restoration")))
 
     def upscale(self, network: UpscalerNetwork | None) -> None:
         if self.factor == 1:
@@ -165,7 +188,7 @@ class _Work:
         if network is None:
             return
         begun = time.perf_counter()
-        self.say("Face restoration", 0, 1)
+        self.say(_("Face restoration"), 0, 1)
         result, faces = restore_faces(
             self.done.pixels,
             network,
@@ -177,7 +200,7 @@ class _Work:
         )
         self.done.faces = faces
         if not faces:
-            self.done.notes.append("No face was found in the picture, so no face was restored.")
+            self.done.notes.append(_("No face was found in the picture, so no face was restored."))
             return
         self.done.notes += [
             _guard_note(number, face, len(faces)) for number, face in enumerate(faces) if face.guarded
@@ -188,11 +211,11 @@ class _Work:
     def _keep(self, stage: str, pixels: np.ndarray, begun: float) -> None:
         self.done.pixels = self.done.stages[stage] = pixels
         self.done.seconds[stage] = time.perf_counter() - begun
-        self.say("Super-resolution" if stage == "upscale" else "Face restoration", 1, 1)
+        self.say(_("Super-resolution") if stage == "upscale" else _("Face restoration"), 1, 1)
 
     def _download(self, what: str) -> Progress:
         """Reports a download with the purpose of the file: users do not know its name."""
-        return lambda _file, done, total: self.say(f"Downloading {what}", done, total)
+        return lambda _file, done, total: self.say(what, done, total)
 
 
 def _mixed(plain: np.ndarray, sharp: np.ndarray, strength: float) -> np.ndarray:
@@ -203,8 +226,12 @@ def _mixed(plain: np.ndarray, sharp: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _guard_note(number: int, face: RestoredFace, count: int) -> str:
-    whose = "the face" if count == 1 else f"face {number + 1} of {count}"
-    return (
-        f"Restoration at full strength would have changed {whose} (identity {face.score_before:.2f} → "
-        f"{face.score_full:.2f}); it was blended in by {face.strength:.0%} (identity {face.score_after:.2f})."
+    return _(
+        CHANGED_THE_FACE if count == 1 else CHANGED_A_FACE,
+        number=number + 1,
+        count=count,
+        before=face.score_before,
+        full=face.score_full,
+        strength=face.strength,
+        after=face.score_after,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import Progress
 from magicapture_core.weights import ASSETS, WEIGHTS, fetch_weight, find_weight, read_state
@@ -64,18 +65,26 @@ def upscaler(
     path = MINI_FILE if kind == "mini" else fetch_weight(realesrgan_weight(factor), progress)
     if kind == "mini" and not path.is_file():
         raise MissingFiles(
-            f"The bundled upscaler {path} is not there. It belongs to MagiCapture; get it back from its repository, "
-            'or choose the upscaler "lanczos" or "realesrgan".'
+            _(
+                "The bundled upscaler {path} is not there. It belongs to MagiCapture; get it back from its "
+                'repository, or choose the upscaler "lanczos" or "realesrgan".',
+                path=path,
+            )
         )
     # Real-ESRGAN was published in fp16 for GPUs; a CPU has no fast fp16 convolutions.
     dtype = torch.float16 if device.type == "cuda" else torch.float32
 
     def build() -> UpscalerNetwork:
-        descriptor = _load(path, _SUPER_RESOLUTION, "super-resolution")
+        descriptor = _load(path, _SUPER_RESOLUTION, N_("super-resolution"))
         if descriptor.scale < 2 or descriptor.input_channels != 3 or descriptor.output_channels != 3:
             raise Problem(
-                f"{path} does not enlarge colour pictures: expected ×2 or more with 3 channels, got "
-                f"×{descriptor.scale} with {descriptor.input_channels}. Put the published file in its place."
+                _(
+                    "{path} does not enlarge colour pictures: expected ×2 or more with 3 channels, got ×{scale} with "
+                    "{channels}. Put the published file in its place.",
+                    path=path,
+                    scale=descriptor.scale,
+                    channels=descriptor.input_channels,
+                )
             )
         descriptor.to(device, dtype).eval()
         if device.type == "cpu":  # convolutions of few channels run up to twice as fast in this memory format
@@ -169,7 +178,7 @@ def _load(path: Path, architectures: tuple[str, ...], purpose: str) -> Any:
         IndexError,
         AssertionError,
     ) as error:
-        raise Problem(_another(path, architectures, purpose, "tensors of an unknown network")) from error
+        raise Problem(_another(path, architectures, purpose, _("tensors of an unknown network"))) from error
     if descriptor.architecture.name not in architectures and descriptor.architecture.id not in architectures:
         raise Problem(_another(path, architectures, purpose, descriptor.architecture.name))
     # The file may be stored in fp16; computing is in fp32 unless asked otherwise.
@@ -177,7 +186,12 @@ def _load(path: Path, architectures: tuple[str, ...], purpose: str) -> Any:
 
 
 def _another(path: Path, architectures: tuple[str, ...], purpose: str, got: str) -> str:
-    return (
-        f"{path} is a weight file of another network: expected {architectures[0]} ({purpose}), got {got}. "
-        "Delete it and get the right one: python -m magicapture_core weights list"
+    return _(
+        "{path} is a weight file of another network: expected {architecture} ({purpose}), got {got}. Delete it and get "
+        "the right one: {command}",
+        path=path,
+        architecture=architectures[0],
+        purpose=_(purpose),
+        got=got,
+        command="python -m magicapture_core weights list",
     )

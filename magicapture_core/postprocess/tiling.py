@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from magicapture_core.languages import _
 from magicapture_core.postprocess.networks import UpscalerNetwork
 from magicapture_core.progress import Progress
 
@@ -41,7 +42,7 @@ def enlarge(
             weights = _ramp(x1 - x0, left - x0 and 2 * fade, x1 - right and 2 * fade, scale)
             band[:, x0 * scale : x1 * scale] += piece * weights[None, :, None]
             if progress is not None:
-                progress("Super-resolution", number * len(columns) + column + 1, len(rows) * len(columns))
+                progress(_("Super-resolution"), number * len(columns) + column + 1, len(rows) * len(columns))
         if pending is not None:
             overlap = len(pending)
             weights = _ramp(y1 - y0, 2 * fade, 0, scale)[:overlap, None, None]

@@ -82,18 +82,21 @@ TYPICAL_LIGHTNESS = 0.55
 """Mean Y of the faces in photos of all kinds of people: .55 of 300 faces of the mini model's training."""
 
 
+def mean_lightness(concept: Concept) -> Tensor | None:
+    """Mean Y (0-d) of the faces in a concept's photos; None where none shows a face."""
+    seen = [example for example in concept.examples if bool(example.masks.face.any())]
+    if not seen:
+        return None
+    light = [losses.face_lightness(each.image[None], each.masks.face[None]) for each in seen]
+    return torch.cat(light).mean()
+
+
 def wanted_lightness(subject: Concept, style: Concept) -> Tensor | None:
     """Mean Y (0-d) of the subject's face in the style's light: as much darker than the style's faces as it is than
     most people's in its own photos, and never lighter than they are: a face that its own photos show bright would be
     overexposed. None where either shows no face."""
-    means = []
-    for concept in (subject, style):
-        seen = [example for example in concept.examples if bool(example.masks.face.any())]
-        if not seen:
-            return None
-        light = [losses.face_lightness(each.image[None], each.masks.face[None]) for each in seen]
-        means.append(torch.cat(light).mean())
-    return means[1] * (means[0] / TYPICAL_LIGHTNESS).clamp(max=1)
+    own, looks = mean_lightness(subject), mean_lightness(style)
+    return None if own is None or looks is None else looks * (own / TYPICAL_LIGHTNESS).clamp(max=1)
 
 
 def _views(example: Example, flip: bool) -> list[tuple]:

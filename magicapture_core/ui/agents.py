@@ -71,7 +71,7 @@ class Agents:
 
 
 def mount(studio: Studio) -> None:
-    """Add the tools to the Blocks under construction, after `api.mount`."""
+    """Add the tools to the Blocks under construction, before `api.mount`."""
     gr.api(Agents(studio).add_photos, api_name="add_photos", concurrency_limit=8)
     # gradio offers what is marked as a tool, and what is not marked at all.
     Api.check_photos._mcp_type = "endpoint"  # type: ignore[attr-defined]

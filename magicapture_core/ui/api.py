@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 
 from magicapture_core.config import GenerateConfig
+from magicapture_core.languages import _
 from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Job
 from magicapture_core.ui.portrait_jobs import generate_config
@@ -28,10 +29,13 @@ DESCRIPTIONS = {
     "a new one. Photos of a person need the user's consent. person, preset: a sample person or a ready-made style "
     "instead of files.",
     "make_masks": "Pictures of what is learned from each photo: the face is marked.",
-    "draft": "Portraits before any training, within seconds: the style, and a face that is only similar. Waits.",
-    "train": "Start learning the person and the style, which takes minutes; it returns at once. Then ask status.",
+    "draft": "Portraits before any training, within seconds: the style, and a face that is only similar. Waits. "
+    "Where no style was chosen, in every ready-made one.",
+    "train": "Start learning the person and the style, which takes minutes; it returns at once. Then ask status now "
+    "and then, until its state is done.",
     "status": "How the training stands: state, step, losses, seconds left, problem. stop: also stop it and save.",
-    "generate": "Make portraits with what was learned; waits until they are ready. They are marked as generated.",
+    "generate": "Make portraits with what was learned; waits until they are ready. They are marked as generated. "
+    "Needs a training that is done, or stopped.",
     "export": "The adapter as files: diffusers or kohya (AUTOMATIC1111, ComfyUI).",
     "delete": "Delete everything of the session: photos, trainings, portraits. It cannot be undone.",
 }
@@ -87,6 +91,13 @@ class Api:
         photos, refused = self.studio.photos, []
         if consent:
             photos.consent(key, True)
+        elif files and role == "subject" and not self.studio.sessions.find(key).consent:
+            raise Problem(
+                _(
+                    "Photos of a person need their consent. Ask whether these may be used, and give consent=true if "
+                    "they agree."
+                )
+            )
         if person:
             photos.use_person(key, person)
         if preset:
@@ -106,7 +117,7 @@ class Api:
         """Returns the overlay pictures, and name and problem of each photo.
 
         Args:
-            session: The session, from check_photos.
+            session: The session, from check_photos (agents: add_photos).
             role: "subject" or "style".
         """
         if role not in ("subject", "style"):
@@ -120,7 +131,7 @@ class Api:
         """Returns the drafts, and look ("own" or a ready-made style), seed and likeness of each.
 
         Args:
-            session: The session, from check_photos. It needs photos of a person; without a style all looks are drawn.
+            session: The session, from check_photos (agents: add_photos). It needs photos of a person.
         """
         drafts = self.studio.drafts.wait(session)
         return [draft.picture for draft in drafts.values()], [
@@ -134,7 +145,7 @@ class Api:
         """Returns the run's id and state.
 
         Args:
-            session: The session, from check_photos. It needs photos of a person and a style.
+            session: The session, from check_photos (agents: add_photos). It needs photos of a person and a style.
             model: "mini" or a hub id; empty: the server's own model.
             schedule: "quick" or "paper"; empty: the model's own.
             settings: Training settings over the schedule's, for example {"seed": 1}; usually empty.
@@ -157,12 +168,13 @@ class Api:
         """Returns state (none, waiting, running, done, stopped, failed, saved), run, step, losses and problem.
 
         Args:
-            session: The session, from check_photos.
+            session: The session, from check_photos (agents: add_photos).
             stop: Stop the training, too; what was learned is saved.
         """
         if stop:
             self.studio.training_jobs.stop(session)
         found = self.studio.sessions.find(session)
+        self.studio.visited(session)
         return _training(found, self.studio.training_jobs.job(found))
 
     @plain_errors
@@ -173,10 +185,10 @@ class Api:
         """Returns the pictures, best likeness first, and prompt, seed and likeness of each.
 
         Args:
-            session: The session, from check_photos, after a training.
+            session: The session, from check_photos (agents: add_photos), after a training.
             prompt: What to show; {subject} stands for the person, {style} for the style.
             negative_prompt: What to avoid.
-            count: How many portraits.
+            count: How many portraits, 32 at most.
             seed: Seed of the first portrait; below 0: a new one.
             steps: Denoising steps; below 0: as it suits the model.
             guidance_scale: Strength of the prompt; below 0: as it suits the model.
@@ -211,7 +223,7 @@ class Api:
         """Returns the files.
 
         Args:
-            session: The session, from check_photos, after a training.
+            session: The session, from check_photos (agents: add_photos), after a training.
             format: "diffusers", or "kohya" for AUTOMATIC1111 and ComfyUI.
         """
         return [str(path) for path in self.studio.runs.export(session, format)]
@@ -221,7 +233,7 @@ class Api:
         """Returns deleted: true.
 
         Args:
-            session: The session, from check_photos.
+            session: The session, from check_photos (agents: add_photos).
         """
         self.studio.delete(session)
         return {"deleted": True}
@@ -247,8 +259,9 @@ def mount(studio: Studio) -> None:
             gr.Textbox("", label="negative_prompt"),
         )
         numbers = [
-            gr.Number(default.count, label="count"), gr.Number(-1, label="seed"),
-            *(gr.Number(-1, label=name) for name in ("steps", "guidance_scale", "adapter_scale")),
+            gr.Number(default.count, label="count", precision=0),
+            *(gr.Number(-1, label=name, precision=0) for name in ("seed", "steps")),
+            *(gr.Number(-1, label=name) for name in ("guidance_scale", "adapter_scale")),
         ]  # fmt: skip
         format = gr.Textbox("diffusers", label="format")
         answer, pictures, written = (

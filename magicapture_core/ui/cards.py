@@ -66,7 +66,7 @@ def heading(title: str, sentence: str) -> str:
 
 
 def way(steps: Sequence[str], current: int, reached: int) -> str:
-    """The row of steps, by their names in English: a button for each. Those after `reached` cannot be pressed."""
+    """The row of steps, by their names: a button for each. Those after `reached` cannot be pressed."""
     items = "".join(_way_item(number, name, current, reached) for number, name in enumerate(steps))
     return f'<nav class="mc-way" aria-label="{escape(_("Steps"), quote=True)}"><ol>{items}</ol></nav>'
 
@@ -79,13 +79,8 @@ def _way_item(number: int, name: str, current: int, reached: int) -> str:
         kind, mark, more = "mc-done", "✓", f'<span class="mc-unseen">{escape(_(", done"))}</span>'
     return (
         f'<li class="{kind}"><button type="button" data-act="step" data-id="{number}"{state}>'
-        f'<span class="mc-number" aria-hidden="true">{mark}</span><span>{escape(_(name))}{more}</span></button></li>'
+        f'<span class="mc-number" aria-hidden="true">{mark}</span><span>{escape(name)}{more}</span></button></li>'
     )
-
-
-def count(number: int, name: str) -> str:
-    """ "1 photo", "2 photos"."""
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def note(text: str, kind: str = "info") -> str:
@@ -98,8 +93,8 @@ def note(text: str, kind: str = "info") -> str:
 
 
 def failure(step: str, snapshot: Snapshot, done: str = "") -> str:
-    """Why a job failed, in which step (its English name), and after how much; a warning where it was only cut off."""
-    said = _("Step “{step}”{done}: {problem}", step=_(step), done=done, problem=snapshot.problem)
+    """Why a job failed, in which step (its name), and after how much; a warning where it was only cut off."""
+    said = _("Step “{step}”{done}: {problem}", step=step, done=done, problem=snapshot.problem)
     return note(said, "warn" if snapshot.cut_off else "bad")
 
 

@@ -202,6 +202,7 @@ class Drafter:
 
     def _draw(self, key: str, session: Session, look: str) -> None:
         """Draw a look's draft and keep it, unless what it is made of changes meanwhile."""
+        from magicapture_core.evaluation.lightness import shows_lighter
         from magicapture_core.generation import draft
 
         made_of = self.made_of(session, look)
@@ -212,15 +213,17 @@ class Drafter:
                 raise StoppedError
 
         facts = self.facts(session)
-        models = self._model(facts.name)
+        models, analyser = self._model(facts.name), self.photos.analyser()[0]
+        person, style = self._person_of(session, models), self._style_of(session, look, models)
         drafts = draft(
-            models, self._person_of(session, models), self._style_of(session, look, models),
-            _config(look, facts), analyser=self.photos.analyser()[0], noun=session.words or "person",
+            models, person, style, _config(look, facts), analyser=analyser, noun=session.words or "person",
             progress=progress,
         )  # fmt: skip
         with closing(drafts):
             for portrait in drafts:
-                self._keep(key, look, made_of, portrait)
+                with self.photos.face_networks:
+                    lighter = shows_lighter(portrait.image, person, style, analyser)
+                self._keep(key, look, made_of, portrait, bool(lighter))
 
     def _model(self, name: str) -> ModelBundle:
         from magicapture_core.models import load
@@ -269,13 +272,15 @@ class Drafter:
             for example in concept.examples
         ))  # fmt: skip
 
-    def _keep(self, key: str, look: str, made_of: str | None, portrait: Portrait) -> None:
+    def _keep(self, key: str, look: str, made_of: str | None, portrait: Portrait, lighter: bool) -> None:
         with self.sessions.changing(key) as session:
             if made_of is None or self.made_of(session, look) != made_of:
                 return
             path = session.new_shown(".jpg")
             portrait.save(path)
-            session.drafts.append(StoredDraft(str(path), portrait.seed, portrait.identity, look, made_of))
+            session.drafts.append(
+                StoredDraft(str(path), portrait.seed, portrait.identity, look, made_of, lighter)
+            )
 
     def _holds(self, session: Session, draft: StoredDraft) -> bool:
         return draft.made_of == self.made_of(session, draft.look)

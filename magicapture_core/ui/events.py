@@ -53,10 +53,12 @@ def wire(wizard: Wizard, blocks: Any) -> None:
 
 def _wire_session(wizard: Wizard, blocks: Any) -> None:
     """The session: open it, follow its jobs, delete it."""
-    key, portraits = wizard.key, wizard.steps[4]
-    blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET).then(
-        wizard.fill, [key], wizard.outputs, **QUIET
-    ).then(wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET)
+    key, photos, portraits = wizard.key, wizard.steps[0], wizard.steps[4]
+    opened = blocks.load(wizard.open, [key], [key, *wizard.outputs], **QUIET)
+    opened.then(photos.remind, [photos.files, photos.consent], [photos.held], **QUIET)
+    opened.then(wizard.fill, [key], wizard.outputs, **QUIET).then(
+        wizard.fill_masks, [key], wizard.steps[2].outputs, **QUIET
+    )
     train = wizard.steps[3]
     followed = [key, wizard.seen, train.looked, train.schedule, *portraits.place]
     wizard.timer.tick(wizard.follow, followed, wizard.live, concurrency_limit=20, **QUIET)
@@ -217,8 +219,15 @@ def _wire_finishing(wizard: Wizard) -> None:
         finishing.follow, [key, finishing.chosen], finishing.live, concurrency_limit=20, **QUIET
     )
     _when(finishing.stop.click, finishing.halt, [key, finishing.chosen], finishing.live, _("Stopping"))
-    choices = [finishing.spec, finishing.paper, finishing.replace, finishing.force]
-    asked = [key, finishing.chosen, *choices]
-    _when(finishing.make.click, finishing.make_sheet, asked, [finishing.sheet], _("Checking the photo"))
-    for choice in choices:
-        _when(choice.input, finishing.forget_sheet, None, [finishing.sheet])
+    passport = finishing.passport
+    asked = [
+        key, finishing.chosen, passport.spec, passport.paper, passport.replace, passport.colour, passport.force,
+    ]  # fmt: skip
+    _when(passport.make.click, passport.make_sheet, asked, [passport.sheet], _("Checking the photo"))
+    background = [passport.spec, passport.replace, passport.colour]
+    shown = [passport.colour, passport.rule, passport.sheet]
+    _when(passport.spec.input, passport.choose_format, [passport.spec], shown, **LAST)
+    for choice in (passport.replace, passport.colour):
+        _when(choice.input, passport.choose_background, background, shown, **LAST)
+    for choice in (passport.paper, passport.force):
+        _when(choice.input, passport.forget_sheet, None, [passport.sheet])

@@ -74,12 +74,12 @@ class FinishingJobs(SessionJobs):
         self, job: Job, key: str, portraits: Sequence[StoredPortrait], config: PostprocessConfig
     ) -> Stream:
         for number, portrait in enumerate(portraits, 1):
-            which = f"{number} of {len(portraits)}: " if len(portraits) > 1 else ""
-            yield from self._one(job, key, portrait, config, which)
+            yield from self._one(job, key, portrait, config, (number, len(portraits)))
 
     def _one(
-        self, job: Job, key: str, portrait: StoredPortrait, config: PostprocessConfig, which: str
+        self, job: Job, key: str, portrait: StoredPortrait, config: PostprocessConfig, which: tuple[int, int]
     ) -> Stream:
+        """which: the number of the portrait, and of how many."""
         from magicapture_core.photos import read_photo
         from magicapture_core.postprocess import finish
 
@@ -87,11 +87,11 @@ class FinishingJobs(SessionJobs):
         analyser = self.photos.analyser()[0]
 
         def progress(what: str, now: float, total: float | None) -> None:
-            job.say(f"{which}{what}", share(now, total))
+            job.say(_stage(which, what), share(now, total))
             if job.stopping:
                 raise StoppedError
 
-        job.say(f"{which}Preparing")
+        job.say(_stage(which, _("Preparing")))
         done = finish(
             pixels,
             config,
@@ -138,3 +138,9 @@ class FinishingJobs(SessionJobs):
             forget_pictures(before_it[name] for name in FINISHED_FILES if name in before_it)
             session.finished[portrait.id] = stored
         return stored
+
+
+def _stage(which: tuple[int, int], what: str) -> str:
+    """What is done of which portrait, where there are several."""
+    number, count = which
+    return what if count == 1 else _("{number} of {count}: {what}", number=number, count=count, what=what)

@@ -24,7 +24,6 @@ def page_head(keep_days: float) -> str:
     words = {
         "done": _("{about}: done", about="{about}"),
         "failed": _("{about}: failed", about="{about}"),
-        "choose": _("Choose photos"),
         "drop": _("or drop them here: JPEG, PNG, HEIC and others"),
         "kinds": _("JPEG, PNG, HEIC and others"),
         "share": _("{percent}% {about}", percent="{percent}", about="{about}"),

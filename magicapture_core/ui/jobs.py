@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from magicapture_core.languages import N_, _, n_
+from magicapture_core.languages import N_, _, again, n_
 from magicapture_core.problems import Problem, as_problem, forget_frames
 from magicapture_core.progress import StoppedError
 
@@ -114,12 +114,13 @@ class Job:
             self._announce()
 
     def snapshot(self) -> Snapshot:
-        """How it stands now."""
+        """How it stands now, in the language of who looks."""
         ahead = self._jobs.ahead(self)
         with self._changed:
-            reports = tuple(self._reports)
+            # Said in the language of whoever started it; somebody else may look, or on another page.
+            stage, problem = again(self._stage), None if self._problem is None else again(self._problem)
             return Snapshot(
-                self._state, ahead, self._stage, self._share, reports, self._problem, self._cut_off
+                self._state, ahead, stage, self._share, tuple(self._reports), problem, self._cut_off
             )
 
     def stop(self) -> None:
@@ -189,7 +190,8 @@ class Job:
         log.log(level, "job %s (%s) failed\n%s", self.id, self.kind, text)
         if self.failure is not None:
             forget_frames(self.failure)
-        self._set(state="failed", problem=str(self.failure or _(UNEXPECTED, reference=self.id)))
+        unexpected = _(UNEXPECTED, reference=self.id)
+        self._set(state="failed", problem=unexpected if self.failure is None else str(self.failure))
 
     def _end_early(self) -> None:
         """End as stopped by somebody, or as cut off by the limit. The stream is closed, so everything is saved."""

@@ -24,9 +24,13 @@ class LookCard:
     """Whether the picture is a draft of the visitor."""
     examples: Sequence[str] = ()
     """Shown pictures of others in the look."""
+    lighter: bool = False
+    """Whether the draft shows a lighter face than the photos do."""
 
 
 DRAFT = N_("Draft: the look, not yet your face")
+LIGHTER = N_("Lighter than in your photos")
+LIGHTER_YET = N_("The face is lighter than in your photos; learning brings it nearer.")
 
 
 def look_cards(looks: Sequence[LookCard], ticked: Sequence[str]) -> str:
@@ -44,22 +48,30 @@ def _look_card(look: LookCard, ticked: bool) -> str:
     others = (
         "".join(f'<img src="{address(path)}" alt="">' for path in look.examples[:3]) if look.draft else ""
     )
+    lighter = f'<em class="mc-lighter">{escape(_(LIGHTER))}</em>' if look.lighter else ""
     return (
         f'<button type="button" class="mc-lookcard" data-act="look" data-id="{escape(look.name, quote=True)}" '
         f'aria-pressed="{"true" if ticked else "false"}"><span class="mc-face">{picture}'
         f'<i class="mc-mark" aria-hidden="true"></i><span class="mc-others">{others}</span>{said}</span>'
-        f"<strong>{escape(look.title)}</strong><span>{escape(look.description)}</span></button>"
+        f"<strong>{escape(look.title)}</strong>{lighter}<span>{escape(look.description)}</span></button>"
     )
 
 
-def first_draft(picture: str, title: str) -> str:
-    """The first draft, beside the photos it is made of."""
+def first_draft(picture: str, title: str, lighter: bool) -> str:
+    """The first draft, beside the photos it is made of. lighter: it shows a lighter face than they do."""
     named = _("The first draft: {look}", look=title)
     said = _("Draft: the look, not yet your face. Press “Next” for all looks.")
+    more = f"<br>{escape(_(LIGHTER_YET))}" if lighter else ""
     return (
         f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status">'
-        f"<strong>{escape(named)}</strong><br>{escape(said)}</p></div>"
+        f"<strong>{escape(named)}</strong><br>{escape(said)}{more}</p></div>"
     )
+
+
+def first_draft_coming() -> str:
+    """The place of the first draft while it is drawn."""
+    said = _("Drawing a first draft …")
+    return f'<div class="mc-first"><i aria-hidden="true"></i><p role="status">{escape(said)}</p></div>'
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class MaskCard:
     problem: str | None
     """Why it cannot be used without a mask."""
     doubt: str | None
-    """Why somebody should look at it, in English."""
+    """Why somebody should look at it."""
 
 
 def mask_cards(title: str, role: Role, photos: Iterable[MaskCard]) -> str:
@@ -89,7 +101,7 @@ def _mask_card(role: Role, photo: MaskCard) -> str:
     elif photo.corrected:
         kind, badge = "good", _("Corrected")
     elif photo.doubt:
-        kind, badge, said = "fair", _("Please check"), _(photo.doubt)
+        kind, badge, said = "fair", _("Please check"), photo.doubt
     tag = f'<span class="mc-badge mc-{kind}">{escape(badge)}</span>' if badge else ""
     label = _("Correct the mask of {name}", name=photo.name)
     words = ""

@@ -4,7 +4,7 @@
 const head = document.querySelector('.mc-head'), words = JSON.parse(head.dataset.words);
 document.documentElement.lang = head.dataset.lang;
 const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, key) => values[key]);
-for (const name of ['choose', 'drop', 'kinds']) document.documentElement.style.setProperty(`--mc-say-${name}`, JSON.stringify(words[name]));
+for (const name of ['drop', 'kinds']) document.documentElement.style.setProperty(`--mc-say-${name}`, JSON.stringify(words[name]));
 for (const link of head.querySelectorAll('[data-language]')) {
   link.addEventListener('click', event => {
     if (link.getAttribute('aria-current')) { event.preventDefault(); return; }
@@ -113,11 +113,11 @@ function name() {
     if (button.getAttribute('aria-expanded') !== open) button.setAttribute('aria-expanded', open);
   }
   for (const button of document.querySelectorAll('button:is(.upload-container, :has(.upload-container))')) {
-    const words = button.closest('.block')?.querySelector('label')?.textContent.trim(), seen = button.querySelector('.wrap');
-    if (!words || button.getAttribute('aria-label') === words) continue;
-    button.setAttribute('aria-label', words); // what is seen on it (style.css) is its name
-    if (seen) seen.dataset.words = words;
-    if (!button.matches('.upload-container')) { button.title = words; button.tabIndex = -1; } // around another button
+    const label = button.closest('.block')?.querySelector('label')?.textContent.trim(), seen = button.querySelector('.wrap');
+    if (!label || button.getAttribute('aria-label') === label) continue;
+    button.setAttribute('aria-label', label); // what is seen on it (style.css) is its name
+    if (seen) seen.dataset.words = label;
+    if (!button.matches('.upload-container')) { button.title = label; button.tabIndex = -1; } // around another button
   }
   for (const each of document.querySelectorAll('[data-say]')) {
     const block = each.closest('[id]').id, words = each.dataset.say;

@@ -185,6 +185,7 @@ class Wizard:
         before = seen or [None, None, None, None]
         try:
             found = self.studio.sessions.find(key)
+            self.studio.visited(key)
             busy = self.studio.busy(found)
             # Only now, after the job was looked at: it stores its last result, and then it ends.
             session = self.studio.sessions.find(key)

@@ -108,16 +108,28 @@ class PortraitJobs(SlicedJobs):
         """A few portraits for each loan."""
         self.models.fetch(run.model, job)
         first = secrets.randbelow(2**32) if asked.seed is None else asked.seed
-        at_once = portraits_at_once(asked.steps)
-        for done in range(0, asked.count, at_once):
+        standing = self.models.stands(run.model)
+        at_once = portraits_at_once(asked.steps, standing=standing)
+        done = 0
+        while done < asked.count:
             job.say(_("Drawing on the Space's GPU"), done / asked.count)
             few = min(at_once, asked.count - done)
             part = dataclasses.replace(asked, seed=first + done, count=few)
-            yield from self._one_loan(key, run, part, drawing_seconds(few, asked.steps))
+            before = done
+            for portrait in self._one_loan(
+                key, run, part, drawing_seconds(few, asked.steps, standing=standing)
+            ):
+                done += 1
+                yield portrait
+            if done == before:
+                return
 
     def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: GenerateConfig) -> Stream:
-        """Draw all that is asked of this loan."""
-        yield from self._in_one_go(Loan(flag, seconds), key, self._run(key, run_id), asked)
+        """Draw what is asked of this loan, or what fits into it."""
+        run = self._run(key, run_id)
+        fit = portraits_at_once(asked.steps, seconds, standing=self.models.stands(run.model))
+        few = dataclasses.replace(asked, count=min(asked.count, fit))
+        yield from self._in_one_go(Loan(flag, seconds), key, run, few)
 
 
 def with_words(config: GenerateConfig) -> GenerateConfig:

@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from magicapture_core.formats import background_colour, photo_spec
 from magicapture_core.formats import paper as known_paper
-from magicapture_core.formats import photo_spec
 from magicapture_core.ui.session_portraits import SessionPortraits
 from magicapture_core.ui.sessions import Sessions
 
@@ -19,10 +19,11 @@ class PortraitSheets:
         self.sessions, self.portraits = sessions, portraits
 
     def make(
-        self, key: str, portrait_id: str | None, spec: str, paper: str, *, replace: bool, force: bool
+        self, key: str, portrait_id: str | None, spec: str, paper: str, *, background: str | None, force: bool
     ) -> dict[str, Any]:
         """A passport-style photo of the portrait as it stands, finished or not, checked and on a sheet.
 
+        background: the colour that replaces it, as CSS writes it; None keeps the portrait's own.
         Returns {"photo": shown picture, "checks": [Check], "files": [sheet paths], "passed": bool}; no files where
         checks failed and `force` is not set.
         """
@@ -35,7 +36,10 @@ class PortraitSheets:
         portrait = self.portraits.of(session, portrait_id)
         finished = session.finished.get(portrait.id)
         source = finished["file"] if finished else portrait.picture
-        photo = make_passport_photo(read_photo(source).pixels, photo_spec(spec), replace=replace)
+        colour = None if background is None else background_colour(background)
+        photo = make_passport_photo(
+            read_photo(source).pixels, photo_spec(spec), replace=colour is not None, background=colour
+        )
         shown = session.new_shown(".webp")
         Image.fromarray(photo.pixels).save(shown, quality=90)
         files = []

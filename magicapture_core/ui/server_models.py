@@ -99,6 +99,8 @@ class ServerModels:
         """Whether visitors may name folders and hub ids; only where they are the machine's own people."""
         self._lock = threading.Lock()
         self._loaded: tuple[str, ModelBundle] | None = None
+        self._standing: tuple[str, ModelBundle] | None = None
+        """On the GPU that a Space lends, whenever it does."""
 
     def choices(self) -> list[tuple[str, str]]:
         """(title, name) of the models to choose from."""
@@ -145,6 +147,8 @@ class ServerModels:
         """
         from magicapture_core.models import load
 
+        if self.stands(name) and self._standing is not None:
+            return self._standing[1]
         with self._lock:
             job.say(_("Loading the model"))
             if self._loaded is None or self._loaded[0] != name:
@@ -152,8 +156,28 @@ class ServerModels:
                 self._loaded = (name, load(name, progress=_downloading(job)))
             return self._loaded[1]
 
+    def stand(self) -> None:
+        """Put the default model onto the GPU that a Space lends, before it lends any. Raises Problem as `load` does.
+
+        Call it in the main thread, before the page is served: in that thread alone the package `spaces` emulates CUDA.
+        When the page is served, it moves the weights to a file, from which every lent process gets them.
+        """
+        from magicapture_core.models import load
+
+        self._standing = (self.default, load(self.default, device="cuda"))
+
+    def stands(self, name: str) -> bool:
+        """Whether a lent process has this model on its GPU from the beginning."""
+        return self._standing is not None and self._standing[0] == name
+
+    def begin_anew(self) -> None:
+        """In a forked process, where whoever held the lock does not live on."""
+        self._lock = threading.Lock()
+
     def fetch(self, name: str, job: Told) -> None:
         """Download the model if it is not here, for a lent GPU: its seconds are not for that."""
+        if self.stands(name):  # and its files may be gone: `spaces` deletes what it has moved
+            return
         import torch
 
         from magicapture_core.models import fetch

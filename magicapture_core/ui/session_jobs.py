@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from magicapture_core.ui.jobs import Job, Jobs, Stream
-from magicapture_core.ui.lent_gpu import Task, Told, lent, one_slice
+from magicapture_core.ui.lent_gpu import Task, Told, ask_in_the_name_of, lent, one_slice
 from magicapture_core.ui.server_models import ServerModels
 from magicapture_core.ui.session_masks import SessionMasks
 from magicapture_core.ui.session_photos import SessionPhotos
@@ -65,7 +66,8 @@ class SlicedJobs(SessionJobs):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._lent: Task | None = lent(self._slice)
+        self._server = os.getpid()
+        self._lent: Task | None = lent(self._there)
 
     def _reports(self, job: Told, key: str, run: StoredRun, asked: Any) -> Stream:
         """What the work yields, wherever it is done."""
@@ -75,7 +77,17 @@ class SlicedJobs(SessionJobs):
     def _one_loan(self, key: str, run: StoredRun, asked: Any, seconds: int) -> Iterator[Any]:
         """Have the lent process do one slice, of so many seconds at most: what `_slice` yields there."""
         assert self._lent is not None
-        return one_slice(self._lent, self.sessions.find(key).folder / "stop", seconds, key, run.id, asked)
+        ask_in_the_name_of(self.sessions.owner(key))
+        flag = self.sessions.find(key).folder / "stop"
+        standing = self.models.stands(run.model)
+        return one_slice(self._lent, flag, seconds, key, run.id, asked, standing=standing)
+
+    def _there(self, *values: Any) -> Iterator[Any]:
+        """`_slice` in the lent process: a copy of the server without its other threads, which may have held locks."""
+        if os.getpid() != self._server:
+            for part in (self.sessions, self.models, self.photos):
+                part.begin_anew()
+        yield from self._slice(*values)
 
     def _run(self, key: str, run_id: str) -> StoredRun:
         """The session's run. The lent process is told only its id."""

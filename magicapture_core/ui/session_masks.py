@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from magicapture_core.languages import ENGLISH, _, speaking
+from magicapture_core.languages import _
 from magicapture_core.photos import Photo
 from magicapture_core.problems import PhotoProblem, Problem
 from magicapture_core.ui.mask_files import drop_brush_pictures, drop_mask, drop_views, own_mask
@@ -40,7 +40,7 @@ class MaskView:
     """"overlay", "mask" and "photo" -> path."""
     problem: str | None = None
     doubt: str | None = None
-    """Why somebody should look at the mask, in English; None: nothing speaks against it."""
+    """Why somebody should look at the mask; None: nothing speaks against it."""
 
 
 class SessionMasks:
@@ -87,8 +87,7 @@ class SessionMasks:
         except PhotoProblem as problem:
             return MaskView(photo, role, {"photo": photo.thumb}, str(problem).splitlines()[-1].lstrip("- "))
         photo.views = {"made from": made_from}
-        with speaking(ENGLISH):  # it is kept, and told in the language of whoever looks at it
-            said = None if mask is not None else doubt(concept.examples[0])
+        said = None if mask is not None else doubt(concept.examples[0])
         if said:
             photo.views["doubt"] = said
         for name, pixels in pictures_of(concept.examples[0], role).items():

@@ -47,6 +47,10 @@ class SessionPhotos:
 
         return choose_analyser("auto")
 
+    def begin_anew(self) -> None:
+        """In a forked process, where whoever held the semaphore does not live on."""
+        self.face_networks = threading.Semaphore(2)
+
     def consent(self, key: str, given: bool) -> Session:
         """Note whether the visitor may use these photos."""
         with self.sessions.changing(key) as session:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from magicapture_core.files import atomic_file
-from magicapture_core.languages import N_, _
+from magicapture_core.languages import ENGLISH, N_, _, again, speaking
 from magicapture_core.problems import Problem
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
@@ -246,7 +246,10 @@ def _forget_finished_archive(session: Session) -> None:
 
 
 def _file_name(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    """In English, as all names of files: a title in other letters would leave nothing."""
+    with speaking(ENGLISH):
+        english = again(title)
+    return re.sub(r"[^a-z0-9]+", "-", english.lower()).strip("-") or "magicapture"
 
 
 def drop_portrait(session: Session, portrait: StoredPortrait) -> None:

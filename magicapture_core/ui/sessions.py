@@ -19,6 +19,7 @@ from pathlib import Path
 
 from magicapture_core import languages
 from magicapture_core.files import atomic_file
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.ui.limits import Limits
 from magicapture_core.ui.stored_session import Session, session_from
@@ -29,7 +30,7 @@ UPLOAD = re.compile(r"[0-9a-f]{64}")
 UPLOAD_SECONDS = 600
 SHOWN = re.compile(r"[0-9a-f]{32}")
 """A session's id."""
-LOST = (
+LOST = N_(
     "This page's session is no longer here: it was deleted, or it is too old. Reload the page to begin anew."
 )
 
@@ -88,7 +89,7 @@ class Sessions:
             values = languages.loads((folder / "session.json").read_text(encoding="utf-8"))
             return session_from(folder, shown, values)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise Problem(LOST) from error
+            raise Problem(_(LOST)) from error
 
     def changing(self, key: object) -> Changing:
         """`with sessions.changing(key) as session:` reads, locks, and writes it at the end."""
@@ -98,7 +99,7 @@ class Sessions:
     def delete(self, key: object) -> None:
         """Remove everything of a session from the disk."""
         if not isinstance(key, str) or not KEY.fullmatch(key):
-            raise Problem(LOST)
+            raise Problem(_(LOST))
         with self.lock(_id(key)):  # or whoever is drawing pictures of it would bring shown/ back
             for folder in self._folders(key):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +110,7 @@ class Sessions:
         path = Path(file)
         sent = UPLOAD.fullmatch(path.parent.name) and path.parent.parent.resolve() == self.shown.resolve()
         if not sent or path.is_symlink() or not path.is_file():
-            raise Problem("A file did not arrive as an upload. Send it again.")
+            raise Problem(_("A file did not arrive as an upload. Send it again."))
         return path
 
     def check_room(self, session: Session) -> None:
@@ -119,7 +120,7 @@ class Sessions:
     def check(self, key: object) -> str:
         """The id of the session that has this key, readable or not. Raises Problem if there is none."""
         if not isinstance(key, str) or not self._exists(key):
-            raise Problem(LOST)
+            raise Problem(_(LOST))
         return _id(key)
 
     def owner(self, key: str) -> str:
@@ -130,6 +131,10 @@ class Sessions:
         """The lock of a session: only one thread at a time changes it."""
         with self._lock:
             return self._locks.setdefault(owner, threading.RLock())
+
+    def begin_anew(self) -> None:
+        """In a forked process, where whoever held a lock does not live on."""
+        self._locks, self._lock = {}, threading.Lock()
 
     def _write(self, session: Session) -> None:
         values = dataclasses.asdict(session)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from magicapture_core.config import PostprocessConfig
-from magicapture_core.formats.specs import PAPERS, REFUSED, SPECS
+from magicapture_core.languages import N_, _, n_
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness
 from magicapture_core.ui.finishing_jobs import UPSCALES
+from magicapture_core.ui.passport_sheets import PassportSheets
 from magicapture_core.ui.portrait_cards import large, portrait_cards
 from magicapture_core.ui.session_portraits import in_order
 from magicapture_core.ui.settings import help_texts
@@ -21,21 +20,22 @@ from magicapture_core.ui.step import Step, Updates, told
 from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
-RESTORERS = {"gfpgan": "GFPGAN", "codeformer": "CodeFormer (non-commercial use only)"}
-NO_RESTORERS = "Faces are not restored here: this server has none of the programs for it."
+RESTORERS = {"gfpgan": "GFPGAN", "codeformer": N_("CodeFormer (non-commercial use only)")}
+NO_RESTORERS = N_("Faces are not restored here: this server has none of the programs for it.")
 
 
 class FinishStep(Step):
     """Before and after, restoration controls, formats with their checklist, sheets."""
 
-    name = "Finish"
+    name = N_("Finish")
 
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         default, texts = PostprocessConfig(), help_texts(PostprocessConfig)
         gr.HTML(
             cards.heading(
-                "Finish and print", "Make a portrait larger and sharper, then print it in a passport format."
+                _("Finish and print"),
+                _("Make a portrait larger and sharper, then print it in a passport format."),
             )
         )
         self.timer = gr.Timer(1.0, active=False)
@@ -44,60 +44,40 @@ class FinishStep(Step):
         self.large = gr.HTML(js_on_load=cards.INTO_VIEW, elem_id="mc-finish-large")
         with gr.Row():
             self.upscale = gr.Radio(
-                [(f"×{factor}", factor) for factor in UPSCALES], value=int(default.upscale), label="Size",
+                [(f"×{factor}", factor) for factor in UPSCALES], value=int(default.upscale), label=_("Size"),
                 min_width=180, elem_id="mc-upscale",
             )  # fmt: skip
             self.restore = gr.Radio(
-                [("None", "none")], value="none", label="Restore the face with", min_width=320, elem_id="mc-restore",
+                [(_("None"), "none")], value="none", label=_("Restore the face with"), min_width=320,
+                elem_id="mc-restore",
             )  # fmt: skip
         with gr.Row():
             self.strength = gr.Slider(
-                0, 1, value=default.restore_strength, step=0.05, label="Strength of restoration", min_width=200,
-                info="Upper limit; gentler where it would change the face.", elem_id="mc-restore-strength",
+                0, 1, value=default.restore_strength, step=0.05, label=_("Strength of restoration"), min_width=200,
+                info=_("Upper limit; gentler where it would change the face."), elem_id="mc-restore-strength",
             )  # fmt: skip
             self.fidelity = gr.Slider(
-                0, 1, value=default.fidelity, step=0.05, label="Fidelity", min_width=200, visible=False,
+                0, 1, value=default.fidelity, step=0.05, label=_("Fidelity"), min_width=200, visible=False,
                 info=texts["fidelity"], elem_id="mc-fidelity",
             )  # fmt: skip
         with gr.Row(elem_classes="mc-buttons"):
-            self.start = gr.Button("Finish this portrait", variant="primary", size="lg", elem_id="mc-finish")
-            self.all = gr.Button("Finish all", visible=False, size="lg", elem_id="mc-finish-all")
-            self.stop = gr.Button("Stop", visible=False, min_width=120, elem_id="mc-finish-stop")
+            self.start = gr.Button(
+                _("Finish this portrait"), variant="primary", size="lg", elem_id="mc-finish"
+            )
+            self.all = gr.Button(_("Finish all"), visible=False, size="lg", elem_id="mc-finish-all")
+            self.stop = gr.Button(_("Stop"), visible=False, min_width=120, elem_id="mc-finish-stop")
         self.progress = gr.HTML(elem_id="mc-finish-progress")
         self.compare = gr.ImageSlider(
-            type="filepath", label="Before and after", visible=False, interactive=False, max_height=640,
+            type="filepath", label=_("Before and after"), visible=False, interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="mc-compare",
         )  # fmt: skip
         self.report = gr.HTML(elem_id="mc-finish-report")
         with gr.Row(elem_classes="mc-buttons"):
             self.archive = gr.DownloadButton(
-                "Download all finished (zip)", visible=False, elem_id="mc-finish-archive"
+                _("Download all finished (zip)"), visible=False, elem_id="mc-finish-archive"
             )
-        self._formats()
-
-    def _formats(self) -> None:
-        gr.HTML(f'<h3 class="mc-sub">Passport-style photo</h3><p class="mc-quiet">{REFUSED}</p>')
-        with gr.Row():
-            self.spec = gr.Dropdown(
-                [(spec.title, name) for name, spec in SPECS.items()], value="icao", label="Format", min_width=220,
-                elem_id="mc-spec",
-            )  # fmt: skip
-            self.paper = gr.Radio(
-                [(paper.title, name) for name, paper in PAPERS.items()], value="10x15cm", label="Paper",
-                min_width=220, elem_id="mc-paper",
-            )  # fmt: skip
-        with gr.Row():
-            self.replace = gr.Checkbox(
-                True, label="Replace the background by the required colour", min_width=260
-            )
-            self.force = gr.Checkbox(
-                False,
-                label="Make the sheet even if a check fails; it will say so",
-                min_width=260,
-                elem_id="mc-force",
-            )
-        self.make = gr.Button("Check and make the sheet", elem_id="mc-sheet")
-        self.sheet = gr.HTML(elem_id="mc-sheet-result")
+        self.passport = PassportSheets(studio)
+        self.sheet = self.passport.sheet
 
     @property
     def live(self) -> list[Any]:
@@ -120,13 +100,18 @@ class FinishStep(Step):
         """What can restore a face here, as it is now."""
         found = self.studio.finishing_jobs.restorers()
         choices = [
-            (RESTORERS[name] + (f" (downloads {size} first)" if size else ""), name)
+            (
+                _("{restorer} (downloads {size} first)", restorer=_(RESTORERS[name]), size=size)
+                if size
+                else _(RESTORERS[name]),
+                name,
+            )
             for name, size in found.items()
         ]
         here = next((name for name, size in found.items() if not size), "none")
         chosen = gr.Radio(
-            [("None", "none"), *choices], value=here, interactive=bool(found),
-            info=None if found else NO_RESTORERS,
+            [(_("None"), "none"), *choices], value=here, interactive=bool(found),
+            info=None if found else _(NO_RESTORERS),
         )  # fmt: skip
         return {self.restore: chosen, **self._sliders(here)}
 
@@ -148,11 +133,12 @@ class FinishStep(Step):
     def _gallery(self, session: Session, portrait_id: str | None) -> Updates:
         """Favourites first; those that are finished are marked, and can be had all at once."""
         found = in_order(session.portraits, "favourites")
-        empty = cards.note("There are no portraits yet. Go back to the step “Portraits”.", "warn")
+        empty = cards.note(_("There are no portraits yet. Go back to the step “Portraits”."), "warn")
         archive = self.studio.portraits.finished_archive(session)
         return {
             self.gallery: portrait_cards(
-                found, portrait_id, "Choose the one to finish; your favourites come first.", marked=session.finished,
+                found, portrait_id, _("Choose the one to finish; your favourites come first."),
+                marked=session.finished,
             ) or empty,
             self.archive: gr.DownloadButton(
                 value=str(archive) if archive else None, visible=archive is not None
@@ -181,18 +167,20 @@ class FinishStep(Step):
         busy = snapshot is not None and not snapshot.ended
         said = ""
         if snapshot is not None and snapshot.state == "failed":
-            said = cards.failure("Finish", snapshot)
+            said = cards.failure(_(self.name), snapshot)
         elif snapshot is not None and snapshot.state == "waiting":
-            said = cards.progress(0, "Waiting in the queue", [f"{snapshot.ahead} before you."])
+            said = cards.progress(
+                0, _("Waiting in the queue"), [n_("{n} before you.", "{n} before you.", snapshot.ahead)]
+            )
         elif snapshot is not None and busy:
-            said = cards.progress(snapshot.share, snapshot.stage or "Preparing", [])
+            said = cards.progress(snapshot.share, snapshot.stage or _("Preparing"), [])
         together = _together(session)
         return {
             self.timer: gr.Timer(active=busy),
             self.progress: said,
             self.start: gr.Button(interactive=not busy),
             self.all: gr.Button(
-                f"Finish {_called(session)} {len(together)}", visible=len(together) > 1, interactive=not busy
+                _all_of(session, len(together)), visible=len(together) > 1, interactive=not busy
             ),
             self.stop: gr.Button(visible=busy),
         }
@@ -260,19 +248,6 @@ class FinishStep(Step):
             job.stop()
         return self._followed(key, chosen)
 
-    @told(name)
-    def make_sheet(
-        self, key: str, chosen: str | None, spec: str, paper: str, replace: bool, force: bool
-    ) -> Updates:
-        """Crop, check, and lay out the chosen portrait."""
-        made = self.studio.sheets.make(key, chosen, spec, paper, replace=bool(replace), force=bool(force))
-        return {self.sheet: _sheet(made, SPECS[spec].title)}
-
-    @told(name)
-    def forget_sheet(self) -> Updates:
-        """Hide the sheet: something else was chosen."""
-        return {self.sheet: ""}
-
 
 def _together(session: Session) -> list[str]:
     """Ids of what is finished at once: the favourites, or all where there are none."""
@@ -280,62 +255,32 @@ def _together(session: Session) -> list[str]:
     return [each.id for each in found if each.favourite] or [each.id for each in found]
 
 
-def _called(session: Session) -> str:
-    """What those are called on the button."""
-    return "my favourites:" if any(portrait.favourite for portrait in session.portraits) else "all"
+def _all_of(session: Session, count: int) -> str:
+    """What the button for all of them says."""
+    if any(portrait.favourite for portrait in session.portraits):
+        return n_("Finish my favourites: {n}", "Finish my favourites: {n}", count)
+    return n_("Finish all {n}", "Finish all {n}", count)
+
+
+BEFORE_AFTER = N_("{before} before restoration, {after} after")
+BLENDED = N_("{before} before restoration, {after} after; blended in by {strength:.0%} to keep it")
 
 
 def _report(finished: dict[str, Any]) -> str:
     width, height = finished["size"]
-    lines = [f"{width}×{height} pixels"]
+    lines = [_("{width}×{height} pixels", width=width, height=height)]
     lines += [
-        f"{likeness.in_words(face['score_before'])} before restoration, "
-        f"{likeness.in_words(face['score_after']).lower()} after"
-        + (f"; blended in by {face['strength']:.0%} to keep it" if face["strength"] < face["wanted"] else "")
+        _(
+            BLENDED if face["strength"] < face["wanted"] else BEFORE_AFTER,
+            before=likeness.in_words(face["score_before"]),
+            after=likeness.in_words(face["score_after"]).lower(),
+            strength=face["strength"],
+        )
         for face in finished["faces"]
     ]
     facts = "".join(f"<span>{escape(line)}</span>" for line in lines)
     link = (
         f'<a class="mc-link" href="{cards.address(finished["file"])}" download="portrait-finished.png">'
-        "Download the finished portrait</a>"
+        f"{_('Download the finished portrait')}</a>"
     )
     return f'<div class="mc-facts">{facts}</div>{link}{cards.note(chr(10).join(finished["notes"]))}'
-
-
-def _sheet(made: dict[str, Any], title: str) -> str:
-    """The photo, and beside it what was checked."""
-    rows = "".join(
-        f"<tr><td>{_mark(check)}</td><th>{escape(check.title)}</th><td>{escape(check.value)}</td>"
-        f"<td>{escape(check.wanted)}</td></tr>"
-        for check in made["checks"]
-    )
-    failed = [check for check in made["checks"] if check.required and check.passed is False]
-    said = cards.note(f"All checks for {title} passed.", "good")
-    if failed:
-        advice = "\n".join(f"{check.title}: {check.value}. {check.advice}" for check in failed)
-        said = cards.note(advice, "bad")
-    return (
-        f'{said}<div class="mc-detail"><div><img src="{cards.address(made["photo"])}" alt="The photo, cut to '
-        f'{escape(title)}">{_downloads(made["files"])}</div><div><table class="mc-checks"><thead><tr><th></th>'
-        "<th>Check</th><th>Measured</th><th>Asked for</th></tr></thead><tbody>"
-        f"{rows}</tbody></table></div></div>"
-    )
-
-
-def _mark(check: Any) -> str:
-    if check.passed is None:
-        return '<span title="Cannot be measured">?</span>'
-    if check.passed:
-        return '<span class="mc-badge mc-good">Pass</span>'
-    kind, word = ("bad", "Fail") if check.required else ("fair", "Note")
-    return f'<span class="mc-badge mc-{kind}">{word}</span>'
-
-
-def _downloads(files: Sequence[Path]) -> str:
-    if not files:
-        return '<p class="mc-quiet">No sheet was made: a required check failed.</p>'
-    return "".join(
-        f'<a class="mc-link" href="{cards.address(path)}" download="passport-style-sheet{path.suffix}">'
-        f"Download the sheet ({path.suffix[1:].upper()})</a>"
-        for path in files
-    )

@@ -11,7 +11,7 @@ from magicapture_core.languages import N_, _, n_
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards
-from magicapture_core.ui.look_cards import first_draft
+from magicapture_core.ui.look_cards import first_draft, first_draft_coming
 from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.step import Updates, told, told_as_it_goes, waits_until_filled
@@ -94,8 +94,8 @@ class PhotosStep(PhotoListStep):
                 self.guide = gr.HTML(elem_id="mc-guide")
         self.refused = gr.HTML()
         self.summary = gr.HTML()
-        self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
         self.first = gr.HTML(elem_id="mc-first")
+        self.photos = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-photos")
         self.people = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-people")
         with gr.Accordion(_("Who is it? Saying so helps the likeness"), open=False, elem_classes="mc-waits"):
             with gr.Row():
@@ -137,9 +137,11 @@ class PhotosStep(PhotoListStep):
         return ({} if now == seen else {self.first: now}), now
 
     def _first(self, session: Session) -> str:
-        """The first draft, as soon as it is there."""
+        """The first draft, as soon as it is there; before, that it is drawn."""
         draft = next(iter(self.studio.drafts.holding(session).values()), None)
-        return first_draft(draft.picture, look_title(draft.look)) if draft else ""
+        if draft is None:
+            return first_draft_coming() if self.studio.drafts.working(session) else ""
+        return first_draft(draft.picture, look_title(draft.look), draft.lighter)
 
     def _people(self, session: Session) -> str:
         """The sample people; behind “Choose another person” once there are photos."""
@@ -174,16 +176,22 @@ class PhotosStep(PhotoListStep):
             self.studio.drafts.renew(key)
 
     @told_as_it_goes(name)
-    def upload(self, key: str, files: list[str] | str | None, given: bool) -> Iterator[Updates]:
-        """Files were dropped, chosen or taken by the camera. given: the consent, as the page has it."""
+    def upload(self, key: str | None, files: list[str] | str | None, given: bool) -> Iterator[Updates]:
+        """Files were dropped, chosen or taken by the camera. given: the consent, as the page has it; key: None before
+        the session was opened."""
         if not files:
             raise Problem(_("There is no photo yet. Take or choose one first."))
         sent = [files] if isinstance(files, str) else files
-        if not self.studio.photos.consent(key, given).consent:
+        if key is None or not self.studio.photos.consent(key, given).consent:
             yield {self.held: self._held(sent), self.said: ""}
             return
         yield from self._take(key, sent)
         yield {self.camera: None}
+
+    @told(name)
+    def remind(self, files: list[str] | None, given: bool) -> Updates:
+        """The session was opened: photos that were chosen before wait for the box."""
+        return {self.held: self._held(files)} if files and not given else {}
 
     def _held(self, files: list[str]) -> str:
         said = n_(

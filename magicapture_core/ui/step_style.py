@@ -105,9 +105,11 @@ class StyleStep(PhotoListStep):
         else:
             return ""
         own_model = drafts.facts(session).name == (session.model or self.studio.models.default)
-        more = "" if own_model else f" {_(BUILT_IN_MAKES)}"
+        more = [] if own_model else [_(BUILT_IN_MAKES)]
+        if any(draft.lighter for draft in drafts.holding(session).values()):
+            more.append(_("In some the face is lighter than in your photos; learning brings it nearer."))
         busy = "true" if drafts.working(session) else "false"
-        return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{said}{more}</p>'
+        return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{" ".join([said, *more])}</p>'
 
     def _names(self, session: Session) -> list[str]:
         from magicapture_core.presets import preset_names  # imports torch
@@ -123,23 +125,12 @@ class StyleStep(PhotoListStep):
         for name in preset_names():
             preset, draft = load_preset(name), drafts.get(name)
             examples = [small_picture(self.studio, path) for path in preset.photos[:3]]
-            picture = draft.picture if draft else small_picture(self.studio, preset.photos[0], 400)
-            shown.append(
-                LookCard(name, _(preset.title), _(preset.description), picture, draft is not None, examples)
-            )
-        return look_cards([*shown, self._own(session, drafts.get(OWN))], session.looks)
-
-    def _own(self, session: Session, draft: StoredDraft | None) -> LookCard:
+            picture = "" if draft else small_picture(self.studio, preset.photos[0], 400)
+            shown.append(_card(name, _(preset.title), _(preset.description), draft, picture, examples))
         thumbs = [photo.thumb for photo in session.usable("style", OWN)]
-        picture = draft.picture if draft else next(iter(thumbs), None)
-        return LookCard(
-            OWN,
-            _(OWN_TITLE),
-            _("4 to 6 photos of a look that you bring."),
-            picture,
-            draft is not None,
-            thumbs,
-        )
+        brought = _("4 to 6 photos of a look that you bring.")
+        own = _card(OWN, _(OWN_TITLE), brought, drafts.get(OWN), next(iter(thumbs), None), thumbs)
+        return look_cards([*shown, own], session.looks)
 
     @told_as_it_goes(name)
     def upload(self, key: str, files: list[str] | None) -> Iterator[Updates]:
@@ -164,3 +155,12 @@ class StyleStep(PhotoListStep):
         if not session.photos_of("style", OWN):
             return _("Add some photos to “{look}”, or take its tick away.", look=_(OWN_TITLE))
         return unusable(session, self.role)
+
+
+def _card(
+    name: str, title: str, about: str, draft: StoredDraft | None, example: str | None, examples: Sequence[str]
+) -> LookCard:
+    """A look's card: with its draft, or else with an example."""
+    if draft is None:
+        return LookCard(name, title, about, example, False, examples)
+    return LookCard(name, title, about, draft.picture, True, examples, draft.lighter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -30,6 +30,7 @@ STALE = N_(
     "Photos, masks or style were changed since this training began. Its portraits still show what it learned then; "
     "start a new training to use the changes."
 )
+Variant = Literal["primary", "secondary"]
 MEASURING = "measuring"
 """In place of the pace that is being measured."""
 
@@ -298,7 +299,7 @@ class TrainStep(Step):
         partly = not run.finished and 0 < self.studio.runs.saved_step(session, run) < run.total
         return partly or bool(self.studio.training_jobs.smaller(session))
 
-    def _variants(self, session: Session) -> tuple[str, str]:
+    def _variants(self, session: Session) -> tuple[Variant, Variant]:
         """Of the button that starts, and of “Next”. At most one is primary: what to do now, if that is not “Resume”."""
         if self._unfinished(session):
             return "secondary", "secondary"

@@ -115,6 +115,8 @@ class StoredDraft:
     look: str = OWN
     made_of: str = ""
     """A hash of the photos and words that it was made of."""
+    lighter: bool = False
+    """Whether the face is clearly lighter than in the photos: see evaluation.lightness."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ from magicapture_core.ui.comparison_jobs import ComparisonJobs
 from magicapture_core.ui.drafting import Drafter
 from magicapture_core.ui.finishing_jobs import FinishingJobs
 from magicapture_core.ui.jobs import Jobs
+from magicapture_core.ui.lent_gpu import remember_visitor
 from magicapture_core.ui.limits import Limits
 from magicapture_core.ui.portrait_jobs import PortraitJobs
 from magicapture_core.ui.portrait_sheets import PortraitSheets
@@ -88,6 +89,11 @@ class Studio:
                 for role in ("subject", "style"):
                     self.photos.judge(session, role)  # type: ignore[arg-type]
         return session
+
+    def visited(self, key: str) -> None:
+        """A visitor looks at their page, or asks: what works for them is asked for in the name that they have now."""
+        owner = self.sessions.owner(key)
+        remember_visitor(owner, self.jobs.active(owner) is not None)
 
     def busy(self, session: Session) -> bool:
         """Whether anything of the session is under way that a page shows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
@@ -299,11 +300,13 @@ class TrainingJobs(SlicedJobs):
             "textual_inversion": max(0, config.ti_steps - done),
             "lora": config.lora_steps - max(0, done - config.ti_steps),
         }
-        return training_seconds(left, config.items_per_step)
+        samples = sum(left.values()) // (config.sample_every or sys.maxsize)
+        drawn = samples * config.sample_pictures * config.sample_steps
+        return training_seconds(left, config.items_per_step, drawn, standing=self.models.stands(run.model))
 
     def _slice(self, flag: str, seconds: int, key: str, run_id: str, asked: bool) -> Stream:
         """Train until the loan ends."""
-        loan = Loan(flag, seconds)
+        loan = Loan(flag, seconds, standing=self.models.stands(self._run(key, run_id).model))
         with closing(self._in_one_go(loan, key, self._run(key, run_id), asked)) as reports:
             for report in reports:
                 yield report

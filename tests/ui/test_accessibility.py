@@ -101,6 +101,19 @@ def test_accordions_say_whether_they_are_open(page: Any) -> None:
     expect(button).to_have_attribute("aria-expanded", "true")
 
 
+def test_the_keyboards_place_is_marked_alike_on_everything(page: Any) -> None:
+    marks = set()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        marks.add(
+            page.evaluate("""() => {
+          const {outlineStyle, outlineWidth} = getComputedStyle(document.activeElement);
+          return `${document.activeElement.nodeName} ${outlineStyle} ${outlineWidth}`; }""")
+        )
+    seen = {mark for mark in marks if not mark.startswith("BODY")}
+    assert seen == {"BUTTON solid 3px", "INPUT solid 3px", "A solid 3px"}
+
+
 def test_what_is_seen_where_files_are_dropped_is_its_name(page: Any, people: Any) -> None:
     choose = page.get_by_role("button", name="Choose photos", exact=True)
     expect(choose).to_have_count(1)

@@ -26,7 +26,9 @@ def draft_count(page: Any, count: int) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_drafts_come_by_themselves_and_go_with_what_they_show(page: Any, server: Any) -> None:
-    page.locator("#mc-people [data-act=person]").first.click()
+    with server.studio.drafts._loading:  # until then none can be drawn
+        page.locator("#mc-people [data-act=person]").first.click()
+        expect(page.locator("#mc-first [role=status]")).to_have_text("Drawing a first draft …")
     expect(page.locator("#mc-first")).to_contain_text(
         "Draft: the look, not yet your face"
     )  # beside the photos

@@ -97,7 +97,7 @@ def test_the_whole_flow(client: Client, server: Any, people: list[list[Path]]) -
 
 
 def test_photos_need_consent(client: Client, people: list[list[Path]]) -> None:
-    with pytest.raises(AppError, match="tick the box"):
+    with pytest.raises(AppError, match="consent=true"):
         client.predict(files=[handle_file(str(people[0][0]))], consent=False, api_name="/check_photos")
 
 

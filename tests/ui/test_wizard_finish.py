@@ -101,6 +101,26 @@ def test_the_checklist_stands_beside_the_photo_and_the_sheet_comes_down(visit: t
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
+@pytest.mark.browser
+def test_the_background_has_the_chosen_colour(visit: tuple[Any, str], server: Any) -> None:
+    page, key = visit
+    expect(page.locator("#mc-colour")).to_contain_text("Asked for: plain and light.")
+    page.locator("#mc-colour button").first.click()
+    page.locator("#mc-colour input[type=text]").fill("#1a3a6b")
+    page.locator("#mc-colour input[type=text]").press("Enter")
+    expect(page.locator("#mc-colour-rule")).to_contain_text("asks for a background that is plain and light")
+    page.locator("#mc-colour input[type=text]").fill("#cfe0f5")
+    page.locator("#mc-colour input[type=text]").press("Enter")
+    expect(page.locator("#mc-colour-rule")).not_to_contain_text("asks for a background")
+    page.keyboard.press("Escape")
+    page.locator("#mc-sheet").click()
+    expect(page.locator("#mc-sheet-result")).to_contain_text("All checks for ICAO 35×45 mm passed")
+    source = page.locator("#mc-sheet-result img").get_attribute("src")
+    file = server.studio.sessions.find(key).shown / str(source).rpartition("/")[2]
+    corner = read_photo(file).pixels[2, 2].astype(int)
+    assert np.abs(corner - (207, 224, 245)).max() <= 4
+
+
 class TestWithoutABrowser:
     """What the page's handlers call."""
 
@@ -108,9 +128,9 @@ class TestWithoutABrowser:
         key, _ = server.studio.sessions.create()
         portrait = with_portrait(server.studio, key, "dana/1")
         sheets = server.studio.sheets
-        made = sheets.make(key, portrait.id, "icao", "a4", replace=True, force=False)
+        made = sheets.make(key, portrait.id, "icao", "a4", background="#dddee0", force=False)
         assert (made["passed"], made["files"]) == (False, [])
-        made = sheets.make(key, portrait.id, "icao", "a4", replace=True, force=True)
+        made = sheets.make(key, portrait.id, "icao", "a4", background="#dddee0", force=True)
         assert [path.suffix for path in made["files"]] == [".pdf", ".png"]
         shown = server.studio.sessions.find(key).shown
         assert all(path.parent == shown for path in [made["photo"], *made["files"]])
@@ -120,7 +140,7 @@ class TestWithoutABrowser:
         (ann, _), (bob, _) = sessions.create(), sessions.create()
         portrait = with_portrait(server.studio, ann)
         with pytest.raises(Problem, match="one of your portraits"):
-            server.studio.sheets.make(bob, portrait.id, "icao", "a4", replace=True, force=True)
+            server.studio.sheets.make(bob, portrait.id, "icao", "a4", background="#dddee0", force=True)
         with pytest.raises(Problem, match="one of your portraits"):
             finishing_jobs.start(bob, portrait.id, {})
         with pytest.raises(Problem, match="one of your portraits"):

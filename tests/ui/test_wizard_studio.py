@@ -11,6 +11,12 @@ from test_wizard_page import expect, to_masks, to_train
 pytestmark = pytest.mark.browser
 
 
+def standing_out(page: Any) -> list[str]:
+    """Which primary buttons are seen."""
+    found = page.locator("button.primary:visible")
+    return [button.get_attribute("id") for button in found.all()]
+
+
 @pytest.mark.long
 def test_the_button_tells_the_time_before_the_first_training(page: Any, server: Any) -> None:
     pace = server.runs / "pace.json"
@@ -21,6 +27,7 @@ def test_the_button_tells_the_time_before_the_first_training(page: Any, server: 
     assert '"lora"' in pace.read_text(encoding="utf-8")
     expect(page.get_by_role("radio", name=re.compile(r"^Quick: about \d+"))).to_be_checked()
     expect(page.locator("#mc-progress")).not_to_contain_text("Measuring")
+    assert standing_out(page) == ["mc-start"]  # there is nothing to go on with yet
 
 
 @pytest.mark.long
@@ -42,6 +49,7 @@ def test_samples_can_be_looked_at_and_settings_are_closed_meanwhile(page: Any) -
     page.locator("#mc-pause").click()
     expect(page.locator("#mc-schedule")).to_be_visible()
     expect(page.locator("#mc-start")).to_contain_text("Learn again")
+    assert standing_out(page) == ["mc-resume"]
 
 
 def height_on_a_phone(page: Any) -> int:
@@ -59,6 +67,7 @@ def height_on_a_phone(page: Any) -> int:
 def test_portraits_are_kept_deleted_brought_back_and_varied(page: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    assert standing_out(page) == ["mc-next-3"]
     page.locator("#mc-next-3").click()
     page.locator("#mc-count input[type=number]").fill("2")
     page.locator("#mc-make").click()
@@ -138,7 +147,7 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
     with visitor(browser, server, script=NOTIFICATIONS) as (page, faults):
         icon = page.locator("link[rel~=icon]").first
         plain = icon.get_attribute("href")
-        to_train(page, ti_steps=60)
+        to_train(page, ti_steps=5000)
         page.locator(".mc-notify").click(trial=True)
         assert page.evaluate("asked") == 0  # nobody is asked before the button is pressed
         page.locator(".mc-notify").click()
@@ -146,6 +155,7 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
         assert page.evaluate("asked") == 1
         expect(icon).to_have_attribute("href", re.compile("^data:image/png"))
         page.evaluate("away = true")
+        page.locator("#mc-pause").click()
         page.wait_for_function("shown.length > 0")
         assert page.evaluate("shown") == ["Learning: done"]
         assert page.title().startswith("Learning: done · ")
@@ -153,4 +163,6 @@ def test_the_window_says_how_far_it_is_and_that_it_is_done(browser: Any, server:
         page.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
         page.wait_for_function("!document.title.includes('done')")
         expect(icon).to_have_attribute("href", plain)
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollHeight") <= 3 * 844  # three screens of a phone
         assert faults == []

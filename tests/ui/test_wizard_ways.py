@@ -241,3 +241,22 @@ def test_the_brush_keeps_its_tools_in_sight_at_200_percent(browser: Any, server:
             assert box["y"] >= 0
             assert box["y"] + box["height"] <= 450
         assert faults == []
+
+
+def test_photos_chosen_before_the_session_is_open_wait_for_the_box(
+    browser: Any, server: Any, people: Any
+) -> None:
+    context = browser.new_context()
+    page, first = context.new_page(), []
+    page.route("**/gradio_api/queue/join*", lambda route: route.continue_() if first else first.append(route))
+    page.goto(server.url)
+    page.set_input_files("#mc-files input", people[0][:2])
+    expect(page.locator("#mc-held")).to_contain_text("2 photos here")
+    first[0].continue_()  # only now the session is opened
+    page.wait_for_selector("#mc-people [data-act=person]")
+    expect(page.locator("#mc-consent input")).to_be_enabled()
+    expect(page.locator("#mc-held")).to_contain_text("2 photos here")
+    expect(page.locator(".toast-body")).to_have_count(0)  # no warning of a session that is gone
+    page.locator("#mc-consent input").check()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(2)
+    context.close()
