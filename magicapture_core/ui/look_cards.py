@@ -29,7 +29,7 @@ class LookCard:
 
 
 DRAFT = N_("Draft: the look, not yet your face")
-LIGHTER = N_("Lighter than in your photos")
+LIGHTER = N_("Lighter than your photos")
 LIGHTER_YET = N_("The face is lighter than in your photos; learning brings it nearer.")
 
 
