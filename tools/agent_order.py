@@ -56,6 +56,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self.lines = [HEAD.format(options=" ".join(sys.argv[1:]))]
+        self._last: tuple[str, str] | None = None
 
     def tools(self, tools: list[Any]) -> None:
         """The list of tools."""
@@ -73,11 +74,14 @@ class Transcript:
         self.lines.append(f"{words}\n")
 
     def call(self, tool: str, values: dict[str, Any], answer: Any, seconds: float) -> None:
-        """A call and what came back."""
+        """A call and what came back; not again, where the same call had the same answer."""
         asked = ", ".join(
             f"{name}={json.dumps(short(value), ensure_ascii=False)}" for name, value in values.items()
         )
         said = answer if isinstance(answer, str) else json.dumps(short(answer), ensure_ascii=False)
+        if (tool, said) == self._last:
+            return
+        self._last = tool, said
         self.lines.append(f"    → {tool}({asked})\n    ← {said}   [{seconds:.0f} s]\n")
 
 

@@ -189,7 +189,7 @@ class Loan:
 
 
 def one_slice(task: Task, flag: Path, seconds: int, *values: Any, standing: bool = False) -> Iterator[Any]:
-    """What a task from `lent` yields with these values. Closing this ends the lent process's step, saves, and waits for it.
+    """What a task from `lent` yields with these values. Closing this ends the lent process's step, and waits for it.
 
     A visitor who has fewer seconds left gets a loan of those. standing: as above.
     Raises Problem where the Space lends no GPU any more.
