@@ -76,6 +76,7 @@ def test_no_fault_from_training_on(page: Any, faults: Any) -> None:
     page.get_by_role("button", name="Advanced").click()
     page.locator("#mc-start").click()
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    expect(page.locator("#mc-spoken")).to_have_text("Learning: done")  # said to those who cannot see it
     assert faults() == []
     page.locator("#mc-next-3").click()
     page.locator("#mc-count input[type=number]").fill("2")
