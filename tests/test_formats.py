@@ -17,10 +17,11 @@ from PIL import Image, ImageFont
 from magicapture_core.faces import Face, choose_analyser
 from magicapture_core.formats import PAPERS, REFUSED, SPECS, as_hex, background_colour, paper, photo_spec
 from magicapture_core.formats.checklist import Check
-from magicapture_core.formats.head import find_head
+from magicapture_core.formats.head import Head, find_head
 from magicapture_core.formats.matte import guided_filter, matte, replace_background
-from magicapture_core.formats.passport import PassportPhoto, make_passport_photo
+from magicapture_core.formats.passport import PassportPhoto, _plan, make_passport_photo
 from magicapture_core.formats.sheet import _TEXT, RULER, SHEET_DPI, layout, write_sheet
+from magicapture_core.formats.specs import INCH
 from magicapture_core.photos import read_photo
 from magicapture_core.presets import load_preset
 from magicapture_core.problems import PhotoProblem, Problem
@@ -150,6 +151,19 @@ class TestPhoto:
         photo = make_passport_photo(roomy(), spec)
         assert photo.pixels.shape == (spec.pixels[1], spec.pixels[0], 3)
         assert failed(photo) <= {"sharpness"}, list(photo.failed)
+
+    @pytest.mark.parametrize("tall", [1.0, 1.2, 1.35])
+    def test_hair_is_not_cut_where_the_picture_has_room(self, tall: float) -> None:
+        eyes, up = np.array([600.0, 700.0]), np.array([0.0, -1.0])
+        head = Head(eyes, eyes - 200 * up, eyes + 200 * up, eyes + 200 * tall * up, lean=0.0, cut=False)
+        for spec in (
+            spec for spec in SPECS.values() if spec.top is None
+        ):  # the others say where the crown is
+            top = _plan(head, spec, (1800, 1200), True) @ [*head.hair, 1]
+            low = _plan(head, spec, (1800, 1200), True) @ [*head.chin, 1]
+            assert top[1] * INCH / spec.dpi > 0.5, spec.name  # mm
+            height = (low[1] - top[1]) * INCH / spec.dpi / (1 + (0 if spec.head_to_hair else tall / 2 - 0.5))
+            assert spec.head.holds(height, 0.5), spec.name
 
     def test_background_is_the_colour_asked_for(self) -> None:
         photo = make_passport_photo(person(), SPECS["us"])

@@ -16,6 +16,19 @@ ROOT = Path(languages.__file__).parents[2]
 SOURCES = [*sorted((ROOT / "magicapture_core").rglob("*.py")), ROOT / "app.py"]
 SPEAKERS = ("_", "n_", "N_")
 MARKED: dict[str, set[str]] = {
+    "formats/checklist.py": {"spec.background_words", "words"},
+    "formats/sheet.py": {"sheet.title"},
+    "postprocess/finishing.py": {"note"},
+    "postprocess/networks.py": {"purpose"},
+    "sharing.py": {"sentence"},
+    "ui/passport_sheets.py": {
+        "check.advice",
+        "check.title",
+        "paper.title",
+        "photo_spec(spec).background_words",
+        "photo_spec(spec).title",
+        "spec.title",
+    },
     "faces/facexlib_variant.py": {"WEIGHTS[name].purpose"},
     "photos/__init__.py": {"kind"},
     "ui/cards.py": {"label", "name", "step", "title"},
@@ -68,6 +81,8 @@ def is_constant(node: ast.expr) -> bool:
         return node.id.isupper()
     if isinstance(node, ast.Attribute):
         return node.attr.isupper() or is_constant(node.value)
+    if isinstance(node, ast.IfExp):
+        return is_constant(node.body) and is_constant(node.orelse)
     return isinstance(node, ast.Subscript) and is_constant(node.value)
 
 

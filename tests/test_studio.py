@@ -29,6 +29,7 @@ from magicapture_core.ui.comparison_jobs import _judges_in_words
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
 from magicapture_core.ui.session_runs import not_ready
+from magicapture_core.ui.setting_texts import FORM
 from magicapture_core.ui.step_photo_list import unusable
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
@@ -326,8 +327,8 @@ def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> N
 
 
 def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:
-    optional = {name for name, value in dataclasses.asdict(TrainConfig()).items() if value is None} - set(
-        settings.ELSEWHERE
+    optional = {name for name, value in dataclasses.asdict(TrainConfig()).items() if value is None} & set(
+        FORM
     )
     shown = settings.values_of(TrainConfig())
     back = settings.from_form({**shown, **dict.fromkeys(optional, 0)})

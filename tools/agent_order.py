@@ -27,13 +27,13 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 600.0
 """Seconds that the start and each call may take: the machine may be busy."""
+ACTIVE = ("waiting", "preparing", "running", "stopping")
 KEY = re.compile(r"\b[0-9a-f]{48}\b")
-COMMAND = "python -m tools.agent_order --out docs/agents.md"
-HEAD = f"""# An agent's order
+HEAD = """# An agent's order
 
-What an agent is told of the tools, and what a whole order looks like, as `{COMMAND}` wrote it:
-the client of the package `mcp`, `python app.py --mcp` on the built-in model, a person who does not exist. How to
-offer the tools: [by API](api.md#agents). Photos and the session's key are cut short here.
+What an agent is told of the tools, and what a whole order looks like, as `python -m tools.agent_order {options}`
+wrote it: the client of the package `mcp`, `python app.py --mcp` on the built-in model, a person who does not exist.
+How to offer the tools: [by API](api.md#agents). Photos and the session's key are cut short here.
 """
 
 
@@ -45,6 +45,8 @@ class Order:
     """A Markdown file; None prints it."""
     schedule: str = "quick"
     """Of the training."""
+    minutes: float = 60.0
+    """After which the agent stops the training: what was learned is used."""
     tools_only: bool = False
     """Only list the tools, as a client gets them."""
 
@@ -53,7 +55,8 @@ class Transcript:
     """The calls and their answers, as Markdown."""
 
     def __init__(self) -> None:
-        self.lines = [HEAD]
+        self.lines = [HEAD.format(options=" ".join(sys.argv[1:]))]
+        self._last: tuple[str, str] | None = None
 
     def tools(self, tools: list[Any]) -> None:
         """The list of tools."""
@@ -71,11 +74,14 @@ class Transcript:
         self.lines.append(f"{words}\n")
 
     def call(self, tool: str, values: dict[str, Any], answer: Any, seconds: float) -> None:
-        """A call and what came back."""
+        """A call and what came back; not again, where the same call had the same answer."""
         asked = ", ".join(
             f"{name}={json.dumps(short(value), ensure_ascii=False)}" for name, value in values.items()
         )
         said = answer if isinstance(answer, str) else json.dumps(short(answer), ensure_ascii=False)
+        if (tool, said) == self._last:
+            return
+        self._last = tool, said
         self.lines.append(f"    → {tool}({asked})\n    ← {said}   [{seconds:.0f} s]\n")
 
 
@@ -109,7 +115,7 @@ def short(value: Any) -> Any:
 Call = Callable[..., Awaitable[Any]]
 
 
-async def order(call: Call, transcript: Transcript, schedule: str) -> None:
+async def order(call: Call, transcript: Transcript, wanted: Order) -> None:
     """What an agent does from photos to portraits."""
     photos = [
         f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -124,11 +130,15 @@ async def order(call: Call, transcript: Transcript, schedule: str) -> None:
     transcript.says("What it will be like, before anything is learned:")
     await call("draft", session=key)
     transcript.says("The user likes it. Learning takes minutes; the agent asks now and then how it stands:")
-    status = await call("train", session=key, schedule=schedule)
+    status = await call("train", session=key, schedule=wanted.schedule)
     began = time.monotonic()
-    while status["state"] in ("waiting", "preparing", "running"):
+    while status["state"] in ACTIVE:
         await asyncio.sleep(max(5, min(120, (status.get("seconds_left") or 20) / 2)))
-        status = await call("status", session=key)
+        if time.monotonic() - began > 60 * wanted.minutes and status["state"] == "running":
+            transcript.says("The user does not want to wait for longer:")
+            status = await call("status", session=key, stop=True)
+        else:
+            status = await call("status", session=key)
     transcript.says(
         f"It took {(time.monotonic() - began) / 60:.0f} minutes, on two CPU cores that others used, too."
     )
@@ -165,7 +175,7 @@ async def place(url: str, wanted: Order, transcript: Transcript) -> None:
             return found
 
         if not wanted.tools_only:
-            await order(call, transcript, wanted.schedule)
+            await order(call, transcript, wanted)
 
 
 def main() -> int:

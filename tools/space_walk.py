@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SPACE = {"SYSTEM": "spaces", "SPACE_ID": "ada/magicapture", "HF_HUB_OFFLINE": "1"}
 """What a Space's environment has, as far as the app or gradio reads it; and no hub."""
 SHORT = {"ti_steps": 6, "lora_steps": 6, "sample_every": 100, "attention_every": 0, "seed": 1}
-PATIENCE = 600.0
+PATIENCE = 1200.0
 """Seconds that anything may take: the machine may be busy."""
 
 

@@ -12,7 +12,7 @@ from magicapture_core.faces import FaceAnalyser
 BEYOND_LOOK = 0.08
 """Least difference to what training asks for: the person's skin in the light of the look."""
 BEYOND_PHOTOS = 0.07
-"""Least difference to the person's own photos. Photos of one person differ by .01 to .04 (standard deviation)."""
+"""Least difference to the person's own photos. A sample person's photos differ by .01 to .04 (standard deviation)."""
 
 
 def shows_lighter(

@@ -18,6 +18,8 @@ from magicapture_core.problems import PhotoProblem
 
 # A head that leans more was meant to, or was not photographed for a passport: it is left as it is, and fails.
 MOST_STRAIGHTENED = 15.0
+# mm of background over the hair, which stands higher than the crown that specifications measure to.
+OVER_HAIR = 1.5
 # Aim this share of a permitted range away from its ends, so that measuring again finds it within.
 _KEEP_OFF = 0.03
 
@@ -96,7 +98,7 @@ def _plan(head: Head, spec: PhotoSpec, shape: tuple[int, ...], replace: bool) ->
     """(2, 3): from the picture to the photo.
 
     Of all sizes and places of the head that the specification permits, the one that needs least of what lies
-    beyond the picture, and among those the one nearest to the middle of what is permitted.
+    beyond the picture and cuts no hair, and among those the one nearest to the middle of what is permitted.
     """
     heights, eye_lines = _inner(spec.head), _inner(spec.eye_range)
     candidates = []
@@ -104,8 +106,9 @@ def _plan(head: Head, spec: PhotoSpec, shape: tuple[int, ...], replace: bool) ->
         per_mm = height / head.height(spec.head_to_hair)  # mm of the photo per pixel of the picture
         top = spec.height - eyes - float(np.linalg.norm(head.crown - head.eyes)) * per_mm
         off_top = 0.0 if spec.top is None else max(spec.top.low - top, top - spec.top.high, 0.0)
+        over_hair = spec.height - eyes - float(np.linalg.norm(head.hair - head.eyes)) * per_mm
         transform = _transform(head, spec, per_mm, eyes)
-        cost = 20 * off_top + _lack(transform, spec, shape, replace)
+        cost = 20 * off_top + 4 * max(OVER_HAIR - over_hair, 0.0) + _lack(transform, spec, shape, replace)
         cost += 0.2 * abs(height - spec.head.middle) + 0.1 * abs(eyes - spec.eye_range.middle)
         candidates.append((cost, transform))
     return min(candidates, key=lambda candidate: candidate[0])[1]

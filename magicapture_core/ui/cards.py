@@ -92,9 +92,9 @@ def note(text: str, kind: str = "info") -> str:
     return f'<div class="mc-note mc-{kind}" role="{role}">{lines}</div>'
 
 
-def failure(step: str, snapshot: Snapshot, done: str = "") -> str:
-    """Why a job failed, in which step (its name), and after how much; a warning where it was only cut off."""
-    said = _("Step “{step}”{done}: {problem}", step=step, done=done, problem=snapshot.problem)
+def failure(step: str, snapshot: Snapshot) -> str:
+    """Why a job failed, in which step (its name); a warning where it was only cut off."""
+    said = _("Step “{step}”: {problem}", step=step, problem=snapshot.problem)
     return note(said, "warn" if snapshot.cut_off else "bad")
 
 

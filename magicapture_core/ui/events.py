@@ -227,7 +227,8 @@ def _wire_finishing(wizard: Wizard) -> None:
     background = [passport.spec, passport.replace, passport.colour]
     shown = [passport.colour, passport.rule, passport.sheet]
     _when(passport.spec.input, passport.choose_format, [passport.spec], shown, **LAST)
-    for choice in (passport.replace, passport.colour):
-        _when(choice.input, passport.choose_background, background, shown, **LAST)
+    # Not "input", which gradio 6.31 leaves out where a colour is typed.
+    for listener in (passport.replace.input, passport.colour.change):
+        _when(listener, passport.choose_background, background, shown[1:], **LAST)
     for choice in (passport.paper, passport.force):
         _when(choice.input, passport.forget_sheet, None, [passport.sheet])

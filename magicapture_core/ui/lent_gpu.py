@@ -19,7 +19,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from magicapture_core.gpu import lent_by_a_space
-from magicapture_core.languages import N_, _
+from magicapture_core.languages import N_, _, language, speaking
 from magicapture_core.problems import Problem
 
 SECONDS = 110
@@ -143,11 +143,12 @@ def lent(task: Task) -> Task | None:
         return None
     import spaces
 
-    def telling(*values: Any) -> Iterator[Any]:
-        try:
-            yield from task(*values)
-        except Problem as problem:  # of an exception little more than its name may cross
-            yield Failed(str(problem))
+    def telling(flag: str, seconds: int, code: str, *values: Any) -> Iterator[Any]:
+        with speaking(code):  # the process may have worked for somebody else before
+            try:
+                yield from task(flag, seconds, *values)
+            except Problem as problem:  # of an exception little more than its name may cross
+                yield Failed(str(problem))
 
     def seconds_of(_flag: str, seconds: int, *_values: Any) -> int:
         return seconds
@@ -188,7 +189,7 @@ class Loan:
 
 
 def one_slice(task: Task, flag: Path, seconds: int, *values: Any, standing: bool = False) -> Iterator[Any]:
-    """What `task(flag, seconds, *values)` yields. Closing this ends the lent process's step, saves, and waits for it.
+    """What a task from `lent` yields with these values. Closing this ends the lent process's step, and waits for it.
 
     A visitor who has fewer seconds left gets a loan of those. standing: as above.
     Raises Problem where the Space lends no GPU any more.
@@ -196,7 +197,7 @@ def one_slice(task: Task, flag: Path, seconds: int, *values: Any, standing: bool
     flag.unlink(missing_ok=True)
     fewer = None
     try:
-        reports = task(str(flag), seconds, *values)
+        reports = task(str(flag), seconds, language(), *values)
         for report in reports:
             if isinstance(report, Failed):
                 raise Problem(report.problem)

@@ -29,8 +29,7 @@ class LookCard:
 
 
 DRAFT = N_("Draft: the look, not yet your face")
-LIGHTER = N_("Lighter than in your photos")
-LIGHTER_YET = N_("The face is lighter than in your photos; learning brings it nearer.")
+LIGHTER = N_("Lighter than your photos")
 
 
 def look_cards(looks: Sequence[LookCard], ticked: Sequence[str]) -> str:
@@ -61,7 +60,7 @@ def first_draft(picture: str, title: str, lighter: bool) -> str:
     """The first draft, beside the photos it is made of. lighter: it shows a lighter face than they do."""
     named = _("The first draft: {look}", look=title)
     said = _("Draft: the look, not yet your face. Press “Next” for all looks.")
-    more = f"<br>{escape(_(LIGHTER_YET))}" if lighter else ""
+    more = f"<br>{escape(_('The face is lighter than in your photos.'))}" if lighter else ""
     return (
         f'<div class="mc-first"><img src="{address(picture)}" alt=""><p role="status">'
         f"<strong>{escape(named)}</strong><br>{escape(said)}{more}</p></div>"

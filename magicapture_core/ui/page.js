@@ -148,6 +148,7 @@ function badge(share, done) {
 const away = () => document.hidden || !document.hasFocus(); // looking at another window beside this one, too
 
 function notify(body) {
+  spoken.textContent = body; // for those who listen to the page
   if (!away() || window.Notification?.permission !== 'granted') return;
   try { new Notification('MagiCapture', {body}); } catch { /* a browser that wants a service worker for it */ }
 }

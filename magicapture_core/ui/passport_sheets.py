@@ -72,7 +72,7 @@ class PassportSheets(Step):
                 ),
                 "warn",
             )
-        return {self.colour: gr.ColorPicker(visible=bool(replace)), self.rule: said, self.sheet: ""}
+        return {self.rule: said, self.sheet: ""}
 
     @told(name)
     def make_sheet(

@@ -55,7 +55,7 @@ def portrait_cards(
     """
     if not portraits and not coming:
         return ""
-    made = escape(n_("{n} portrait", "{n} portraits", len(portraits)), quote=True)
+    made = escape(n_("{n} portrait", "{n} portraits", len(portraits)), quote=True) if portraits else ""
     return (
         f'<h3 class="mc-sub" data-say="{made}">{_("Your portraits")}</h3><p class="mc-quiet">{escape(sentence)}</p>'
         f'<div class="mc-portraits{" mc-film" if film else ""}" aria-busy="{"true" if coming else "false"}">'

@@ -7,10 +7,9 @@ are understood in every other one, too, so that a description can be taken along
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from html import escape
 
-from magicapture_core.languages import ENGLISH, LANGUAGES, N_, _, speaking
+from magicapture_core.languages import ENGLISH, N_, _, available, speaking
 
 # Translators: stands in an English description, as after “a photo of”; must be no English word
 ME = N_("me")
@@ -47,8 +46,8 @@ def translated(prompt: str) -> str:
 def _in_every_language(*words: str) -> str:
     """A pattern that finds any of the words, in any language."""
     found = set(words)
-    for code in LANGUAGES:
-        with suppress(FileNotFoundError), speaking(code):  # no catalogue of this language is here
+    for code in available():
+        with speaking(code):
             found |= {_(each) for each in words}
     longest_first = sorted(found, key=lambda each: (-len(each), each))
     return rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)"

@@ -12,9 +12,21 @@ from magicapture_core import config as config_module
 from magicapture_core.config import GenerateConfig, PostprocessConfig, TrainConfig
 from magicapture_core.languages import _
 
+ELSEWHERE = {
+    "subject_kind", "subject_words", "trained", "masked", "prior_weight", "prior_pictures",
+    "stop_when_settled",
+}  # fmt: skip
+"""Settings that another step asks for, or that only the evaluation's other methods change."""
+FORM = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name not in ELSEWHERE)
+"""Settings that the form of the step “Learn” has."""
+SHOWN: dict[type, tuple[str, ...]] = {
+    TrainConfig: FORM, GenerateConfig: ("steps", "guidance_scale"), PostprocessConfig: ("fidelity",),
+}  # fmt: skip
+"""What the page explains in config.py's words: no more is translated."""
+
 
 def help_texts(config: type = TrainConfig) -> dict[str, str]:
-    """Each setting's attribute docstring, as one line."""
+    """The attribute docstring of each setting in SHOWN, as one line."""
     return {name: _(text) for name, text in _english(config).items()}
 
 
@@ -25,12 +37,7 @@ def label(name: str) -> str:
 
 def sentences() -> list[str]:
     """Everything that the functions here translate, in English, for tools/catalogue.py."""
-    texts = [
-        text
-        for config in (TrainConfig, GenerateConfig, PostprocessConfig)
-        for text in _english(config).values()
-    ]
-    return [*texts, *(_named(field.name) for field in dataclasses.fields(TrainConfig))]
+    return [*(text for config in SHOWN for text in _english(config).values()), *map(_named, FORM)]
 
 
 def _named(name: str) -> str:
@@ -48,6 +55,7 @@ def _english(config: type) -> dict[str, str]:
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)
+            and field.target.id in SHOWN[config]
             and isinstance(text, ast.Expr)
             and isinstance(text.value, ast.Constant)
         ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from typing import Any, Literal, get_args, get_origin
@@ -12,13 +11,8 @@ from gradio.components import Component
 
 from magicapture_core.config import TrainConfig, to_dict
 from magicapture_core.languages import N_, _
-from magicapture_core.ui.setting_texts import help_texts, label
+from magicapture_core.ui.setting_texts import FORM, help_texts, label
 
-ELSEWHERE = {
-    "subject_kind", "subject_words", "trained", "masked", "prior_weight", "prior_pictures",
-    "stop_when_settled",
-}  # fmt: skip
-"""Settings that another step asks for, or that only the evaluation's other methods change."""
 GROUPS = {
     N_("Length"): ("ti_steps", "lora_steps", "batch_size", "gradient_accumulation", "resolution", "seed", "flip"),
     N_("Speed of learning"): (
@@ -39,16 +33,15 @@ GROUPS = {
 
 def layout() -> dict[str, Component]:
     """Components by setting, in groups; call it where the form is to stand."""
-    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in ELSEWHERE]
     grouped = {name for group in GROUPS.values() for name in group}
-    groups = {**GROUPS, N_("Looking and keeping"): tuple(name for name in names if name not in grouped)}
+    groups = {**GROUPS, N_("Looking and keeping"): tuple(name for name in FORM if name not in grouped)}
     components: dict[str, Component] = {}
     for title, group in groups.items():
         gr.HTML(f'<h3 class="mc-sub">{_(title)}</h3>')
         with gr.Row(equal_height=True, elem_classes="mc-settings"):
             for name in group:
                 components[name] = _component(name)
-    return {name: components[name] for name in names}
+    return {name: components[name] for name in FORM}
 
 
 def _component(name: str) -> Component:
@@ -71,7 +64,7 @@ def _component(name: str) -> Component:
 
 def values_of(config: TrainConfig) -> dict[str, Any]:
     """What the form shows for a config."""
-    return {name: value for name, value in to_dict(config).items() if name not in ELSEWHERE}
+    return {name: value for name, value in to_dict(config).items() if name in FORM}
 
 
 def from_form(values: dict[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,12 @@ class StyleStep(PhotoListStep):
         own_model = drafts.facts(session).name == (session.model or self.studio.models.default)
         more = [] if own_model else [_(BUILT_IN_MAKES)]
         if any(draft.lighter for draft in drafts.holding(session).values()):
-            more.append(_("In some the face is lighter than in your photos; learning brings it nearer."))
+            # Only the built-in model's learning was measured to do so: its schedule has lambda_lightness.
+            more.append(
+                _("In some the face is lighter than in your photos; learning brings it nearer.")
+                if own_model
+                else _("In some the face is lighter than in your photos.")
+            )
         busy = "true" if drafts.working(session) else "false"
         return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{" ".join([said, *more])}</p>'
 

@@ -69,6 +69,7 @@ class Studio:
                     for owner in self.sessions.sweep():
                         self.drafts.forget(owner)
                         self.photos.looks.forget(owner)
+                        remember_visitor(owner, False)
                         self.jobs.forget(owner, DELETE_PATIENCE)
                 except OSError:
                     log.exception("could not remove old files")
@@ -115,6 +116,7 @@ class Studio:
         job = self.jobs.active(owner)
         self.drafts.forget(owner)
         self.training_jobs.probe.forget(owner)
+        remember_visitor(owner, False)
         ended = self.jobs.forget(owner, DELETE_PATIENCE)
         self.sessions.delete(key)
         self.photos.looks.forget(owner)

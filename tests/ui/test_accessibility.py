@@ -9,6 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from test_wizard_page import expect, to_masks, to_style
 
+from magicapture_core.ui.portrait_cards import portrait_cards
+
 pytestmark = pytest.mark.browser
 
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -76,6 +78,7 @@ def test_no_fault_from_training_on(page: Any, faults: Any) -> None:
     page.get_by_role("button", name="Advanced").click()
     page.locator("#mc-start").click()
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    expect(page.locator("#mc-spoken")).to_have_text("Learning: done")  # said to those who cannot see it
     assert faults() == []
     page.locator("#mc-next-3").click()
     page.locator("#mc-count input[type=number]").fill("2")
@@ -92,6 +95,10 @@ def test_no_fault_from_training_on(page: Any, faults: Any) -> None:
     page.locator("#mc-next-4").click()
     expect(page.locator("#mc-finish-large img")).to_be_visible()
     assert faults() == []
+
+
+def test_portraits_are_announced_once_there_is_one() -> None:
+    assert 'data-say=""' in portrait_cards([], None, "Choose one.", coming=2)
 
 
 def test_accordions_say_whether_they_are_open(page: Any) -> None:

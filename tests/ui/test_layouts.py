@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.long]
 PHONE = (390, 844)
 SIZES = {"200 %": (640, 400), "320 px": (320, 640), "phone": PHONE}
 TALLEST = 3 * PHONE[1]
+LONG = 600_000
+"""Milliseconds that a job may take on a busy machine."""
 FAULTS = """() => {
   const found = [], seen = {opacityProperty: true, visibilityProperty: true, contentVisibilityAuto: true};
   const words = each => (each.ariaLabel || each.innerText || each.id || each.className).trim().slice(0, 50);
@@ -80,6 +82,7 @@ class Layouts:
         self.page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.timeout(1200)
 def test_every_step_fits_where_there_is_little_room(page: Any) -> None:
     layouts = Layouts(page)
     layouts.look("Photos, empty")
@@ -95,19 +98,19 @@ def test_every_step_fits_where_there_is_little_room(page: Any) -> None:
     expect(page.locator("#mc-start")).to_be_visible()
     layouts.look("Learn, before")
     page.locator("#mc-start").click()
-    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished", timeout=LONG)
     layouts.look("Learn")
     page.locator("#mc-next-3").click()
     layouts.look("Portraits, empty")
     page.locator("#mc-make").click()
-    expect(page.locator("#mc-archive")).to_be_visible()
+    expect(page.locator("#mc-archive")).to_be_visible(timeout=LONG)
     layouts.look("Portraits")
     page.locator("#mc-gallery .mc-open").first.click()
     expect(page.locator("#mc-detail img").first).to_be_visible()
     layouts.look("Portraits, one large")
     page.locator("#mc-next-4").click()
     page.locator("#mc-finish").click()
-    expect(page.locator("#mc-finish-report a")).to_be_visible()
+    expect(page.locator("#mc-finish-report a")).to_be_visible(timeout=LONG)
     page.locator("#mc-sheet").click()
     expect(page.locator("#mc-sheet-result table")).to_be_visible()
     layouts.look("Finish")

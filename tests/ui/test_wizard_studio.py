@@ -52,6 +52,17 @@ def test_samples_can_be_looked_at_and_settings_are_closed_meanwhile(page: Any) -
     assert standing_out(page) == ["mc-resume"]
 
 
+def height_on_a_phone(page: Any) -> int:
+    """Of the step Portraits with its options opened, in pixels."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator(".mc-waits:visible button.label-wrap").click()
+    expect(page.locator("#mc-seed")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    return int(height)
+
+
 @pytest.mark.long
 def test_portraits_are_kept_deleted_brought_back_and_varied(page: Any) -> None:
     to_train(page)
@@ -67,12 +78,18 @@ def test_portraits_are_kept_deleted_brought_back_and_varied(page: Any) -> None:
     cards.first.locator("[data-act=portrait]").click()
     expect(page.locator("#mc-detail .mc-pair img")).to_have_count(3)  # the portrait, a photo, a heat map
     before = page.locator("#mc-detail .mc-pair img").first.get_attribute("src")
+    page.locator("#mc-detail [data-act=close]").click()
+    expect(page.locator("#mc-detail img")).to_have_count(0)
+    expect(page.locator("#mc-gallery .mc-film")).to_have_count(0)
+    cards.first.locator("[data-act=portrait]").click()
+    expect(page.locator("#mc-gallery .mc-film")).to_have_count(1)
 
     page.locator("#mc-detail [data-act=near]").click()
     expect(cards).to_have_count(4)
     expect(page.locator("#mc-gallery .mc-badge", has_text="New")).to_have_count(2)
     expect(cards.first.locator(".mc-badge")).to_have_text("New")
     expect(page.locator("#mc-detail .mc-pair img").first).to_have_attribute("src", before)
+    assert height_on_a_phone(page) <= 3 * 844
 
     page.locator("#mc-detail [data-act=favourite]").click()
     page.get_by_role("radio", name="Favourites").check()
