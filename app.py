@@ -17,6 +17,7 @@ import logging
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ class Options:
         )
 
 
-def build(studio: Any, *, mcp: bool = False) -> Any:
-    """The page in every language that there is: gradio Blocks, not launched yet. mcp: with the tools for agents."""
+def build(studio: Any, *, mcp: bool = False, languages: Sequence[str] | None = None) -> Any:
+    """The page, as gradio Blocks that are not launched yet. mcp: with the tools for agents.
+
+    languages: codes of those to build it in beside English; None: every one that there is.
+    """
     import gradio as gr
 
     from magicapture_core.languages import ENGLISH, LANGUAGES, available, speaking
@@ -73,7 +77,7 @@ def build(studio: Any, *, mcp: bool = False) -> Any:
             agents.mount(studio)  # agents are told of the tools in this order, and begin with these
         api.mount(studio)  # before the page: a name that is taken gets a number
         events.wire(wizard, blocks)
-    for code in available():
+    for code in available() if languages is None else languages:
         if code != ENGLISH:
             with speaking(code), blocks.route(LANGUAGES[code], f"/{code}", show_in_navbar=False):
                 events.wire(page.layout(studio), blocks)

@@ -43,7 +43,7 @@ def agents_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             words=("SFace", 128),
         )
         studio = Studio(folder / "runs", model=str(model))
-        blocks = app.build(studio, mcp=True)
+        blocks = app.build(studio, mcp=True, languages=())
         _, url, _ = blocks.queue().launch(
             prevent_thread_lock=True, quiet=True, ssr_mode=False, mcp_server=True
         )

@@ -231,7 +231,7 @@ def test_by_login_in_a_space(studio: tuple[Studio, str], hub: Hub, monkeypatch: 
         if hasattr(oauth, name):
             monkeypatch.setattr(oauth, name, value)
     server, key = studio
-    blocks = app.build(server)
+    blocks = app.build(server, languages=())
     _, url, _ = blocks.queue().launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
     url = url.replace("0.0.0.0", "127.0.0.1")
     try:

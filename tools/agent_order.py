@@ -89,8 +89,8 @@ def kind(schema: dict[str, Any]) -> str:
     """A JSON schema's type, in words."""
     if "enum" in schema:
         return " or ".join(map(json.dumps, schema["enum"]))
-    if "anyOf" in schema:
-        return " or ".join(map(kind, schema["anyOf"]))
+    if "oneOf" in schema:
+        return " or ".join(map(kind, schema["oneOf"]))
     return f"list of {kind(schema['items'])}s" if schema.get("type") == "array" else schema.get("type", "any")
 
 

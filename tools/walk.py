@@ -253,7 +253,7 @@ def write(film: Film, options: Options) -> None:
     """Contact sheet and table; every picture is marked as holding generated ones."""
     if film.frames:
         path = options.out / "sheet.jpg"
-        contact_sheet(film, 300 if options.screen == "desktop" else 160).save(path, quality=80)
+        contact_sheet(film, 280 if options.screen == "desktop" else 160).save(path, quality=70)
         for each in (path, *(path for *_words, path in film.frames)):
             mark(each)
     (options.out / "times.md").write_text(table(film) + "\n", encoding="utf-8")

@@ -7,8 +7,10 @@ seconds), and the GPU itself, which is the CPU. ZEROGPU_STAND_IN_QUOTA says how 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,12 +66,13 @@ class Answers(BaseHTTPRequestHandler):
 
 def pretend(quota: int = 2400) -> Lender:
     """Make this process one of a ZeroGPU Space. Call it before torch and gradio are imported."""
-    lender = Lender(quota)
+    lender, weights = Lender(quota), mkdtemp(prefix="zerogpu-")
+    atexit.register(shutil.rmtree, weights, ignore_errors=True)
     threading.Thread(target=lender.serve_forever, daemon=True).start()
     os.environ |= {
         "SYSTEM": "spaces", "SPACE_ID": "ada/magicapture", "SPACES_ZERO_GPU": "true",
         "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{lender.server_port}",
-        "ZEROGPU_OFFLOAD_DIR": mkdtemp(prefix="zerogpu-"),
+        "ZEROGPU_OFFLOAD_DIR": weights,
     }  # fmt: skip
     import spaces.zero.torch as lent_torch
 

@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         settings = {"schedules": {"quick": QUICK}, "generate": {"steps": 3}}
         model = save_toy(folder / "toy", magicapture=settings, words=("SFace", 128))
         studio = Studio(runs, model=str(model))
-        blocks = app.build(studio)
+        blocks = app.build(studio, languages=())  # English alone: the others take seconds
         blocks.queue(default_concurrency_limit=4)
         _, url, _ = blocks.launch(
             server_port=_free_port(), prevent_thread_lock=True, quiet=True, theme=look.theme(), css=look.CSS,

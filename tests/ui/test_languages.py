@@ -27,8 +27,13 @@ SAYING = ("label", "value", "placeholder", "info", "choices")
 """Properties of gradio's components that a visitor reads."""
 SPOKEN = {"alt", "title", "aria-label", "placeholder", "data-say", "data-about"}
 """Attributes of HTML that a visitor reads or hears."""
-AS_THEY_ARE = {*LANGUAGES.values(), "MagiCapture", "GFPGAN", "CodeFormer", "A4", "mini", "toy", "https"}
+AS_THEY_ARE = {
+    *LANGUAGES.values(), "MagiCapture", "GFPGAN", "CodeFormer", "A4", "mini", "toy", "https", "Python", "AUTOMATIC1111",
+    "ComfyUI", "Forge", "feed_forward", "text_encoder",
+}  # fmt: skip
 """Names and codes, the same in every language."""
+TYPED = {"textbox", "colorpicker"}
+"""Components that hold what a visitor enters."""
 
 
 class Words(HTMLParser):
@@ -106,7 +111,6 @@ def texts(value: Any, name: str) -> Iterator[str]:
             yield str(choice[0] if isinstance(choice, list | tuple) else choice)
 
 
-@pytest.mark.xfail(strict=False, reason="the sentences of the steps are being collected")
 def test_no_sentence_was_forgotten(spoken: tuple[Any, str]) -> None:
     config = spoken[0].config
     here = set(config["page"]["de"]["components"])
@@ -117,14 +121,14 @@ def test_no_sentence_was_forgotten(spoken: tuple[Any, str]) -> None:
         props = component["props"]
         values = {option for choice in props.get("choices") or () for option in choice[1:]}
         for name in SAYING:
-            if name == "value" and props.get("choices"):
-                continue  # a code
+            if name == "value" and (props.get("choices") or component["type"] in TYPED):
+                continue  # a code, or words for the model, which reads English
             for text in texts(props.get(name), name):
                 words = unmarked(text) - {str(value) for value in values}
                 if words:
                     where = props.get("elem_id") or component["type"]
                     forgotten.append(f"{where} {name}: {' '.join(sorted(words))[:150]}")
-    assert forgotten == []
+    assert not forgotten, "\n".join(forgotten)
 
 
 def test_english_needs_no_catalogue(spoken: tuple[Any, str]) -> None:
@@ -213,7 +217,7 @@ class visitor:
 
 def arrived(page: Any) -> None:
     """The page is there, its session opened."""
-    page.wait_for_selector("#mc-people [data-act=person]")
+    page.wait_for_selector("#mc-people [data-act=person]", state="attached")
 
 
 def choose(page: Any, code: str) -> None:
@@ -260,10 +264,11 @@ def test_it_works_in_a_frame(browser: Any, spoken: tuple[Any, str]) -> None:
     context = browser.new_context(locale="de-DE")
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
-    page.route("http://elsewhere.test/", lambda route: route.fulfill(
+    around = spoken[1] + "around"  # another site's frame may not show what is on this machine
+    page.route(around, lambda route: route.fulfill(
         content_type="text/html", body=f'<iframe src="{spoken[1]}" width="1200" height="800"></iframe>',
     ))  # fmt: skip
-    page.goto("http://elsewhere.test/")
+    page.goto(around)
     frame = page.frame_locator("iframe")
     expect(frame.locator("html")).to_have_attribute("lang", "de")
     frame.locator(".mc-languages a[data-language=en]").click()

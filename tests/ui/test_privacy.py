@@ -127,7 +127,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
     runs = tmp_path / "runs"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(runs / "shown"))
     studio = Studio(runs, model="mini")
-    blocks = app.build(studio)
+    blocks = app.build(studio, languages=())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
