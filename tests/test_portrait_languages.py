@@ -69,6 +69,13 @@ def test_no_word_is_mistaken_for_what_was_learned() -> None:
         assert from_page("mirror, camera, men, some 我们") == "mirror, camera, men, some 我们"
 
 
+def test_what_was_learned_is_found_where_no_spaces_stand() -> None:
+    with speaking("zh"):
+        assert with_tokens("一张我在这个风格中的照片") == (
+            '一张<b class="mc-token">我</b>在<b class="mc-token">这个风格</b>中的照片'
+        )
+
+
 def test_chips_show_the_visitors_language_and_insert_english() -> None:
     with speaking("de"):
         html = prompt_chips.chips([PROMPT], EDITS, "a photo")

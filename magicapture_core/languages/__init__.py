@@ -103,6 +103,11 @@ def n_(one: str, many: str, n: int, /, **values: Any) -> str:
     return Said(text.format(n=n, **values), one, many, n, values)
 
 
+def together(*sentences: str) -> str:
+    """Whole sentences one after the other, with a space between them where the language has one."""
+    return ("" if language() in ("zh", "ja") else " ").join(sentences)
+
+
 def again(text: str) -> str:
     """What `_` or `n_` once said, in the language that is spoken here and now; any other text as it is."""
     if not isinstance(text, Said):

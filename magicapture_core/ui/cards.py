@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from magicapture_core.languages import N_, _, n_
+from magicapture_core.languages import N_, _, n_, together
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.stored_session import UNSEEN, Role, StoredPhoto
 
@@ -68,7 +68,7 @@ def heading(title: str, sentence: str) -> str:
 def way(steps: Sequence[str], current: int, reached: int) -> str:
     """The row of steps, by their names: a button for each. Those after `reached` cannot be pressed."""
     items = "".join(_way_item(number, name, current, reached) for number, name in enumerate(steps))
-    return f'<nav class="mc-way" aria-label="{escape(_("Steps"), quote=True)}"><ol>{items}</ol></nav>'
+    return f'<nav class="mc-way" aria-label="{escape(_("Steps of this page"), quote=True)}"><ol>{items}</ol></nav>'
 
 
 def _way_item(number: int, name: str, current: int, reached: int) -> str:
@@ -167,14 +167,14 @@ def summary(photos: Sequence[StoredPhoto], role: Role, kind: str = "person") -> 
     if left_out:
         rest.append(n_("{n} is not ticked, so not used.", "{n} are not ticked, so not used.", left_out))
     if not usable and left_out:
-        return note(" ".join([_("None of these photos is used."), *rest]), "bad")
+        return note(together(_("None of these photos is used."), *rest), "bad")
     if not usable:
         rest = rest if len(photos) > 1 else []
-        return note(" ".join([_("None of these photos can be used."), *rest, _("Add others.")]), "bad")
-    said = " ".join([_usable(len(usable), role, kind), *rest])
+        return note(together(_("None of these photos can be used."), *rest, _("Add others.")), "bad")
+    said = together(_usable(len(usable), role, kind), *rest)
     if len(usable) < 4:
         more = _("It works with fewer, but 4 to 6 give a clearly better result.")
-        return note(f"{said} {more}", "warn")
+        return note(together(said, more), "warn")
     return note(said, "good")
 
 

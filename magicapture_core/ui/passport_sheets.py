@@ -110,7 +110,10 @@ def _sheet(made: dict[str, Any], title: str) -> str:
     failed = [check for check in made["checks"] if check.required and check.passed is False]
     said = cards.note(_("All checks for {format} passed.", format=title), "good")
     if failed:
-        advice = "\n".join(f"{_(check.title)}: {check.value}. {_(check.advice)}" for check in failed)
+        advice = "\n".join(
+            _("{check}: {value}. {advice}", check=_(check.title), value=check.value, advice=_(check.advice))
+            for check in failed
+        )
         said = cards.note(advice, "bad")
     alt = escape(_("The photo, cut to {format}", format=title), quote=True)
     return (

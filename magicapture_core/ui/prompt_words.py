@@ -18,6 +18,8 @@ LOOK = N_("this look")
 TITLES = {"{subject}": ME, "{style}": LOOK}
 """Placeholder → what the page calls it, to be translated."""
 _TO_PAGE = ((r"(?:\b(?:an?|the) )?\{subject\}", ME), (r"(?:\b(?:an?|the) )?\{style\}", LOOK))
+_WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+"""Han and Kana: of languages that write no spaces between words."""
 _FROM_PAGE = ((ME, "a {subject}"), (LOOK, "the {style}"))
 
 
@@ -43,19 +45,24 @@ def translated(prompt: str) -> str:
     return _(english)
 
 
-def _in_every_language(*words: str) -> str:
-    """A pattern that finds any of the words, in any language."""
+def _in_every_language(*words: str, read: bool = False) -> str:
+    """A pattern that finds any of the words, in any language.
+
+    read: in a text that is only read. It may be Chinese or Japanese as a whole, where no spaces stand between words.
+    """
     found = set(words)
     for code in available():
         with speaking(code):
             found |= {_(each) for each in words}
     longest_first = sorted(found, key=lambda each: (-len(each), each))
-    return rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)"
+    whole = [rf"(?<!\w){re.escape(each)}(?!\w)" for each in longest_first]
+    anywhere = [re.escape(each) for each in longest_first if read and _WITHOUT_SPACES.search(each)]
+    return f"({'|'.join(whole + anywhere)})"
 
 
 def with_tokens(text: str) -> str:
     """A description as HTML: what was learned stands in it as a token."""
-    parts = re.split(_in_every_language(ME, LOOK), to_page(text), flags=re.IGNORECASE)
+    parts = re.split(_in_every_language(ME, LOOK, read=True), to_page(text), flags=re.IGNORECASE)
     return "".join(
         f'<b class="mc-token">{escape(part)}</b>' if number % 2 else escape(part)
         for number, part in enumerate(parts)
@@ -65,5 +72,5 @@ def with_tokens(text: str) -> str:
 def in_plain_words(said: str) -> str:
     """A message about a prompt, without placeholders."""
     for placeholder, title in TITLES.items():
-        said = said.replace(placeholder, f"“{_(title)}”")
+        said = said.replace(placeholder, _("“{words}”", words=_(title)))
     return said.replace("The prompt", "The description")  # English only: elsewhere it is translated like this

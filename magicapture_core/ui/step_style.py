@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from magicapture_core.languages import N_, _
+from magicapture_core.languages import N_, _, together
 from magicapture_core.photos import PHOTO_SUFFIXES
 from magicapture_core.ui import cards
 from magicapture_core.ui.look_cards import LookCard, look_cards
@@ -114,7 +114,7 @@ class StyleStep(PhotoListStep):
                 else _("In some the face is lighter than in your photos.")
             )
         busy = "true" if drafts.working(session) else "false"
-        return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{" ".join([said, *more])}</p>'
+        return f'<p class="mc-quiet" role="status" aria-busy="{busy}">{together(said, *more)}</p>'
 
     def _names(self, session: Session) -> list[str]:
         from magicapture_core.presets import preset_names  # imports torch
