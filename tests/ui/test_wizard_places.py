@@ -1,0 +1,64 @@
+"""The page in a real browser: where the keyboard, the window and the line at its foot are after a press."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import visitor
+from test_wizard_finish import visit  # noqa: F401 - a fixture
+from test_wizard_page import expect, to_masks, wait_for_step
+
+pytestmark = pytest.mark.browser
+
+HAS_KEYBOARD = "id => !!document.activeElement.closest(`#${id} .mc-live`)"
+IN_WINDOW = """selectors => selectors.every(selector => {
+  const box = document.querySelector(selector)?.getBoundingClientRect();
+  return box && box.top >= 0 && box.bottom <= innerHeight;
+})"""
+COVERED = """() => {
+  const line = document.getElementById('mc-doing').getBoundingClientRect();
+  const under = box => box.right > line.left && box.left < line.right && box.bottom > line.top && box.top < line.bottom;
+  return [...document.querySelectorAll('button, [data-act], a[href], label, summary')]
+    .filter(each => each.checkVisibility() && under(each.getBoundingClientRect())).map(each => each.innerText);
+}"""
+
+
+def press(page: Any, selector: str) -> None:
+    """By the keyboard."""
+    page.locator(selector).focus()
+    page.keyboard.press("Enter")
+
+
+@pytest.mark.long
+def test_a_second_press_neither_pauses_nor_stops(page: Any) -> None:
+    to_masks(page)
+    page.locator("#mc-next-2").click()
+    press(page, "#mc-start")
+    page.wait_for_function(HAS_KEYBOARD, arg="mc-progress")
+    page.keyboard.press("Enter")
+    expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
+    assert page.evaluate(HAS_KEYBOARD, "mc-progress")
+    page.locator("#mc-next-3").click()
+    page.locator("#mc-count input[type=number]").fill("8")
+    press(page, "#mc-make")
+    page.wait_for_function(HAS_KEYBOARD, arg="mc-make-progress")
+    page.keyboard.press("Enter")
+    page.wait_for_function(IN_WINDOW, arg=["#mc-make-progress .mc-progress", "#mc-gallery .mc-portraits > *"])
+    expect(page.locator("#mc-gallery .mc-open")).to_have_count(8)
+    page.wait_for_function("document.activeElement.dataset.act === 'portrait'")
+
+
+@pytest.mark.long
+def test_after_a_pause_the_keyboard_is_where_it_says_so(page: Any) -> None:
+    to_masks(page)
+    page.locator("#mc-next-2").click()
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Ti steps").fill("5000")
+    page.get_by_label("Ti steps").blur()
+    press(page, "#mc-start")
+    wait_for_step(page, 2)
+    press(page, "#mc-pause")
+    expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
+    page.wait_for_function(HAS_KEYBOARD, arg="mc-progress")
