@@ -196,6 +196,8 @@ function announce() {
     if (was !== 'running' || state === 'running') continue;
     ready = fill(state === 'failed' ? words.failed : words.done, {about});
     notify(ready);
+    const region = each.closest('.mc-live');
+    if (region?.dataset.then) reveal(() => region);
   }
   for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
     if (before[about] === 'running') ready = fill(words.done, {about});

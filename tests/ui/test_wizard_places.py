@@ -62,3 +62,14 @@ def test_after_a_pause_the_keyboard_is_where_it_says_so(page: Any) -> None:
     press(page, "#mc-pause")
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
     page.wait_for_function(HAS_KEYBOARD, arg="mc-progress")
+
+
+def test_the_end_of_finishing_is_heard_and_seen(visit: tuple[Any, str]) -> None:  # noqa: F811
+    page, _ = visit
+    page.get_by_role("radio", name="None").check()
+    press(page, "#mc-finish")
+    page.wait_for_function(HAS_KEYBOARD, arg="mc-finish-progress")
+    expect(page.locator("#mc-finish-progress")).to_contain_text("1 portrait is finished")
+    expect(page.locator("#mc-spoken")).to_have_text("Finishing: done")
+    page.wait_for_function(IN_WINDOW, arg=["#mc-finish-progress .mc-progress", "#mc-finish-report a"])
+    assert page.evaluate(HAS_KEYBOARD, "mc-finish-progress")
