@@ -32,8 +32,24 @@ const spoken = document.getElementById('mc-spoken') || line('mc-spoken', true);
 function tell() {
   const late = [...under.values()].filter(each => each.late).pop();
   const words = late ? late.words : '';
-  if (doing.textContent !== words) doing.textContent = words;
+  if (doing.textContent !== words) { doing.textContent = words; put(); }
 }
+
+// The line stands at the foot of the window, or as near to it as it covers nothing that can be pressed.
+function put() {
+  if (!doing.textContent) return;
+  const {offsetWidth: wide, offsetHeight: tall} = doing, left = (innerWidth - wide) / 2;
+  const boxes = [...document.querySelectorAll(`label, ${FOCUSABLE}`)].filter(shown).map(each => each.getBoundingClientRect());
+  const covered = low => boxes.filter(box => box.right > left && box.left < left + wide
+    && box.bottom > innerHeight - low - tall - 4 && box.top < innerHeight - low + 4).length;
+  let best = 18, least = covered(best);
+  for (let low = best + 10; least && low + tall < innerHeight; low += 10) {
+    const count = covered(low);
+    if (count < least) { best = low; least = count; }
+  }
+  if (doing.style.bottom !== `${best}px`) doing.style.bottom = `${best}px`;
+}
+for (const kind of ['scroll', 'resize']) window.addEventListener(kind, put, {passive: true});
 
 function begin(number, words) {
   const button = pressed && pressed.isConnected ? pressed : null;
@@ -223,7 +239,7 @@ let waiting = false;
 function look() {
   if (waiting) return;
   waiting = true;
-  setTimeout(() => { waiting = false; name(); settle(); announce(); offer(); }, 60);
+  setTimeout(() => { waiting = false; name(); settle(); announce(); offer(); put(); }, 60);
 }
 new MutationObserver(look).observe(document.body, {
   childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style', 'disabled', 'hidden', 'data-say', 'data-progress', 'data-state'],

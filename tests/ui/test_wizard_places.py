@@ -73,3 +73,30 @@ def test_the_end_of_finishing_is_heard_and_seen(visit: tuple[Any, str]) -> None:
     expect(page.locator("#mc-spoken")).to_have_text("Finishing: done")
     page.wait_for_function(IN_WINDOW, arg=["#mc-finish-progress .mc-progress", "#mc-finish-report a"])
     assert page.evaluate(HAS_KEYBOARD, "mc-finish-progress")
+
+
+def test_the_line_on_a_phone_covers_no_button(browser: Any, server: Any) -> None:
+    with visitor(browser, server, width=390) as (page, faults):
+        foot = page.locator("#mc-next-0")
+        foot.evaluate("foot => scrollTo(0, foot.getBoundingClientRect().bottom + scrollY - innerHeight + 20)")
+        page.evaluate("magicapture.begin(-1, 'Looking at the photos')")
+        expect(page.locator("#mc-doing")).to_be_visible()
+        assert page.evaluate(COVERED) == []
+        page.evaluate("scrollBy(0, -25)")
+        page.wait_for_function(f"({COVERED})().length === 0")
+        page.evaluate("magicapture.end(-1)")
+        expect(page.locator("#mc-doing")).to_be_hidden()
+        assert faults == []
+
+
+def test_nobody_is_said_to_look_at_photos_that_are_held(page: Any, people: list[list[Path]]) -> None:
+    page.evaluate(
+        "() => { window.said = []; const begin = magicapture.begin;"
+        "magicapture.begin = (number, words) => { said.push(words); begin(number, words); }; }"
+    )
+    page.locator("#mc-files input[type=file]").set_input_files([str(people[0][0])])
+    expect(page.locator("#mc-held")).to_contain_text("before that nobody opens it")
+    assert page.evaluate("said") == ["One moment"]
+    page.locator("#mc-consent input").check()
+    expect(page.locator("#mc-photos .mc-photo")).to_have_count(1)
+    assert page.evaluate("said") == ["One moment", "Looking at the photos"]
