@@ -111,5 +111,7 @@ def test_strengths_are_told_in_whole_sentences() -> None:
     assert said == "Strength 0.7: fair likeness (45), look 34%"
     assert strength_in_words(0.3, 0.7, 0.2).startswith("Strength 0.3: strong likeness (70)")
     assert strength_in_words(1.1, -0.1, 0.2).startswith("Strength 1.1: weak likeness (0)")
+    for style in (-0.3, -0.004, 0.0):
+        assert strength_in_words(1.1, 0.4, style).endswith("look 0%")
     with speaking("de"):
         assert again(said) == "Stärke 0.7: 34%, ähnlich (45)"

@@ -101,7 +101,9 @@ def translated(code: str) -> Catalog:
 def update(code: str) -> Catalog:
     """The catalogue of a language with today's sentences; a changed sentence is a new one."""
     catalogue = translated(code)
+    created = catalogue.creation_date
     catalogue.update(sentences(), no_fuzzy_matching=True)
+    catalogue.creation_date = created  # else every file changes each time
     catalogue.obsolete.clear()
     catalogue.fuzzy = False
     catalogue.header_comment = f"# MagiCapture in {LANGUAGES[code]}. Apache-2.0."

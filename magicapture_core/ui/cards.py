@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -25,11 +26,24 @@ INTO_VIEW = """
 let shown = '';
 watch('value', () => {
   const id = element.querySelector('[data-shown]')?.dataset.shown || '';
-  if (id && id !== shown) element.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+  if (id && id !== shown) element.scrollIntoView({block: 'nearest', behavior: magicapture.motion()});
   shown = id;
 });
 """
 """For gr.HTML: comes into view when it shows something else, by its data-shown."""
+
+
+def live(then: str = "") -> str:
+    """For gr.HTML: says how far a job is, and has the keyboard while it does (page.js).
+
+    then: a CSS selector of what the job makes, which has the keyboard after it, and comes into view.
+    """
+    named = json.dumps({"role": "group", "aria-label": _("Progress"), "tabindex": "-1", "data-then": then})
+    return (
+        f"element.classList.add('mc-live');"
+        f"for (const [name, value] of Object.entries({named})) element.setAttribute(name, value);"
+    )
+
 
 WAITS = """
 const part = element.closest('.mc-waits') || element.closest('.tabitem');

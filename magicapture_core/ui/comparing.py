@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from magicapture_core.languages import N_, _, again
-from magicapture_core.ui.cards import address
+from magicapture_core.ui.cards import address, live
 from magicapture_core.ui.comparison_jobs import COMPARISON, strength_in_words
-from magicapture_core.ui.step import Step, Updates, told, under_way
+from magicapture_core.ui.step import HALTS, Step, Updates, told, under_way
 from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
@@ -31,8 +31,10 @@ class Comparing(Step):
             gr.HTML(f'<p class="mc-quiet">{about}</p>')
             with gr.Row(elem_classes="mc-buttons"):
                 self.compare = gr.Button(_("Compare strengths"), elem_id="mc-compare-strengths")
-                self.stop = gr.Button(_("Stop comparing"), visible=False, elem_id="mc-compare-stop")
-            self.compared = gr.HTML(elem_id="mc-compared")
+                self.stop = gr.Button(
+                    _("Stop comparing"), visible=False, elem_id="mc-compare-stop", elem_classes=HALTS
+                )
+            self.compared = gr.HTML(js_on_load=live(), elem_id="mc-compared")
             with gr.Row(elem_classes="mc-buttons"):
                 self.adopt = gr.Button(
                     _("Use the recommended one"), variant="primary", visible=False, elem_id="mc-adopt"

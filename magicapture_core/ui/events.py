@@ -20,15 +20,28 @@ LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 _NUMBERS = itertools.count()
 
 
-def _when(listener: Any, handler: Any, inputs: Any, outputs: Any, doing: str = "", **options: Any) -> Any:
+def _when(
+    listener: Any,
+    handler: Any,
+    inputs: Any,
+    outputs: Any,
+    doing: str = "",
+    *,
+    unread: str = "",
+    **options: Any,
+) -> Any:
     """Connect a handler to a listener. doing: what the page says meanwhile; empty: nothing. Returns the event.
 
+    unread: what it says instead as long as nobody has allowed to look at the photos.
     The pressed button cannot be pressed again before the answer arrives (ui/page.js).
     """
     if not doing:
         return listener(handler, inputs, outputs, **options, **QUIET)
     number = next(_NUMBERS)
-    listener(None, js=f"() => magicapture.begin({number}, {json.dumps(doing)})", **QUIET)
+    words = json.dumps(doing)
+    if unread:
+        words = f"document.querySelector('#mc-consent input').checked ? {words} : {json.dumps(unread)}"
+    listener(None, js=f"() => magicapture.begin({number}, {words})", **QUIET)
     event = listener(handler, inputs, outputs, **options, **QUIET)
     event.then(None, js=f"() => magicapture.end({number})", **QUIET)
     return event
@@ -88,10 +101,11 @@ def _wire_photos(wizard: Wizard) -> None:
     # More may be dropped while the first are looked at: they wait, where "once" would pass over them. And nobody has to
     # wait until all are looked at before a photo, or the person, can be exchanged.
     many: dict[str, Any] = {"trigger_mode": "multiple"}
+    held: dict[str, Any] = {"unread": _("One moment")}
     for event in (
-        _when(photos.consent.input, photos.agree, agreed, seen, judging, **many),
-        _when(photos.files.upload, photos.upload, sent, seen, judging, **many),
-        _when(photos.camera_add.click, photos.upload, filmed, seen, judging),
+        _when(photos.consent.input, photos.agree, agreed, seen, judging, **held, **many),
+        _when(photos.files.upload, photos.upload, sent, seen, judging, **held, **many),
+        _when(photos.camera_add.click, photos.upload, filmed, seen, judging, **held),
         _when(photos.photos.click, photos.press, [key], seen, judging, **many),
         _when(photos.people.click, photos.press, [key], seen, taking, **many),
         _when(photos.kind.input, photos.choose_kind, [key, photos.kind], seen, judging),

@@ -32,14 +32,30 @@ const spoken = document.getElementById('mc-spoken') || line('mc-spoken', true);
 function tell() {
   const late = [...under.values()].filter(each => each.late).pop();
   const words = late ? late.words : '';
-  if (doing.textContent !== words) doing.textContent = words;
+  if (doing.textContent !== words) { doing.textContent = words; put(); }
 }
+
+// The line stands at the foot of the window, or as near to it as it covers nothing that can be pressed.
+function put() {
+  if (!doing.textContent) return;
+  const {offsetWidth: wide, offsetHeight: tall} = doing, left = (innerWidth - wide) / 2;
+  const boxes = [...document.querySelectorAll(`label, ${FOCUSABLE}`)].filter(shown).map(each => each.getBoundingClientRect());
+  const covered = low => boxes.filter(box => box.right > left && box.left < left + wide
+    && box.bottom > innerHeight - low - tall - 4 && box.top < innerHeight - low + 4).length;
+  let best = 18, least = covered(best);
+  for (let low = best + 10; least && low + tall < innerHeight; low += 10) {
+    const count = covered(low);
+    if (count < least) { best = low; least = count; }
+  }
+  if (doing.style.bottom !== `${best}px`) doing.style.bottom = `${best}px`;
+}
+for (const kind of ['scroll', 'resize']) window.addEventListener(kind, put, {passive: true});
 
 function begin(number, words) {
   const button = pressed && pressed.isConnected ? pressed : null;
   pressed = null;
   if (button) { button.setAttribute('aria-disabled', 'true'); button.classList.add('mc-busy'); }
-  const each = {button, words, late: false};
+  const each = {button, words, late: false, place: button && !button.dataset.act ? {above: chain(button)} : null};
   each.timer = setTimeout(() => { each.late = true; tell(); }, LATE);
   under.set(number, each);
 }
@@ -50,9 +66,25 @@ function end(number) {
   clearTimeout(each.timer); under.delete(number);
   if (each.button) { each.button.removeAttribute('aria-disabled'); each.button.classList.remove('mc-busy'); }
   tell();
+  look(); // the keyboard may have waited for the answer
+  if (each.place) reveal(() => shown(each.button) ? null : regionOf(each.place));
 }
-window.magicapture = {begin, end, touched: 0, placed: null}; // placed: what settle() gave the keyboard to
-for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { window.magicapture.touched += 1; }, true);
+const motion = () => matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
+window.magicapture = {begin, end, motion, touched: 0, placed: null}; // placed: what settle() gave the keyboard to
+let moved = 0;
+for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { window.magicapture.touched += 1; moved += 1; }, true);
+for (const kind of ['wheel', 'touchmove']) document.addEventListener(kind, () => { moved += 1; }, {capture: true, passive: true});
+
+// How far it is, and the first of what it makes, in the window; again as pictures arrive, unless somebody moves the page.
+function reveal(find) {
+  const then = moved;
+  for (const wait of [150, 700, 1600]) setTimeout(() => {
+    const region = moved === then ? find() : null;
+    if (!says(region) || document.activeElement.matches('textarea, input:is([type=text], [type=number])')) return;
+    const top = region.getBoundingClientRect().top - 12, bottom = (aim(region) || region).getBoundingClientRect().bottom + 12;
+    if (top < 0 || bottom > innerHeight) scrollBy({top: Math.max(top, bottom - innerHeight), behavior: motion()});
+  }, wait);
+}
 
 document.addEventListener('click', event => {
   const button = event.target.closest('button, [data-act]');
@@ -86,12 +118,28 @@ function alike(place) {
   if (!place.act) return null;
   const block = place.above.find(each => each.isConnected && each.id) || document.body;
   const same = [...block.querySelectorAll('[data-act]')].filter(each => each.dataset.id === place.id && shown(each));
-  return same.find(each => each.dataset.act === place.act) || same[0] || null;
+  return same.find(each => each.dataset.act === place.act) || same.find(each => !each.matches(UNDOES)) || null;
 }
 
+// A second press of the same key must not stop or delete what the first one began.
+const UNDOES = '.mc-halts, .stop, [data-act^="remove"], [data-act^="drop"], [data-act="undo"]';
+
+// The region (cards.live) that says how far it is what a control began; only jobs have one, so only steps with jobs.
+function regionOf(place) {
+  const near = place.above.find(each => each.isConnected && each.closest('.tabitem') && each.querySelector('.mc-live'));
+  return near?.querySelector('.mc-live');
+}
+const says = region => region && shown(region) && region.textContent.trim();
+const aim = region => region.dataset.then && [...document.querySelectorAll(region.dataset.then)].find(shown);
+
 function next(place) {
+  if (place.element.matches('.mc-live')) { // it is over: what it made, or the beginning of the step
+    const title = place.element.closest('.tabitem')?.querySelector('.mc-heading h2');
+    if (title) title.tabIndex = -1;
+    return aim(place.element) || title;
+  }
   const from = place.above.find(each => each.isConnected) || document.body;
-  const all = [...document.querySelectorAll(FOCUSABLE)].filter(each => each.tabIndex >= 0 && shown(each));
+  const all = [...document.querySelectorAll(FOCUSABLE)].filter(each => each.tabIndex >= 0 && shown(each) && !each.matches(UNDOES));
   const inside = all.find(each => from.contains(each));
   const after = all.find(each => from.compareDocumentPosition(each) & Node.DOCUMENT_POSITION_FOLLOWING);
   return inside || after || null;
@@ -100,7 +148,9 @@ function next(place) {
 function settle() {
   if (!kept || document.activeElement !== document.body || shown(kept.element)) return;
   const opener = back && kept.above.includes(back.box) ? alike(back) : null;
-  const found = opener || alike(kept) || next(kept);
+  const region = kept.act ? null : regionOf(kept);
+  if (region && !says(region) && under.size) return; // it may come with the answer
+  const found = opener || alike(kept) || (says(region) ? region : next(kept));
   if (found) { window.magicapture.placed = found; found.focus({preventScroll: true}); }
 }
 
@@ -162,6 +212,8 @@ function announce() {
     if (was !== 'running' || state === 'running') continue;
     ready = fill(state === 'failed' ? words.failed : words.done, {about});
     notify(ready);
+    const region = each.closest('.mc-live');
+    if (region?.dataset.then) reveal(() => region);
   }
   for (const about of Object.keys(before)) if (!all.some(each => each.dataset.about === about)) {
     if (before[about] === 'running') ready = fill(words.done, {about});
@@ -187,7 +239,7 @@ let waiting = false;
 function look() {
   if (waiting) return;
   waiting = true;
-  setTimeout(() => { waiting = false; name(); settle(); announce(); offer(); }, 60);
+  setTimeout(() => { waiting = false; name(); settle(); announce(); offer(); put(); }, 60);
 }
 new MutationObserver(look).observe(document.body, {
   childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'style', 'disabled', 'hidden', 'data-say', 'data-progress', 'data-state'],

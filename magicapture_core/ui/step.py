@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 Updates = dict[Any, Any]
 """Component -> its new value or properties; what is not in it stays."""
+HALTS = "mc-halts"
+"""Class of a button that ends what another began: the keyboard is never put onto it (page.js)."""
 
 
 class Step:

@@ -12,11 +12,12 @@ from magicapture_core.languages import N_, _, n_
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness
 from magicapture_core.ui.finishing_jobs import UPSCALES
+from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.passport_sheets import PassportSheets
 from magicapture_core.ui.portrait_cards import large, portrait_cards
 from magicapture_core.ui.session_portraits import in_order
 from magicapture_core.ui.settings import help_texts
-from magicapture_core.ui.step import Step, Updates, told
+from magicapture_core.ui.step import HALTS, Step, Updates, told
 from magicapture_core.ui.stored_session import Session
 from magicapture_core.ui.studio import Studio
 
@@ -65,8 +66,10 @@ class FinishStep(Step):
                 _("Finish this portrait"), variant="primary", size="lg", elem_id="mc-finish"
             )
             self.all = gr.Button(_("Finish all"), visible=False, size="lg", elem_id="mc-finish-all")
-            self.stop = gr.Button(_("Stop"), visible=False, min_width=120, elem_id="mc-finish-stop")
-        self.progress = gr.HTML(elem_id="mc-finish-progress")
+            self.stop = gr.Button(
+                _("Stop"), visible=False, min_width=120, elem_id="mc-finish-stop", elem_classes=HALTS
+            )
+        self.progress = gr.HTML(js_on_load=cards.live("#mc-finish-report a"), elem_id="mc-finish-progress")
         self.compare = gr.ImageSlider(
             type="filepath", label=_("Before and after"), visible=False, interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="mc-compare",
@@ -174,6 +177,8 @@ class FinishStep(Step):
             )
         elif snapshot is not None and busy:
             said = cards.progress(snapshot.share, snapshot.stage or _("Preparing"), [])
+        if said and snapshot is not None:
+            said = _for_the_window(said, snapshot)
         together = _together(session)
         return {
             self.timer: gr.Timer(active=busy),
@@ -192,7 +197,8 @@ class FinishStep(Step):
             session = self.studio.portraits.like(key, str(event.id))
             return {**self._gallery(session, chosen), **self._watched(session)}
         session = self.studio.sessions.find(key)
-        return self._choose(session, self.studio.portraits.of(session, str(event.id)).id)
+        portrait = self.studio.portraits.of(session, str(event.id))
+        return {**self._choose(session, portrait.id), **self._watched(session)}
 
     @told(name)
     def choose_restorer(self, restore: str) -> Updates:
@@ -237,8 +243,9 @@ class FinishStep(Step):
             **updates,
             **self._gallery(session, chosen),
             **self._result(session, chosen),
-            self.sheet: "",
-        }  # it was of the portrait as it was
+            self.sheet: "",  # it was of the portrait as it was
+            self.progress: updates[self.progress] or (_done(job.snapshot()) if job is not None else ""),
+        }
 
     @told(name)
     def halt(self, key: str, chosen: str | None) -> Updates:
@@ -247,6 +254,22 @@ class FinishStep(Step):
         if job is not None:
             job.stop()
         return self._followed(key, chosen)
+
+
+def _for_the_window(said: str, snapshot: Snapshot) -> str:
+    """With what page.js reads: the window's title says how far it is, and its end is read aloud."""
+    percent, state = round(100 * snapshot.share), snapshot.state if snapshot.ended else "running"
+    about = escape(_("Finishing"), quote=True)
+    return f'<div data-progress="{percent}" data-state="{state}" data-about="{about}">{said}</div>'
+
+
+def _done(snapshot: Snapshot) -> str:
+    """That it ended well; nothing where it was stopped."""
+    if snapshot.state != "done":
+        return ""
+    number = len(snapshot.reports)
+    title = n_("{n} portrait is finished", "{n} portraits are finished", number)
+    return _for_the_window(cards.progress(1, title, [], "good"), snapshot)
 
 
 def _together(session: Session) -> list[str]:

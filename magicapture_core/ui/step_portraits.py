@@ -21,12 +21,14 @@ from magicapture_core.ui.portrait_shapes import ONLY_SQUARE, SQUARE, shapes, siz
 from magicapture_core.ui.prompt_words import ME, from_page, to_page
 from magicapture_core.ui.session_portraits import ORDERS, in_order, of_run
 from magicapture_core.ui.settings import help_texts
-from magicapture_core.ui.step import Step, Updates, told, under_way, waits_until_filled
+from magicapture_core.ui.step import HALTS, Step, Updates, told, under_way, waits_until_filled
 from magicapture_core.ui.step_train import STALE
 from magicapture_core.ui.stored_session import Session, StoredPortrait
 from magicapture_core.ui.studio import Studio
 
 LARGE = N_("Choose one to see it large beside one of your photos.")
+PICTURES = "#mc-gallery :is(.mc-coming, .mc-open)"
+"""A CSS selector: what is drawn, and where it is going to be."""
 
 
 class PortraitsStep(Step):
@@ -63,9 +65,11 @@ class PortraitsStep(Step):
             self.make = gr.Button(
                 _("Make portraits"), variant="primary", size="lg", min_width=150, elem_id="mc-make"
             )
-            self.stop = gr.Button(_("Stop"), visible=False, min_width=120, elem_id="mc-make-stop")
+            self.stop = gr.Button(
+                _("Stop"), visible=False, min_width=120, elem_id="mc-make-stop", elem_classes=HALTS
+            )
         self.square = gr.HTML(elem_id="mc-square")
-        self.progress = gr.HTML(elem_id="mc-make-progress")
+        self.progress = gr.HTML(js_on_load=cards.live(PICTURES), elem_id="mc-make-progress")
         self.undo = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-undo")
         self.order = gr.Radio(
             [(_(title), order) for order, title in ORDERS.items()], value="new", label=_("Show first"), visible=False,

@@ -18,7 +18,7 @@ from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.sample_view import samples
 from magicapture_core.ui.server_models import CUSTOM, PATIENCE, ModelFacts
 from magicapture_core.ui.session_runs import not_ready
-from magicapture_core.ui.step import Step, Updates, told, waits_until_filled
+from magicapture_core.ui.step import HALTS, Step, Updates, told, waits_until_filled
 from magicapture_core.ui.stored_session import Session, StoredRun
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of
@@ -58,11 +58,13 @@ class TrainStep(Step):
                 _("Make it look like me"), variant="primary", size="lg", elem_id="mc-start"
             )
             self.resume = gr.Button(_("Resume"), variant="primary", visible=False, elem_id="mc-resume")
-        self.progress = gr.HTML(elem_id="mc-progress")
+        self.progress = gr.HTML(js_on_load=cards.live(), elem_id="mc-progress")
         with gr.Row(elem_classes="mc-buttons"):
-            self.pause = gr.Button(_("Pause"), visible=False, elem_id="mc-pause")
-            self.stop = gr.Button(_("Stop and keep"), visible=False, elem_id="mc-stop")
-            self.leave = gr.Button(_("Leave the queue"), visible=False, elem_id="mc-leave")
+            self.pause = gr.Button(_("Pause"), visible=False, elem_id="mc-pause", elem_classes=HALTS)
+            self.stop = gr.Button(_("Stop and keep"), visible=False, elem_id="mc-stop", elem_classes=HALTS)
+            self.leave = gr.Button(
+                _("Leave the queue"), visible=False, elem_id="mc-leave", elem_classes=HALTS
+            )
         self.schedule = gr.Radio([], label=_("Quality and time"), elem_id="mc-schedule")
         self.looks = gr.HTML(elem_id="mc-learning")
         self.samples = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-samples")
