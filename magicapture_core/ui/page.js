@@ -72,7 +72,7 @@ function end(number) {
 const motion = () => matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
 window.magicapture = {begin, end, motion, touched: 0, placed: null}; // placed: what settle() gave the keyboard to
 let moved = 0;
-for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { window.magicapture.touched += 1; moved += 1; }, true);
+for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, event => { window.magicapture.touched += 1; if (event.key !== 'Enter') moved += 1; }, true);
 for (const kind of ['wheel', 'touchmove']) document.addEventListener(kind, () => { moved += 1; }, {capture: true, passive: true});
 
 // How far it is, and the first of what it makes, in the window; again as pictures arrive, unless somebody moves the page.
