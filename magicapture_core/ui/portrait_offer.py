@@ -17,8 +17,10 @@ from magicapture_core.ui.studio import Studio
 COMPOSED_PROMPT = GenerateConfig().prompt
 EDITS = (
     N_("smiling"), N_("serious"), N_("wearing sunglasses"), N_("wearing glasses"), N_("wearing a hat"),
-    N_("black and white"), N_("outdoors"), N_("soft light"),
+    N_("in a dark suit"), N_("in a blouse"), N_("in a dark jumper"), N_("black and white"), N_("outdoors"),
+    N_("soft light"),
 )  # fmt: skip
+"""Words to add, where a model has no list of its own."""
 
 
 class PortraitOffer:
