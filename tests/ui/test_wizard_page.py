@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from magicapture_core import languages
 
 pytestmark = pytest.mark.browser
 PATIENCE = 180.0
@@ -165,7 +166,7 @@ def test_ticked_looks_are_learned_one_after_the_other(page: Any, server: Any) ->
     expect(order).to_have_text([re.compile(title) for title in titles])
     expect(page.locator("#mc-learning .mc-is-done")).to_have_count(2)  # nobody presses anything between
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
-    runs = json.loads((session_of(page, server) / "session.json").read_text(encoding="utf-8"))["runs"]
+    runs = languages.loads((session_of(page, server) / "session.json").read_text(encoding="utf-8"))["runs"]
     assert [run["title"] for run in runs] == titles
     assert all(run["step"] == run["total"] for run in runs)
     assert runs[0]["fingerprint"] != runs[1]["fingerprint"]
