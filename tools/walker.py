@@ -47,6 +47,7 @@ LISTENING = """() => {
 }"""
 """Collects jumps of the page that nobody caused by a press, and what a screen reader would read out by itself."""
 
+SETTLING = 600  # milliseconds in which nobody presses the next key
 STANDING = """() => {
   const active = document.activeElement;
   if (!active || active === document.body) return null;
@@ -169,7 +170,7 @@ class Keyboard(Walker):
     def press(self, role: str, words: Words, patience: float = LOOKING) -> None:
         """Find a control, go to it, and press it."""
         found = self.find(role, words, patience)
-        if self.pressed and self.page.evaluate(STANDING) is None:
+        if self.pressed and self._standing() is None:
             self.watcher.complain(f"after “{self.pressed}” was pressed the keyboard is nowhere")
         self._go_to(found, words.pattern)
         self.key("Space" if role in ("checkbox", "radio") else "Enter")
@@ -192,9 +193,17 @@ class Keyboard(Walker):
             self._look_around()
         raise StuckError(f"Not reached by {MOST_KEYS} presses of Tab: “{words}”.")
 
+    def _standing(self) -> dict[str, Any] | None:
+        """Where the keyboard is; None: nowhere. A page that is just changing gets a moment."""
+        place = self.page.evaluate(STANDING)
+        if place is None or not place["ringed"] or not place["inside"] or place["covered"]:
+            self.page.wait_for_timeout(SETTLING)
+            place = self.page.evaluate(STANDING)
+        return place  # type: ignore[no-any-return]
+
     def _look_around(self) -> None:
         """Whether one sees where the keyboard is."""
-        place = self.page.evaluate(STANDING)
+        place = self._standing()
         if place is None:
             return
         for wrong, said in (
