@@ -48,7 +48,7 @@ MARKED: dict[str, set[str]] = {
     "ui/step_photos.py": {"caption", "line"},
     "ui/step_portraits.py": {"self.name", "title"},
     "ui/step_style.py": {"line", "preset.description", "preset.title"},
-    "weights.py": {"entry.purpose"},
+    "weights/downloads.py": {"entry.purpose"},
 }
 """Variables that hold what N_ has marked, or what tools/catalogue.py finds in settings and presets, by file."""
 LITERAL = {"subject", "style"}

@@ -122,7 +122,7 @@ def test_a_stopped_download_continues_at_the_next_call(
     def stop(*_: object) -> None:
         raise StoppedError
 
-    monkeypatch.setattr("magicapture_core.weights._CHUNK", 1 << 16)
+    monkeypatch.setattr("magicapture_core.weights.downloads._CHUNK", 1 << 16)
     with pytest.raises(StoppedError):
         fetch_weight(NAME, stop)
     assert fetch_weight(NAME).read_bytes() == CONTENT
