@@ -14,7 +14,7 @@ from magicapture_core.ui import cards, likeness
 from magicapture_core.ui.finishing_jobs import UPSCALES
 from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.passport_sheets import PassportSheets
-from magicapture_core.ui.portrait_cards import large, portrait_cards
+from magicapture_core.ui.portrait_cards import FILM, large, portrait_cards
 from magicapture_core.ui.session_portraits import in_order
 from magicapture_core.ui.settings import help_texts
 from magicapture_core.ui.step import HALTS, Step, Updates, told
@@ -41,7 +41,7 @@ class FinishStep(Step):
         )
         self.timer = gr.Timer(1.0, active=False)
         self.chosen = gr.State(None)
-        self.gallery = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-finish-gallery")
+        self.gallery = gr.HTML(js_on_load=cards.CLICKS + FILM, elem_id="mc-finish-gallery")
         self.large = gr.HTML(js_on_load=cards.INTO_VIEW, elem_id="mc-finish-large")
         with gr.Row():
             self.upscale = gr.Radio(
@@ -141,7 +141,7 @@ class FinishStep(Step):
         return {
             self.gallery: portrait_cards(
                 found, portrait_id, _("Choose the one to finish; your favourites come first."),
-                marked=session.finished,
+                marked=session.finished, film=True,
             ) or empty,
             self.archive: gr.DownloadButton(
                 value=str(archive) if archive else None, visible=archive is not None

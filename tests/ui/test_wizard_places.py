@@ -41,12 +41,12 @@ def test_a_second_press_neither_pauses_nor_stops(page: Any) -> None:
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
     assert page.evaluate(HAS_KEYBOARD, "mc-progress")
     page.locator("#mc-next-3").click()
-    page.locator("#mc-count input[type=number]").fill("8")
+    page.locator("#mc-count input[type=number]").fill("16")
     press(page, "#mc-make")
     page.wait_for_function(HAS_KEYBOARD, arg="mc-make-progress")
     page.keyboard.press("Enter")
-    page.wait_for_function(IN_WINDOW, arg=["#mc-gallery .mc-portraits > *"])
-    expect(page.locator("#mc-gallery .mc-open")).to_have_count(8)
+    page.wait_for_function(IN_WINDOW, arg=["#mc-make-progress .mc-progress", "#mc-gallery .mc-portraits > *"])
+    expect(page.locator("#mc-gallery .mc-open")).to_have_count(16)
     page.wait_for_function("document.activeElement.dataset.act === 'portrait'")
 
 
