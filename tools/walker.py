@@ -63,7 +63,7 @@ STANDING = """() => {
   return {
     words: words.trim().slice(0, 60),
     ringed: active.tabIndex < 0 || ringed(active) || ringed(shown), inside,
-    covered: !!at && !shown.contains(at) && !at.contains(shown),
+    covered: at && !shown.contains(at) && !at.contains(shown) ? at.id || at.className || at.nodeName : '',
   };
 }"""
 """Where the keyboard is: null for nowhere."""
@@ -209,7 +209,7 @@ class Keyboard(Walker):
         for wrong, said in (
             (not place["ringed"], "has no mark of the keyboard's place"),
             (not place["inside"], "has the keyboard, but is outside of the window"),
-            (place["covered"], "has the keyboard, but is covered by something"),
+            (place["covered"], f"has the keyboard, but is covered by {place['covered']}"),
         ):
             if wrong:
                 self.watcher.complain(f"“{' '.join(place['words'].split())}” {said}")
