@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from babel.messages.catalog import Catalog, Message
-from babel.messages.pofile import write_po
+from babel.messages.catalog import Message
+from toy_catalogues import catalogue_of, spoken_instead
 
 from magicapture_core import languages
 from magicapture_core.languages import (
@@ -54,18 +54,10 @@ TOY: dict[str, dict[str | tuple[str, str], str | tuple[str, ...]]] = {
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toy(tmp_path: Path) -> Iterator[None]:
     """Catalogues of two languages, one of which has one form for every number."""
-    for code, sentences in TOY.items():
-        made = Catalog(locale=code, charset="utf-8")
-        for sentence, translation in sentences.items():
-            made.add(sentence, translation)
-        with (tmp_path / f"{code}.po").open("wb") as file:
-            write_po(file, made)
-    monkeypatch.setattr(languages, "CATALOGUES", tmp_path)
-    languages._catalogue.cache_clear()
-    yield
-    languages._catalogue.cache_clear()
+    with spoken_instead(tmp_path, {code: catalogue_of(code, each) for code, each in TOY.items()}):
+        yield
 
 
 @pytest.mark.usefixtures("toy")

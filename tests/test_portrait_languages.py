@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from babel.messages.catalog import Catalog
-from babel.messages.pofile import write_po
+from toy_catalogues import catalogue_of, spoken_instead
 
-from magicapture_core import languages
 from magicapture_core.languages import again, dumps, loads, speaking
 from magicapture_core.prompts import expand, unknown_said
 from magicapture_core.ui import prompt_chips
@@ -33,18 +31,10 @@ TOY = {
 
 
 @pytest.fixture(autouse=True)
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toy(tmp_path: Path) -> Iterator[None]:
     """Catalogues of two languages; the others have none."""
-    for code, sentences in TOY.items():
-        made = Catalog(locale=code, charset="utf-8")
-        for sentence, translation in sentences.items():
-            made.add(sentence, translation)
-        with (tmp_path / f"{code}.po").open("wb") as target:
-            write_po(target, made)
-    monkeypatch.setattr(languages, "CATALOGUES", tmp_path)
-    languages._catalogue.cache_clear()
-    yield
-    languages._catalogue.cache_clear()
+    with spoken_instead(tmp_path, {code: catalogue_of(code, each) for code, each in TOY.items()}):
+        yield
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
-from babel.messages.pofile import write_po
+from babel.messages.catalog import Catalog
 from conftest import PATIENCE, _free_port
 from test_wizard_page import expect
+from toy_catalogues import spoken_instead
 
 from magicapture_core import languages
 from magicapture_core.languages import LANGUAGES, _, speaking
@@ -51,21 +51,18 @@ class Words(HTMLParser):
         self.found += [value for name, value in attrs if name in SPOKEN and value]
 
 
-def bracketed(folder: Path) -> None:
-    """Write a catalogue for every language."""
-    for code in LANGUAGES:
-        catalogue = sentences()
-        catalogue.locale = code  # type: ignore[assignment]
-        for message in catalogue:
-            if isinstance(message.id, tuple):
-                one, many = message.id
-                forms = [one, *[many] * (catalogue.num_plurals - 1)] if catalogue.num_plurals > 1 else [many]
-                message.string = tuple(f"⟦{form}⟧" for form in forms)
-            elif message.id:
-                message.string = f"⟦{message.id}⟧"
-        if code != languages.ENGLISH:
-            with (folder / f"{code}.po").open("wb") as target:
-                write_po(target, catalogue)
+def bracketed(code: str) -> Catalog:
+    """The catalogue of a language in which every sentence is its own translation, in brackets."""
+    catalogue = sentences()
+    catalogue.locale = code  # type: ignore[assignment]
+    for message in catalogue:
+        if isinstance(message.id, tuple):
+            one, many = message.id
+            forms = [one, *[many] * (catalogue.num_plurals - 1)] if catalogue.num_plurals > 1 else [many]
+            message.string = tuple(f"⟦{form}⟧" for form in forms)
+        elif message.id:
+            message.string = f"⟦{message.id}⟧"
+    return catalogue
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +70,8 @@ def spoken(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     """The wizard in six languages, five of them in brackets: its Blocks and its address."""
     import app
 
-    folder = tmp_path_factory.mktemp("catalogues")
-    bracketed(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(languages, "CATALOGUES", folder)
-        languages._catalogue.cache_clear()
+    made = {code: bracketed(code) for code in LANGUAGES if code != languages.ENGLISH}
+    with spoken_instead(tmp_path_factory.mktemp("catalogues"), made):
         blocks = app.build(server.studio)
         blocks.queue(default_concurrency_limit=4)
         _, url, _ = blocks.launch(
@@ -86,7 +80,6 @@ def spoken(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         )  # fmt: skip
         yield blocks, url
         blocks.close()
-    languages._catalogue.cache_clear()
 
 
 def unmarked(text: str) -> set[str]:
