@@ -214,9 +214,9 @@ def choices(items: Iterable[tuple[str, str, str, Sequence[str]]], chosen: str | 
     return f'<div class="mc-choices">{"".join(cards)}</div>' if cards else ""
 
 
-LIKENESS = ((0.55, N_("strong likeness")), (0.35, N_("fair likeness")))
-"""Least cosine of SFace, and what to call it: photos of one person have .5 to .8 to each other, other people .33 at
-most."""
+LIKENESS = (0.55, 0.35)
+"""Least cosine of SFace for a strong and for a fair likeness: photos of one person have .5 to .8 to each other, other
+people .33 at most."""
 
 
 def downloads(paths: Sequence[Path]) -> str:

@@ -121,7 +121,7 @@ class ComparisonJobs(SessionJobs):
 def strength_in_words(scale: float, likeness: float, style: float) -> str:
     """ "Strength 0.7: fair likeness (45), look 34%". likeness: a cosine by face recognition; style: up
     to 1. Below 0 either is shown as 0."""
-    level = next((number for number, (least, _name) in enumerate(LIKENESS) if likeness >= least), -1)
+    level = next((number for number, least in enumerate(LIKENESS) if likeness >= least), -1)
     number, look = max(round(100 * likeness), 0), max(round(100 * style), 0)
     return _(COMPARED[level], scale=f"{scale:g}", likeness=number, look=f"{look}%")
 

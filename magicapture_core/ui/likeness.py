@@ -5,7 +5,7 @@ from __future__ import annotations
 from magicapture_core.languages import _
 from magicapture_core.ui.cards import LIKENESS
 
-STRONG, FAIR = LIKENESS[0][0], LIKENESS[1][0]
+STRONG, FAIR = LIKENESS
 """Least cosines."""
 
 
