@@ -223,6 +223,7 @@ def train(page: Any, options: Options) -> None:
         page.get_by_role("button", name="Advanced").click()
     page.locator("#mc-start").click()
     page.wait_for_selector("#mc-losses .mc-chart:nth-child(5)", timeout=TRAINING)
+    page.wait_for_selector("#mc-attention img", timeout=TRAINING)
     page.wait_for_selector("#mc-samples .mc-frame:nth-child(2)", timeout=TRAINING)
     take(page, options, "4-train")
     page.get_by_text("Learning finished").wait_for(timeout=TRAINING)

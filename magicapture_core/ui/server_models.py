@@ -275,11 +275,12 @@ def is_xl(path: Path) -> bool:
 
 
 def _watched(config: TrainConfig) -> dict[str, Any]:
-    """What the page adds to a schedule: it shows a sample now and then, keeps the best, and stops by itself."""
+    """What the page adds to a schedule: it shows a sample and the attention now and then, keeps the best, and stops by
+    itself."""
     often = max(10, (config.lora_steps or config.ti_steps) // 10)
     return {
-        "sample_every": min(config.sample_every, often), "sample_pictures": 2, "keep_best": True,
-        "stop_when_settled": PATIENCE,
+        "sample_every": min(config.sample_every, often), "attention_every": min(config.attention_every, often),
+        "sample_pictures": 2, "keep_best": True, "stop_when_settled": PATIENCE,
     }  # fmt: skip
 
 
