@@ -84,5 +84,7 @@ def test_folders_and_files_of_it_are_known(toy_folder: Path, toy_xl_folder: Path
 def test_the_page_shows_a_map_with_each_sample() -> None:
     config = ServerModels("mini", any_model=False).facts("mini").config("quick")
     assert config.attention_every == config.sample_every == 15
-    unwatched = ServerModels("mini", any_model=False).facts("mini").config("quick", own={"attention_every": 0})
+    unwatched = (
+        ServerModels("mini", any_model=False).facts("mini").config("quick", own={"attention_every": 0})
+    )
     assert unwatched.attention_every == 0
