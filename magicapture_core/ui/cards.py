@@ -229,8 +229,10 @@ def downloads(paths: Sequence[Path]) -> str:
     return f'<div class="mc-links">{links}</div>'
 
 
-def progress(share: float, title: str, details: Sequence[str], kind: str = "info") -> str:
-    """A bar from 0 to 1, what is being done, and facts about it."""
+def progress(
+    share: float, title: str, details: Sequence[str], kind: str = "info", *, button: str = ""
+) -> str:
+    """A bar from 0 to 1, what is being done, facts about it, and a button (HTML) in their row."""
     percent = round(100 * min(max(share, 0), 1))
     facts = "".join(f"<span>{escape(detail)}</span>" for detail in details if detail)
     return (
@@ -238,7 +240,7 @@ def progress(share: float, title: str, details: Sequence[str], kind: str = "info
         f'<span class="mc-percent">{percent}%</span></div>'
         f'<div class="mc-bar" role="progressbar" aria-label="{escape(title, quote=True)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
-        f'<div class="mc-facts">{facts}</div></div>'
+        f'<div class="mc-facts">{facts}{button}</div></div>'
     )
 
 

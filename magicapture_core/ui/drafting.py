@@ -20,7 +20,7 @@ from magicapture_core.ui.lent_gpu import lending
 from magicapture_core.ui.ready_looks import look_names
 from magicapture_core.ui.server_models import ModelFacts
 from magicapture_core.ui.session_jobs import Parts
-from magicapture_core.ui.stored_session import OWN, Session, StoredDraft
+from magicapture_core.ui.stored_session import OWN, Session, StoredDraft, StoredRun
 
 if TYPE_CHECKING:
     from magicapture_core.concepts import Concept
@@ -80,6 +80,19 @@ class Drafter:
     def holding(self, session: Session) -> dict[str, StoredDraft]:
         """The drafts that show what the session has now, by look."""
         return {draft.look: draft for draft in session.drafts if self._holds(session, draft)}
+
+    def before(self, session: Session, run: StoredRun | None) -> StoredDraft | None:
+        """What the model that learns drew before it: the draft of a run's look, or of the look to be learned next.
+
+        None where there is none, or it was made by another model or of other photos than the run's.
+        """
+        look = run.look if run is not None else next(iter(session.looks), None)
+        if look is None or (
+            run is not None and (run.finished or run.fingerprint != session.fingerprint(look))
+        ):
+            return None
+        learns = run.model if run is not None else session.model or self.models.default
+        return self.holding(session).get(look) if self.facts(session).name == learns else None
 
     def next_look(self, session: Session) -> str | None:
         """The look whose draft comes next; None where all are there, or can never be."""

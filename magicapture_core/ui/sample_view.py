@@ -11,7 +11,7 @@ from magicapture_core.languages import _
 from magicapture_core.ui import cards
 from magicapture_core.ui.likeness import in_words, level
 from magicapture_core.ui.run_pictures import pictures, sample_copy
-from magicapture_core.ui.stored_session import Session
+from magicapture_core.ui.stored_session import Session, StoredDraft
 
 MOST = 24
 """Samples to choose from: the newest ones, and the best."""
@@ -42,23 +42,35 @@ def samples(session: Session, folder: Path, until: int, looked: int | None, fini
     title = _("In use") if finished and shown is best else _("Newest") if shown is found[-1] else _("Best so far") if (
         shown is best
     ) else _("Step {step}", step=shown.step)  # fmt: skip
-    first = next(iter(session.usable("subject")), None)
-    photo = ""
-    if first is not None:
-        picture = cards.address(first.views.get("photo", first.thumb))
-        photo = (
-            f'<figure><img src="{picture}" alt="{escape(_("One of the photos"))}"><figcaption><strong>'
-            f"{_('One of your photos')}</strong></figcaption></figure>"
-        )
-    words = f"<span>{in_words(shown.likeness)}</span>" if shown.likeness is not None else ""
+    about = _("Sample at step {step}", step=shown.step)
     strip = "".join(_small(each, each is shown, each is best, finished) for each in reversed(found))
     return (
-        f'<div class="mc-pair"><figure><img src="{cards.address(shown.picture)}" '
-        f'alt="{escape(_("Sample at step {step}", step=shown.step))}">'
-        f"<figcaption><strong>{title}</strong>{words}</figcaption></figure>{photo}</div>"
+        f"{_beside_a_photo(session, cards.address(shown.picture), about, title, shown.likeness)}"
         f'<div class="mc-reel" role="group" aria-label="{escape(_("All samples, newest first"))}" tabindex="0">'
         f"{strip}</div>"
     )
+
+
+def before_learning(session: Session, draft: StoredDraft) -> str:
+    """What the model draws before the first sample."""
+    title = _("Draft: the look, not yet your face")
+    return _beside_a_photo(session, cards.address(draft.picture), title, title, draft.identity)
+
+
+def _beside_a_photo(session: Session, picture: str, about: str, title: str, likeness: float | None) -> str:
+    words = f"<span>{in_words(likeness)}</span>" if likeness is not None else ""
+    shown = (
+        f'<figure><img src="{picture}" alt="{escape(about)}">'
+        f"<figcaption><strong>{title}</strong>{words}</figcaption></figure>"
+    )
+    first = next(iter(session.usable("subject")), None)
+    if first is not None:
+        photo = cards.address(first.views.get("photo", first.thumb))
+        shown += (
+            f'<figure><img src="{photo}" alt="{escape(_("One of the photos"))}"><figcaption><strong>'
+            f"{_('One of your photos')}</strong></figcaption></figure>"
+        )
+    return f'<div class="mc-pair">{shown}</div>'
 
 
 def _found(session: Session, folder: Path, until: int) -> list[SeenSample]:

@@ -15,7 +15,7 @@ from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.look_cards import learning_order
 from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.sample_view import samples
+from magicapture_core.ui.sample_view import before_learning, samples
 from magicapture_core.ui.server_models import CUSTOM, PATIENCE, ModelFacts
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import HALTS, Step, Updates, told, waits_until_filled
@@ -31,7 +31,7 @@ STALE = N_(
     "start a new training to use the changes."
 )
 Variant = Literal["primary", "secondary"]
-MEASURING = "measuring"
+MEASURING = N_("Measuring how long it takes on this machine …")
 """In place of the pace that is being measured."""
 
 
@@ -71,9 +71,10 @@ class TrainStep(Step):
         self.explained = gr.HTML(likeness.explained(), visible=False)
         self.attention = gr.HTML(elem_id="mc-attention")
         self.losses = gr.HTML(elem_id="mc-losses")
-        with gr.Accordion(
+        self.advanced = gr.Accordion(
             _("Advanced"), open=False, elem_id="mc-settings", elem_classes="mc-waits"
-        ) as self.advanced:  # type: ignore[assignment]
+        )
+        with self.advanced:
             self._advanced()
             waits_until_filled()
 
@@ -212,20 +213,18 @@ class TrainStep(Step):
         saved = self.studio.runs.saved_step(session, run) if run else 0
         measuring = now[5] == MEASURING and snapshot is None and run is None
         updates: Updates = {
-            self.progress: cards.note(_("Measuring how long it takes on this machine …"))
-            if measuring
-            else progress(snapshot, run, saved),
+            self.progress: cards.note(_(MEASURING)) if measuring else progress(snapshot, run, saved),
             self.stale: cards.note(_(STALE), "warn") if self.studio.stale(session) else "",
             self.looks: self._order(session),
             **self._buttons(session, snapshot),
         }
-        if (snapshot is None or snapshot.ended) and self.lacking(session) is None:
+        ended = snapshot is None or snapshot.ended
+        if ended and self.lacking(session) is None:
             updates[self.said] = ""
         if before[5] is not None and before[5] != now[5] and schedule not in (None, CUSTOM):
             facts = self.studio.facts(session)
             updates |= self._times(session, facts, schedule, facts.config(schedule, session.preset))
         until = snapshot.reports[-1].step if snapshot and snapshot.reports else saved
-        ended = snapshot is None or snapshot.ended
         if before[3] != now[3] or before[0] != now[0] or (before[1] != now[1] and ended):
             drawn = self.reel(session, run, until, looked, ended)
             updates |= {self.samples: drawn, self.explained: gr.HTML(visible="likeness" in drawn)}
@@ -238,11 +237,12 @@ class TrainStep(Step):
         """What the view depends on: job, its state, reports, samples, attention, and what is known of the pace."""
         facts = self.studio.facts(session)
         measuring = self.studio.training_jobs.probe.working(session)
-        config = facts.config(facts.schedule_names()[0], session.preset)
-        pace = MEASURING if measuring else self._time(facts, config)
+        usual = facts.schedule_names()[0]
+        pace = MEASURING if measuring else self._time(facts, facts.config(usual, session.preset))
+        draft = self.studio.drafts.before(session, self.studio.training_jobs.shown(session))
         if snapshot is None:
-            return [job_id, "none", 0, 0, 0, pace]
-        drawn = sum(report.sample is not None for report in snapshot.reports)
+            return [job_id, "none", 0, draft and draft.picture, 0, pace]
+        drawn = sum(report.sample is not None for report in snapshot.reports) or (draft and draft.picture)
         listened = sum(bool(report.attention) for report in snapshot.reports)
         state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}"
         return [job_id, state, len(snapshot.reports), drawn, listened, pace]
@@ -250,8 +250,10 @@ class TrainStep(Step):
     def reel(
         self, session: Session, run: StoredRun | None, until: int, looked: int | None, ended: bool
     ) -> str:
-        """The samples of a run up to a step."""
-        return samples(session, session.run_folder(run), until, looked, ended) if run else ""
+        """The samples of a run up to a step; before the first one, the draft."""
+        drawn = samples(session, session.run_folder(run), until, looked, ended) if run else ""
+        draft = None if drawn else self.studio.drafts.before(session, run)
+        return drawn if draft is None else before_learning(session, draft)
 
     def _order(self, session: Session) -> str:
         """Several ticked looks: which are learned, and which one is being learned."""

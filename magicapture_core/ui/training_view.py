@@ -174,10 +174,10 @@ def _learning(report: StepReport, share: float, steps: str) -> str:
     pace = _("{seconds:.1f} s a step", seconds=report.seconds)
     facts = [left, steps, pace, _("You may close this page.")]
     ask = (
-        '<p class="mc-ask"><button type="button" class="mc-button mc-notify" data-notify hidden>'
-        f"{_('Notify me when it is done')}</button></p>"
+        '<button type="button" class="mc-button mc-notify" data-notify hidden>'
+        f"{_('Notify me when it is done')}</button>"
     )
-    return cards.progress(share, _(PHASES[report.phase]), facts) + ask
+    return cards.progress(share, _(PHASES[report.phase]), facts, button=ask)
 
 
 def _failed(snapshot: Snapshot, step: int, total: int) -> str:

@@ -51,7 +51,13 @@ def test_drafts_come_by_themselves_and_go_with_what_they_show(page: Any, server:
         Path(src.partition("file=")[2]) for src in sources(page)
     ] == first  # the same photos: the same drafts
 
-    page.locator("#mc-back-1").click()
+    for step in (1, 2):
+        page.locator(f"#mc-next-{step}").click()
+    before = page.locator("#mc-samples figure").first  # what there is to look at until the first sample
+    expect(before).to_contain_text("Draft: the look, not yet your face")
+    assert before.locator("img").get_attribute("src") == sources(page)[1]
+    for step in (3, 2, 1):
+        page.locator(f"#mc-back-{step}").click()
     page.locator("#mc-photos [data-act=remove]").first.click()
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(5)
     page.locator("#mc-next-0").click()

@@ -71,7 +71,7 @@ def wait_for_step(page: Any, after: int = 0) -> None:
 def test_the_whole_walk(page: Any) -> None:
     to_train(page)
     expect(page.locator("#mc-progress")).to_contain_text("Learning finished")
-    expect(page.locator("#mc-samples img").first).to_be_visible()
+    expect(page.locator("#mc-samples .mc-frame").first).to_be_visible()
     expect(page.locator("#mc-attention .mc-look")).to_have_count(4)
     expect(page.locator("#mc-losses .mc-chart")).to_have_count(5)
     page.locator("#mc-next-3").click()

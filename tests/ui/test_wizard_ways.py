@@ -148,24 +148,24 @@ def test_what_takes_long_says_what_it_does(page: Any, server: Any, monkeypatch: 
 def test_a_resumed_training_goes_on_where_it_stood(page: Any, server: Any) -> None:
     to_train(page, ti_steps=5000)
     wait_for_step(page, 8)  # past the first sample and the first look at attention
-    expect(page.locator("#mc-samples img")).not_to_have_count(0)
+    expect(page.locator("#mc-samples .mc-frame")).not_to_have_count(0)
     page.locator("#mc-pause").click()
     expect(page.locator("#mc-progress")).to_contain_text("Paused and saved")
     paused = int(re.search(r"Step (\d+) of", page.locator("#mc-progress").inner_text())[1])
-    samples = page.locator("#mc-samples img").count()
+    samples = page.locator("#mc-samples .mc-frame").count()
     page.reload()
     expect(page.locator("#mc-resume")).to_be_visible()
     expect(page.get_by_role("radio", name="My own settings")).to_be_checked()
     page.get_by_role("button", name="Advanced").click()
     expect(page.get_by_text("5010 steps.")).to_be_visible()
-    expect(page.locator("#mc-samples img")).to_have_count(samples)
+    expect(page.locator("#mc-samples .mc-frame")).to_have_count(samples)
     expect(page.locator("#mc-losses .mc-chart")).not_to_have_count(0)
     assert page.locator("#mc-leave").is_hidden()
     server.studio.models._loaded = None  # so that it takes a moment
     page.locator("#mc-resume").click()
     expect(page.locator("#mc-progress")).to_contain_text(f"Goes on from step {paused} of 5010")
     assert page.locator("#mc-leave").is_hidden()  # nobody is before it
-    expect(page.locator("#mc-samples img")).not_to_have_count(0)
+    expect(page.locator("#mc-samples .mc-frame")).not_to_have_count(0)
     expect(page.locator("#mc-losses .mc-chart")).not_to_have_count(0)
     wait_for_step(page, paused)
     expect(page.locator("#mc-losses .mc-axis").first).to_contain_text("step 1")
