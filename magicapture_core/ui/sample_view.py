@@ -53,7 +53,7 @@ def samples(session: Session, folder: Path, until: int, looked: int | None, fini
 
 def before_learning(session: Session, draft: StoredDraft) -> str:
     """What the model draws before the first sample."""
-    title = _("Draft: the look, not yet your face")
+    title = _("Draft, before learning")
     return _beside_a_photo(session, cards.address(draft.picture), title, title, draft.identity)
 
 

@@ -54,7 +54,7 @@ def test_drafts_come_by_themselves_and_go_with_what_they_show(page: Any, server:
     for step in (1, 2):
         page.locator(f"#mc-next-{step}").click()
     before = page.locator("#mc-samples figure").first  # what there is to look at until the first sample
-    expect(before).to_contain_text("Draft: the look, not yet your face")
+    expect(before).to_contain_text("Draft, before learning")
     assert before.locator("img").get_attribute("src") == sources(page)[1]
     for step in (3, 2, 1):
         page.locator(f"#mc-back-{step}").click()
