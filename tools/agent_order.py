@@ -11,6 +11,7 @@ import ast
 import asyncio
 import base64
 import json
+import os
 import re
 import socket
 import subprocess
@@ -139,9 +140,7 @@ async def order(call: Call, transcript: Transcript, wanted: Order) -> None:
             status = await call("status", session=key, stop=True)
         else:
             status = await call("status", session=key)
-    transcript.says(
-        f"It took {(time.monotonic() - began) / 60:.0f} minutes, on two CPU cores that others used, too."
-    )
+    transcript.says(f"It took {(time.monotonic() - began) / 60:.0f} minutes, on {os.cpu_count()} CPU cores.")
     await call(
         "generate", session=key, prompt="a photo of a {subject} in the {style}, smiling", count=2, seed=5
     )
