@@ -32,8 +32,12 @@ class PhotoListStep(Step):
         yield {self.files: gr.File(value=None)}
         self.studio.drafts.prepare(key)
         for session, refused in self.studio.photos.taking(key, self.role, sent):
-            yield {**self.show(session), self.refused: cards.note("\n".join(refused), "bad")}
+            yield {**self.judged(session), self.refused: cards.note("\n".join(refused), "bad")}
         self.studio.drafts.renew(key)
+
+    def judged(self, session: Session) -> Updates:
+        """What changes while photos arrive and are looked at."""
+        return self.show(session)
 
     def _pressed(self, key: str, act: str, photo_id: str) -> Session:
         """Do what a photo's button says: remove the photo, use it, or leave it out."""

@@ -111,18 +111,24 @@ class PhotosStep(PhotoListStep):
             waits_until_filled()
 
     def show(self, session: Session) -> Updates:
-        """The session's photos with their verdicts."""
+        """The session's photos with their verdicts, and what was said of them."""
+        return {
+            self.consent: gr.Checkbox(value=session.consent, interactive=True),
+            self.kind: session.kind,
+            **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
+            **self.judged(session),
+        }
+
+    def judged(self, session: Session) -> Updates:
+        """Without the fields: an answer that arrives late must take back nothing that was chosen meanwhile."""
         photos = session.photos["subject"]
         guide = _photo_guidance(self.studio)
         if photos:
             title = _("Which photos work well")
             guide = f'<details class="mc-more"><summary>{title}</summary>{guide}</details>'
         return {
-            self.consent: gr.Checkbox(value=session.consent, interactive=True),
             self.held: "",
             self.guide: guide,
-            self.kind: session.kind,
-            **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
             self.people: self._people(session),
             self.photos: cards.photo_cards(photos),
             self.first: self._first(session),
@@ -209,7 +215,7 @@ class PhotosStep(PhotoListStep):
             yield self.show(self.studio.photos.place_person(key, target))
             self.studio.drafts.prepare(key)
             for session in self.studio.photos.looking(key, "subject"):
-                yield self.show(session)
+                yield self.judged(session)
             self.studio.drafts.renew(key)
         elif act == "another":
             yield self._changed(key, self.studio.photos.another_person(key))
@@ -219,7 +225,9 @@ class PhotosStep(PhotoListStep):
     @told(name)
     def call(self, key: str, noun: str, age: str) -> Updates:
         """What the person is called in prompts."""
-        return self._changed(key, self.studio.photos.call(key, f"{age} {noun or 'person'}" if age else noun))
+        session = self.studio.photos.call(key, f"{age} {noun or 'person'}" if age else noun)
+        self.studio.drafts.renew(key)
+        return {self.first: self._first(session)}
 
     @told(name)
     def choose_kind(self, key: str, kind: str) -> Updates:
