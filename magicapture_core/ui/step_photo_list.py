@@ -47,11 +47,6 @@ class PhotoListStep(Step):
             raise Problem(_("This button is not known. Reload the page."))
         return self.studio.photos.use_anyway(key, self.role, photo_id, wanted=act == "use")
 
-    def _changed(self, key: str, session: Session) -> Updates:
-        """Show the session after a change; drafts of other photos are made anew."""
-        self.studio.drafts.renew(key)
-        return self.show(session)
-
 
 def small_picture(studio: Studio, source: Path, side: int = 200) -> str:
     """A small copy of one of the project's own pictures, among the shown files; made once."""

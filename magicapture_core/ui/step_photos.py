@@ -115,6 +115,12 @@ class PhotosStep(PhotoListStep):
         return {
             self.consent: gr.Checkbox(value=session.consent, interactive=True),
             self.kind: session.kind,
+            **self._exchanged(session),
+        }
+
+    def _exchanged(self, session: Session) -> Updates:
+        """Other photos, and what the person in them is called."""
+        return {
             **dict(zip((self.age, self.noun), _said_of(session.words), strict=True)),
             **self.judged(session),
         }
@@ -178,7 +184,7 @@ class PhotosStep(PhotoListStep):
             yield {self.held: ""}
             yield from self._take(key, files)
         else:
-            yield {**self.show(session), self.held: self._held(files) if files else ""}
+            yield {**self.judged(session), self.held: self._held(files) if files else ""}
             self.studio.drafts.renew(key)
 
     @told_as_it_goes(name)
@@ -212,15 +218,17 @@ class PhotosStep(PhotoListStep):
         """Use a photo, leave it out or remove it, or take another person."""
         act, target = str(event.act), str(event.id)
         if act == "person":
-            yield self.show(self.studio.photos.place_person(key, target))
+            session = self.studio.photos.place_person(key, target)
+            yield {self.kind: session.kind, **self._exchanged(session)}
             self.studio.drafts.prepare(key)
             for session in self.studio.photos.looking(key, "subject"):
                 yield self.judged(session)
             self.studio.drafts.renew(key)
-        elif act == "another":
-            yield self._changed(key, self.studio.photos.another_person(key))
         else:
-            yield self._changed(key, self._pressed(key, act, target))
+            another = act == "another"
+            session = self.studio.photos.another_person(key) if another else self._pressed(key, act, target)
+            self.studio.drafts.renew(key)
+            yield self._exchanged(session)
 
     @told(name)
     def call(self, key: str, noun: str, age: str) -> Updates:
@@ -232,7 +240,9 @@ class PhotosStep(PhotoListStep):
     @told(name)
     def choose_kind(self, key: str, kind: str) -> Updates:
         """Person or object."""
-        return self._changed(key, self.studio.photos.set_kind(key, kind))
+        session = self.studio.photos.set_kind(key, kind)
+        self.studio.drafts.renew(key)
+        return self.judged(session)
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""

@@ -147,9 +147,10 @@ class StyleStep(PhotoListStep):
     def press(self, key: str, event: gr.EventData) -> Updates:
         """Tick a look or take its tick away; use a photo, leave it out or remove it."""
         act, target = str(event.act), str(event.id)
-        if act == "look":
-            return self._changed(key, self.studio.photos.toggle_look(key, target))
-        return self._changed(key, self._pressed(key, act, target))
+        ticked = act == "look"
+        session = self.studio.photos.toggle_look(key, target) if ticked else self._pressed(key, act, target)
+        self.studio.drafts.renew(key)
+        return self.show(session)
 
     def lacking(self, session: Session) -> str | None:
         """Why the next step would make no sense yet."""
