@@ -166,7 +166,7 @@ METHODS: dict[str, Method] = {
             {**_PLAIN, "trained": "unet", "embedding_learning_rate": 0.0, "subject_init_word": "sks",
              "lora_weight_decay": 0.01},
             {"ti_steps": 0, "lora_steps": 1000, "lora_learning_rate": 5e-6},
-            steps="second phase", rate=0.05, adapter_scale=1.0, paper_row=(0.102, 0.720, 5.770),
+            steps="second phase", rate=0.0125, adapter_scale=1.0, paper_row=(0.102, 0.720, 5.770),
         ),
         Method(
             "dreambooth_prior", "DreamBooth with prior preservation",
@@ -174,7 +174,7 @@ METHODS: dict[str, Method] = {
             {**_PLAIN, "trained": "unet", "embedding_learning_rate": 0.0, "subject_init_word": "sks",
              "lora_weight_decay": 0.01, "prior_weight": 1.0},
             {"ti_steps": 0, "lora_steps": 1000, "lora_learning_rate": 5e-6},
-            steps="second phase", rate=0.05, adapter_scale=1.0,
+            steps="second phase", rate=0.0125, adapter_scale=1.0,
         ),
         Method(
             "textual_inversion", "Textual Inversion",
@@ -191,12 +191,12 @@ METHODS: dict[str, Method] = {
             "Kumari et al. 2023: keys and values of cross-attention and the two words, jointly on both sets of "
             "photos, without masks. Without its random resizing and its regularisation pictures.",
             {**_PLAIN, "trained": "cross_kv", "lora_weight_decay": 0.01},
-            rate=2.0, paper_row=(0.436, 0.606, 5.263), **_CUSTOM_DIFFUSION,
+            rate=0.5, paper_row=(0.436, 0.606, 5.263), **_CUSTOM_DIFFUSION,
         ),
         Method(
             "custom_diffusion_photos", "Custom Diffusion, words from photos",
             "Custom Diffusion, whose words start from the photos, as MagiCapture's do in the quick schedule.",
-            {**_PLAIN, **_FROM_PHOTOS, "trained": "cross_kv", "lora_weight_decay": 0.01}, rate=0.32,
+            {**_PLAIN, **_FROM_PHOTOS, "trained": "cross_kv", "lora_weight_decay": 0.01}, rate=0.08,
             **_CUSTOM_DIFFUSION,
         ),
     )

@@ -111,18 +111,20 @@ class SessionPhotos:
             yield session, refused
         for session in self.looking(key, role):
             yield session, refused
-        yield session, refused
 
     def looking(self, key: str, role: Role) -> Iterator[Session]:
-        """Look at the photos that nobody has looked at yet: the session after each of them."""
+        """Look at the photos that nobody has looked at yet: the session after each of them, and once more when none is
+        left, for others may have looked at some of them meanwhile."""
+        photo: StoredPhoto | None
         while True:
             with self.sessions.changing(key) as session:
                 photo = next((photo for photo in session.photos[role] if photo.level == UNSEEN), None)
-                if photo is None:
-                    return
-                photo.level = "accept"  # until it is judged, in a moment
-                self.judge(session, role)
+                if photo is not None:
+                    photo.level = "accept"  # until it is judged, in a moment
+                    self.judge(session, role)
             yield session
+            if photo is None:
+                return
 
     def look_at_all(self, key: str) -> None:
         """Look at every photo that nobody has looked at yet."""

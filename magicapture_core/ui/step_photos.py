@@ -179,12 +179,12 @@ class PhotosStep(PhotoListStep):
     @told_as_it_goes(name)
     def agree(self, key: str, given: bool, files: list[str] | None) -> Iterator[Updates]:
         """The consent box was ticked or cleared. files: what was dropped before; now somebody may look at it."""
-        session = self.studio.photos.consent(key, given)
+        self.studio.photos.consent(key, given)
         if given and files:
             yield {self.held: ""}
             yield from self._take(key, files)
         else:
-            yield {**self.judged(session), self.held: self._held(files) if files else ""}
+            yield {self.held: self._held(files) if files else "", self.said: ""}
             self.studio.drafts.renew(key)
 
     @told_as_it_goes(name)
