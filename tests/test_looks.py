@@ -156,6 +156,19 @@ def test_photos_are_stored_before_they_are_looked_at(visit: tuple[Studio, str]) 
     ]  # fmt: skip
 
 
+def test_whoever_looks_at_photos_tells_at_last_what_others_have_seen(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    files = [(path, f"more-{path.name}") for path in PEOPLE["alma"][2:4]]
+    upload = studio.photos.adding(key, "subject", files)
+    for _ in range(3):
+        session, refused = next(upload)
+    assert [photo.level for photo in session.photos["subject"][2:]] == ["accept", UNSEEN]
+    studio.photos.look_at_all(key)  # as another answer of the same page does, at the same time
+    *_, (session, refused) = upload
+    assert [photo.level for photo in session.photos["subject"][2:]] == ["accept", "accept"]
+    assert refused == []
+
+
 def test_nothing_is_made_of_photos_without_consent(visit: tuple[Studio, str]) -> None:
     studio, key = visit
     session = studio.photos.use_preset(key, "passport")
