@@ -112,7 +112,7 @@ def own_numbers(style: People) -> dict[str, float]:
     """What the style's own photos have among themselves, each compared with the others."""
     count = len(style.embeddings)
     alike = metrics.unit(style.embeddings) @ metrics.unit(style.embeddings).T
-    colours = [metrics.face_colour_distance(colour, style.colours) for colour in style.colours]
+    colours = [metrics.colour_distance(colour, style.colours) for colour in style.colours]
     return {
         "style": round(float((alike.sum() - count) / (count * (count - 1))), 3),
         "face_colour": round(float(np.mean(colours)), 2),
