@@ -197,14 +197,21 @@ def unknown_words(prompt: str, vocabulary: Collection[str]) -> list[str]:
     """
     if not vocabulary:
         return []
-    text = re.sub(r"\{[^{}]*\}", " ", weighed(prompt)[0])
-    found = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)
     known = {*vocabulary, *LINKS}
     return [
         word
-        for word in dict.fromkeys(found)
+        for word in words_of(prompt)
         if word.lower() not in known and not set(re.split("['’-]", word.lower())) <= known
     ]
+
+
+def words_of(prompt: str) -> list[str]:
+    """The different words of a user's prompt, as they are written, without placeholders and weights.
+
+    Raises what `weighed` raises.
+    """
+    text = re.sub(r"\{[^{}]*\}", " ", weighed(prompt)[0])
+    return list(dict.fromkeys(re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)))
 
 
 def unknown_said(words: Collection[str], model: str) -> str:

@@ -632,6 +632,19 @@ def test_words_that_the_model_does_not_know_are_told(toy: ModelBundle, run: Path
     assert not portraits(toy, run, count=1, seed=5, prompt="{subject} {style} qwertz")[0].warnings
 
 
+def test_words_that_what_was_learned_would_hide_lessen_its_strength(toy: ModelBundle, run: Path) -> None:
+    toy.strength_with = {"red": 0.4}
+    asked = {"count": 1, "seed": 5, "prompt": "a photo of a {subject}, (Red:1.0) hat"}
+    less = portraits(toy, run, adapter_scale=0.5, **asked)[0]
+    assert (less.settings["adapter_scale"], less.settings["adapter_scale_used"]) == (0.5, 0.2)
+    assert [each for each in less.warnings if "With “Red”" in each and "0.2 instead of 0.5" in each]
+    others = portraits(toy, run, adapter_scale=0.5, **{**asked, "prompt": "a {subject}, a hat"})[0]
+    assert "adapter_scale_used" not in others.settings
+    toy.strength_with = {}
+    plain = portraits(toy, run, adapter_scale=0.2, **asked)[0]
+    assert np.array_equal(np.asarray(less.image), np.asarray(plain.image))
+
+
 def test_the_sampler_s_noise_leaves_an_earlier_picture_step_by_step() -> None:
     from magicapture_core.generation.noise import next_seeds
 

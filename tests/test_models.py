@@ -106,7 +106,8 @@ def test_schedules_and_generation_defaults_come_from_the_folder(tmp_path: Path) 
 def test_unknown_settings_in_the_folder_are_refused(spoiled: Path) -> None:
     (spoiled / "magicapture.json").write_text(json.dumps({"steps": 3}))
     with pytest.raises(
-        Problem, match="has steps; expected only schedules, generate, edits, framing and vocabulary"
+        Problem,
+        match="has steps; expected only edits, framing, generate, schedules, strength_with, vocabulary",
     ):
         models.load(spoiled, device="cpu")
 

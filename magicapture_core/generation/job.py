@@ -29,6 +29,7 @@ from magicapture_core.prompts import (
     expand,
     unknown_said,
     unknown_words,
+    words_of,
 )
 
 SHOWN_REST = 200
@@ -60,6 +61,8 @@ class Job:
     """(width, height) in pixels."""
     seeds: list[int]
     warnings: tuple[str, ...]
+    adapter_scale: float
+    """Strength of the run's weights for this prompt."""
     extra: ExtraLora | None = None
 
     @classmethod
@@ -87,6 +90,8 @@ class Job:
             )
         if unknown := unknown_words(config.prompt, models.vocabulary):
             warnings.append(unknown_said(unknown, models.name))
+        adapter_scale, held_back = _strength(models, learned, config)
+        warnings += held_back
         input_ids, spans, cut = _tokenize(tokenizer, [prompt.text for prompt in prompts])
         warnings += cut
         trained = learned.resolution if learned else models.resolution
@@ -117,6 +122,7 @@ class Job:
             size=size,
             seeds=list(range(first, first + config.count)),
             warnings=tuple(warnings),
+            adapter_scale=adapter_scale,
             extra=extra,
         )
 
@@ -132,10 +138,14 @@ class Job:
         kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler")
         name = self.models.name
         extra = {"extra_lora": f"{self.extra.file.name}:{self.extra.scale:g}"} if self.extra else {}
+        # What was asked for gives the same picture again; what was used is told beside it.
+        less = self.adapter_scale != self.config.adapter_scale
+        used = {"adapter_scale_used": self.adapter_scale} if less else {}
         near = {"near": config["near"], "variation": config["variation"]} if config["near"] else {}
         return {
             **near,
             **{key: config[key] for key in kept},
+            **used,
             **extra,
             "width": self.size[0],
             "height": self.size[1],
@@ -148,6 +158,25 @@ class Job:
         per_call = self.config.pictures_per_call or _fitting_pictures(self.models)
         for start in range(0, len(self.seeds), per_call):
             yield self.seeds[start : start + per_call]
+
+
+def _strength(
+    models: ModelBundle, learned: Learned | None, config: GenerateConfig
+) -> tuple[float, list[str]]:
+    """How strongly the run's weights are used, and what to say where that is less than was asked for."""
+    if learned is None or learned.adapter is None:
+        return config.adapter_scale, []
+    found = [word for word in words_of(config.prompt) if word.lower() in models.strength_with]
+    if not found or not config.adapter_scale:
+        return config.adapter_scale, []
+    # Rounded, for it is shown and stored.
+    scale = round(config.adapter_scale * min(models.strength_with[word.lower()] for word in found), 3)
+    said = _(
+        "With “{words}” in the prompt, what was learned is used at strength {scale} instead of {whole}: at more, the "
+        "portrait would not show it.",
+        words=", ".join(found), scale=f"{scale:g}", whole=f"{config.adapter_scale:g}",
+    )  # fmt: skip
+    return scale, [said]
 
 
 def _tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[list[tuple[int, int]]], list[str]]:

@@ -91,7 +91,7 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
         folder = job.learned.adapter if job.learned else None
-        stack.enter_context(attached(pipeline, folder, job.config.adapter_scale, job.extra))
+        stack.enter_context(attached(pipeline, folder, job.adapter_scale, job.extra))
         store = stack.enter_context(_listening(job))
         prompts = _encode(job)
         while batches:

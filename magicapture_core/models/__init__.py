@@ -45,6 +45,9 @@ __all__ = [
     "sampler",
 ]
 
+KNOWN_SETTINGS = {"schedules", "generate", "edits", "framing", "vocabulary", "strength_with"}
+"""What `magicapture.json` beside a model's weights may hold."""
+
 _opening = threading.Lock()
 """One at a time: the libraries patch torch's own classes while they build a model, and two at once would leave them
 patched, so that no model could be opened any more."""
@@ -106,6 +109,7 @@ def load(
     bundle.schedules, bundle.generate_defaults = settings.get("schedules", {}), settings.get("generate", {})
     bundle.framing = settings.get("framing", "photo")
     bundle.vocabulary = frozenset(settings.get("vocabulary", ()))
+    bundle.strength_with = settings.get("strength_with", {})
     bundle.words = words
     kernels_for(device).apply(bundle)
     return bundle
@@ -269,13 +273,14 @@ def _settings(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     settings = json.loads(file.read_text(encoding="utf-8-sig"))
-    unknown = sorted(set(settings) - {"schedules", "generate", "edits", "framing", "vocabulary"})
+    unknown = sorted(set(settings) - KNOWN_SETTINGS)
     if unknown:
         raise Problem(
             _(
-                "{file} has {unknown}; expected only schedules, generate, edits, framing and vocabulary.",
+                "{file} has {unknown}; expected only {known}.",
                 file=file,
                 unknown=", ".join(unknown),
+                known=", ".join(sorted(KNOWN_SETTINGS)),
             )
         )
     if settings.get("framing", "photo") not in get_args(Framing):

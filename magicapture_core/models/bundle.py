@@ -77,6 +77,9 @@ class ModelBundle(ABC):
     """How its training pictures were framed: as `prepare_concept` takes it."""
     vocabulary: frozenset[str] = frozenset()
     """Every word of the captions that it was trained with, in small letters; empty: too many to be listed."""
+    strength_with: Mapping[str, float] = field(default_factory=dict)
+    """Word -> share of `adapter_scale`, 0 to 1, at which a run is used for a prompt that has the word: at its whole
+    strength the picture would not show it. From the same file."""
     words: Words | None = None
     """What makes words of photos, where the model brings it."""
     kernels: Kernels = field(default_factory=Kernels)
