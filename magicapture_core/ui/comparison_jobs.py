@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 COMPARISON = N_("comparison of strengths")
 STRENGTHS = (0.3, 0.7, 1.1)
-"""So far from each other that pictures of one seed differ by 6 to 16 of 255 grey levels (`score_run` on the mini
-model's quick schedule, dana in golden-hour; other seeds differ by 28). It took 25 s on one core."""
+"""So far from each other that pictures of one seed differ by 10 to 19 of 255 grey levels (three seeds of dana in
+golden-hour, by the mini model's quick schedule; other seeds differ by 12). It took 25 s on one core."""
 PICTURES = 3
 """For each strength: enough to see a difference, few enough for a minute on two CPU cores."""
 COMPARED = (
