@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +27,7 @@ from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, settings
 from magicapture_core.ui.comparison_jobs import _judges_in_words
+from magicapture_core.ui.past_trainings import PastTrainings
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
 from magicapture_core.ui.session_runs import not_ready
@@ -324,6 +326,23 @@ def test_where_all_are_left_out_nobody_can_go_on(visit: tuple[Studio, str]) -> N
     assert "None of the photos is ticked" in (unusable(session, "subject") or "")
     session = studio.photos.use_anyway(key, "subject", session.photos["subject"][0].id)
     assert unusable(session, "subject") is None
+
+
+def test_the_question_before_a_deletion_stays_until_it_is_answered(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    add_run(studio, key, "a" * 16, saved=False)
+    session = studio.sessions.find(key)
+    with gr.Blocks():
+        past = PastTrainings(studio)
+
+    def shown() -> str:
+        """The list as the timer draws it anew."""
+        return str(past.show(studio.sessions.find(key))[past.list])
+
+    past.ask(session, "ask-run", "a" * 16)
+    assert "drop-run" in shown()
+    past.ask(session, "keep-run", "a" * 16)
+    assert "drop-run" not in shown()
 
 
 def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:

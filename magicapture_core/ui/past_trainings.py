@@ -66,18 +66,25 @@ class PastTrainings(Step):
         super().__init__(studio)
         with gr.Accordion(_("Past trainings"), open=False, visible=False) as self.box:  # type: ignore[assignment]
             self.list = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-past")
+        self._asked: dict[str, str] = {}
+        """Session -> the run that it was asked about: the list may be drawn anew before the answer."""
 
     def show(self, session: Session) -> Updates:
         """All of them."""
-        return {self.box: gr.Accordion(visible=bool(session.runs)), self.list: past_runs(session)}
+        found = past_runs(session, self._asked.get(session.id))
+        return {self.box: gr.Accordion(visible=bool(session.runs)), self.list: found}
 
     def ask(self, session: Session, act: str, run: str) -> Updates:
         """Ask before a run is deleted; or keep it."""
-        return {self.list: past_runs(session, run if act == "ask-run" else None)}
+        self._asked.pop(session.id, None)
+        if act == "ask-run":
+            self._asked[session.id] = run
+        return {self.list: past_runs(session, self._asked.get(session.id))}
 
     def discard(self, key: str, run: str) -> Session:
         """Delete a past run."""
         session = self.studio.sessions.find(key)
+        self._asked.pop(session.id, None)
         title = next((each.title for each in session.runs if each.id == run), _("The training"))
         session = self.studio.runs.discard(key, run)
         gr.Info(_("{training} and its portraits are deleted.", training=title), title=_(PORTRAITS))
