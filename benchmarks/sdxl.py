@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, concept, machine
 from magicapture_core import GenerateConfig, TrainConfig, choose_analyser, generate, load, train
-from magicapture_core.models import ModelBundle, best_device, best_dtype
+from magicapture_core.models import ModelBundle, best_device, best_dtype, bundle_of
 from magicapture_core.problems import OutOfMemory
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -49,15 +49,16 @@ class Arguments:
 
 
 def opened(model: str | None) -> ModelBundle:
-    """The model on the best device."""
+    """The model on the best device. Random weights are made there: a GPU is lent for minutes."""
     device = best_device()
     if model is not None:
         return load(model, device=device)
     from tools.make_random_sdxl import random_pipeline
 
-    with tempfile.TemporaryDirectory() as folder:
-        random_pipeline(torch.float16).save_pretrained(folder)
-        return load(folder, device=device, dtype=best_dtype(device))
+    dtype = best_dtype(device)
+    with torch.device(device):
+        pipeline = random_pipeline(dtype)
+    return bundle_of(pipeline, "sdxl-random", device, dtype)
 
 
 def measured(
