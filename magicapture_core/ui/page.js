@@ -95,7 +95,7 @@ document.addEventListener('input', () => { pressed = null; }, true);
 
 // --- The keyboard's place: where what had it goes away, what comes next has it.
 const FOCUSABLE = 'button, [data-act], a[href], input, select, textarea, summary, [tabindex="0"]';
-let kept = null, back = null;
+let kept = null, back = null, makeshift = null;
 
 function chain(element) {
   const found = [];
@@ -132,26 +132,37 @@ function regionOf(place) {
 const says = region => region && shown(region) && region.textContent.trim();
 const aim = region => region.dataset.then && [...document.querySelectorAll(region.dataset.then)].find(shown);
 
+// What can have the keyboard after a place: the first of what is left around it, or what follows that.
 function next(place) {
   if (place.element.matches('.mc-live')) { // it is over: what it made, or the beginning of the step
     const title = place.element.closest('.tabitem')?.querySelector('.mc-heading h2');
     if (title) title.tabIndex = -1;
-    return aim(place.element) || title;
+    return {inside: aim(place.element) || title};
   }
   const from = place.above.find(each => each.isConnected) || document.body;
   const all = [...document.querySelectorAll(FOCUSABLE)].filter(each => each.tabIndex >= 0 && shown(each) && !each.matches(UNDOES));
   const inside = all.find(each => from.contains(each));
   const after = all.find(each => from.compareDocumentPosition(each) & Node.DOCUMENT_POSITION_FOLLOWING);
-  return inside || after || null;
+  return {inside, after};
 }
 
+// gradio takes away what an answer hides before it draws what comes instead: in between, only what follows is there, and has
+// the keyboard as a makeshift. What comes instead still gets it, however late, unless somebody has moved on.
 function settle() {
-  if (!kept || document.activeElement !== document.body || shown(kept.element)) return;
-  const opener = back && kept.above.includes(back.box) ? alike(back) : null;
-  const region = kept.act ? null : regionOf(kept);
+  const active = document.activeElement, {touched} = window.magicapture;
+  const lost = active === document.body || !shown(active); // what is hidden keeps it until the browser draws, maybe later than this
+  if (makeshift && (makeshift.touched !== touched || !(lost || active === makeshift.found))) makeshift = null;
+  const place = makeshift ? makeshift.place : kept;
+  if (!place || (!makeshift && (!lost || shown(place.element)))) return;
+  const opener = back && place.above.includes(back.box) ? alike(back) : null;
+  const region = place.act ? null : regionOf(place);
   if (region && !says(region) && under.size) return; // it may come with the answer
-  const found = opener || alike(kept) || (says(region) ? region : next(kept));
-  if (found) { window.magicapture.placed = found; found.focus({preventScroll: true}); }
+  const {inside, after} = next(place);
+  const sure = opener || alike(place) || (says(region) ? region : inside);
+  const found = sure || (lost ? after : null);
+  if (!found) return;
+  makeshift = sure ? null : {place, found, touched};
+  window.magicapture.placed = found; found.focus({preventScroll: true});
 }
 
 // --- What gradio's own parts leave unsaid.

@@ -223,6 +223,52 @@ def test_the_keyboard_keeps_its_place(page: Any) -> None:
     expect(page.get_by_text(re.compile(r"Delete \d+ photos, 0 trainings and 0 portraits\?"))).to_be_visible()
 
 
+def draw_late(page: Any, selector: str) -> Any:
+    """Keep what an answer draws out of sight, as gradio does on a slow machine. Returns what shows it at last."""
+    page.evaluate(
+        "selector => { const style = document.createElement('style'); style.id = 'late'; "
+        "style.textContent = `${selector} { display: none }`; document.head.append(style); }",
+        selector,
+    )
+    shows = "document.querySelector('#late').remove(); document.body.classList.toggle('drawn')"
+    return lambda: page.evaluate(shows)
+
+
+def test_the_keyboard_goes_to_what_is_drawn_late(page: Any) -> None:
+    show = draw_late(page, "#mc-delete-no, #mc-delete-yes")
+    page.get_by_role("button", name="Delete my data").first.click()
+    page.locator("#mc-delete").click()
+    page.wait_for_function("document.activeElement.closest('footer')")  # all that is there for now
+    show()
+    page.wait_for_function("document.activeElement.id === 'mc-delete-no'")
+    show = draw_late(page, "#mc-delete")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.closest('footer')")
+    show()
+    page.wait_for_function("document.activeElement.id === 'mc-delete'")
+
+
+def test_what_is_drawn_late_takes_the_keyboard_from_nobody(page: Any) -> None:
+    show = draw_late(page, "#mc-delete-no, #mc-delete-yes")
+    page.get_by_role("button", name="Delete my data").first.click()
+    page.locator("#mc-delete").click()
+    page.wait_for_function("document.activeElement.closest('footer')")
+    page.keyboard.press("Shift")  # somebody is at work there
+    show()
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.activeElement.closest('footer') !== null")
+
+
+def test_the_keyboard_is_kept_where_the_page_is_busy(page: Any) -> None:
+    """The browser leaves it on what is disabled until it draws, which may be after page.js has looked."""
+    page.evaluate(
+        "async () => { const button = document.querySelector('#mc-next-0'); button.focus(); "
+        "await new Promise(next => setTimeout(next, 1500)); button.disabled = true; await new Promise(setTimeout); "
+        "const then = performance.now(); while (performance.now() < then + 300); }"
+    )
+    page.wait_for_function("document.activeElement.innerText.startsWith('Delete my data')")
+
+
 @pytest.mark.long
 def test_the_brush_keeps_its_tools_in_sight_at_200_percent(browser: Any, server: Any) -> None:
     from conftest import visitor
