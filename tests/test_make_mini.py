@@ -248,6 +248,26 @@ def test_a_killed_decoder_training_goes_on_to_the_same_weights(
     assert not torch.equal(straight["decoder.conv_in.weight"], first["decoder.conv_in.weight"])
 
 
+def test_what_else_uses_the_gpu_does_not_decide_which_function_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another process needs more of it from call to call: the slower function must not win by being tried first."""
+    now = calls = 0.0
+
+    def taking(seconds: float) -> Any:
+        def call(value: torch.Tensor) -> torch.Tensor:
+            nonlocal now, calls
+            calls += 1
+            now += seconds * (1 + 0.01 * calls)
+            return value * 2
+
+        return call
+
+    monkeypatch.setattr(stage.time, "monotonic", lambda: now)
+    slow, fast = stage.turns((taking(1.0), taking(0.9)), lambda: (torch.ones(2, requires_grad=True),))
+    assert 0.85 < fast / slow < 0.95
+
+
 def test_batches_see_every_row_once_an_epoch_wherever_they_begin() -> None:
     batches = stage.Batches(10, 3, seed=0)
     epoch = np.concatenate([batches(step) for step in (3, 4, 5)])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,14 +151,14 @@ def fastest(name: str, function: Callable[..., Tensor], example: Callable[[], tu
             say: Callable[..., None]) -> Callable[..., Tensor]:  # fmt: skip
     """`function`, compiled where that is faster on a GPU, tried with made-up inputs of the true shapes.
 
-    Leaves gradients behind in what `function` computes with.
+    Both take turns: another process may use the GPU more at one time than at another. Leaves gradients behind in what
+    `function` computes with.
     """
     if not torch.cuda.is_available():
         return function
     try:
-        plain = _seconds_of(function, example)
         began, compiled = time.monotonic(), torch.compile(function, dynamic=False)
-        fast = _seconds_of(compiled, example)
+        plain, fast = turns((function, compiled), example)
     except Exception as error:  # noqa: BLE001 - whatever the compiler dislikes, the plain function works
         say(f"{name} is not compiled: {error!r}"[:300])
         return function
@@ -167,16 +168,24 @@ def fastest(name: str, function: Callable[..., Tensor], example: Callable[[], tu
     return compiled if fast < 0.97 * plain else function
 
 
-def _seconds_of(function: Callable[..., Tensor], example: Callable[[], tuple[Any, ...]]) -> float:
-    """Of one call with its gradients, on the GPU, without the first three calls."""
-    began = 0.0
-    for call in range(9):
-        if call == 3:
-            torch.cuda.synchronize()
+def turns(functions: Sequence[Callable[..., Tensor]], example: Callable[[], tuple[Any, ...]]) -> list[float]:
+    """Median seconds of a call of each with its gradients, in turns; the first two calls of each are not counted."""
+    seconds: list[list[float]] = [[] for _ in functions]
+    for turn in range(9):
+        for function, mine in zip(functions, seconds, strict=True):
+            _wait()
             began = time.monotonic()
-        function(*example()).float().square().mean().backward()
-    torch.cuda.synchronize()
-    return (time.monotonic() - began) / 6
+            function(*example()).float().square().mean().backward()
+            _wait()
+            if turn > 1:
+                mine.append(time.monotonic() - began)
+    return [statistics.median(mine) for mine in seconds]
+
+
+def _wait() -> None:
+    """For what the GPU has still to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def save_checkpoint(path: Path, clock: Clock, **state: Any) -> None:
