@@ -11,12 +11,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -28,8 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SPACE = {"SYSTEM": "spaces", "SPACE_ID": "ada/magicapture", "HF_HUB_OFFLINE": "1"}
 """What a Space's environment has, as far as the app or gradio reads it; and no hub."""
 SHORT = {"ti_steps": 6, "lora_steps": 6, "sample_every": 100, "attention_every": 0, "seed": 1}
-PATIENCE = 1200.0
-"""Seconds that anything may take: the machine may be busy."""
+PATIENCE = 400.0
+"""Seconds that anything may take: the machine may be busy. Less than tests/test_space_walk.py gives to all of it, so
+that the walk itself says what was waited for, and ends the server."""
+ENDING = 60.0
+"""Seconds in which the server may end by itself."""
 
 
 @dataclass
@@ -50,16 +54,29 @@ def space(walk: Walk, runs: Path, log: Any) -> Iterator[str]:
         port = str(probe.getsockname()[1])
     program = ["app.py"] if walk.hardware == "cpu" else ["-m", "tools.zero_gpu", "--model", "mini"]
     options = ["--port", port, "--runs", str(runs)]
+    variables = {**os.environ, **SPACE, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     server = subprocess.Popen(
-        [sys.executable, *program, *options], cwd=ROOT, env={**os.environ, **SPACE, "PYTHONUNBUFFERED": "1"},
-        stdout=log, stderr=subprocess.STDOUT,
+        [sys.executable, *program, *options], cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
     try:
         _wait_for(server, port, log)
         yield f"http://127.0.0.1:{port}/"
+    except Exception:
+        _tell_all(server, signal.SIGABRT)  # each of its processes writes into the log where it stood
+        raise
     finally:
         server.terminate()
-        server.wait(PATIENCE)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(ENDING)
+        _tell_all(server, signal.SIGKILL)  # a forked process that hangs outlives it
+        server.wait()
+
+
+def _tell_all(server: subprocess.Popen[bytes], what: signal.Signals) -> None:
+    """A signal to the server and to what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, what)
 
 
 def _wait_for(server: subprocess.Popen[bytes], port: str, log: Any) -> None:
@@ -67,7 +84,7 @@ def _wait_for(server: subprocess.Popen[bytes], port: str, log: Any) -> None:
     end = time.monotonic() + PATIENCE
     while f"http://0.0.0.0:{port}" not in said(log):
         if server.poll() is not None or time.monotonic() > end:
-            raise RuntimeError(f"The app did not start:\n{said(log)}")
+            raise RuntimeError("The app did not start.")
         time.sleep(1)
 
 
@@ -146,8 +163,8 @@ def main() -> int:
                 for line in order(client, walk, runs):
                     print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
                     began = time.monotonic()
-        except RuntimeError as error:
-            print(error, file=sys.stderr)
+        except Exception as error:  # noqa: BLE001 - of any kind: the log says more than a traceback of this walk
+            print(f"{type(error).__name__}: {error}\nThe app wrote:\n{said(log)}", file=sys.stderr)
             return 1
         for line in said(log).splitlines():
             if line.startswith("ZeroGPU stand-in"):
