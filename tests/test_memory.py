@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trainings import short
+from trainings import short, start
 
 from magicapture_core.config import TrainConfig
 from magicapture_core.models import ModelBundle
@@ -26,6 +27,7 @@ from magicapture_core.training.memory import (
     free_bytes,
     plan,
 )
+from magicapture_core.training.optimisation import Optimisation
 from magicapture_core.training.recompute import decoder_parts, recompute, unet_parts
 
 GB = 1e9
@@ -33,6 +35,7 @@ GB = 1e9
 UNET: dict[Any, float] = {"nothing": 1 * GB, "largest": 0.6 * GB, "all": 0.25 * GB}
 DECODER = {False: 3 * GB, True: 0.8 * GB}
 COSTS = Costs(UNET, DECODER, tasks=3)
+ROOMY = Costs({"nothing": 5 * GB, "largest": 5 * GB, "all": 5 * GB}, {False: 5 * GB, True: 5 * GB}, tasks=3)
 FOUR: dict[str, int] = {"least": 1, "most": 4, "wanted": 4}
 
 
@@ -113,6 +116,46 @@ def test_a_plan_that_left_room_takes_more_items_but_drops_no_caution() -> None:
     assert planner(1.1).corrected(made, 0.27 * GB) == Plan(4, "all", True)
     assert planner(1.1).corrected(made, 0.3 * GB) == Plan(2, "all", True)  # three would take two calls, too
     assert planner(1.1, most=1).corrected(made, 0.27 * GB) == made
+
+
+def test_a_resumed_run_splits_its_steps_as_before_where_there_is_room_and_else_as_it_fits() -> None:
+    assert planner(16).plan_with(4) == Plan(4, "nothing", False)
+    assert planner(16).plan_with(2) == Plan(2, "nothing", False)
+    # Little memory: the same four items, with more computed again.
+    assert planner(4.3).plan_with(4) == Plan(4, "all", True)
+    # No room for four at all: fewer. But where the same numbers are promised it tries all the same.
+    assert planner(2).plan_with(4) == planner(2).plan() != Plan(4, "all", True)
+    assert planner(2, exact=True).plan_with(4) == Plan(4, "all", True)
+
+
+def test_room_that_phase_1_finds_is_not_taken_for_room_in_phase_2(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "taken", lambda watch: None if watch.before else 1.0)  # next to nothing, once
+    monkeypatch.setattr(Planner, "of", lambda *_: replace(planner(16), most=4, costs=ROOMY))
+    seen: list[tuple[str, int]] = []
+    advance = Optimisation.launch
+
+    def launch(self: Optimisation) -> Any:
+        step = advance(self)
+        seen.append((step.phase, self.plan.items_per_call))
+        if step.phase == "lora":
+            monkeypatch.setattr(Watch, "taken", lambda _: None)
+        return step
+
+    monkeypatch.setattr(Optimisation, "launch", launch)
+    phase_2_starts: list[int] = []
+    begin = Optimisation._follow
+    monkeypatch.setattr(
+        Optimisation,
+        "_follow",
+        lambda self, plan: (phase_2_starts.append(plan.items_per_call), begin(self, plan)),
+    )
+    list(start(toy, short(ti_steps=2, lora_steps=1, batch_size=4), tmp_path / "run"))
+    assert [phase for phase, _ in seen] == ["textual_inversion", "textual_inversion", "lora"]
+    assert seen[1][1] == 4
+    # As planned, as phase 1 then allowed, and for phase 2 as planned again.
+    assert phase_2_starts[:3] == [1, 4, 1]
 
 
 def test_a_device_that_counts_nothing_corrects_nothing() -> None:

@@ -110,6 +110,8 @@ class Planner:
     most: int
     wanted: int
     checkpointing: bool
+    exact: bool = False
+    """Whether a resumed run must split its steps as before, whatever is free."""
 
     @classmethod
     def of(cls, models: ModelBundle, config: TrainConfig, window: int) -> Planner:
@@ -125,12 +127,21 @@ class Planner:
             most=config.items_per_call or most,
             wanted=config.items_per_step,
             checkpointing=config.gradient_checkpointing,
+            exact=models.device.type == "cpu" or config.items_per_call is not None,
         )
 
     def plan(self) -> Plan:
         """How to split a step."""
         return plan(self.budget, self.costs, least=self.least, most=self.most, wanted=self.wanted,
                     checkpointing=self.checkpointing)  # fmt: skip
+
+    def plan_with(self, items: int) -> Plan:
+        """How to split a step as before, `items` a call; where a GPU has no room for that, how it has."""
+        exact = replace(self, least=items, most=items)
+        wanted = exact.plan()
+        # Another split rounds otherwise. Only on a CPU is a resumed run promised to be the same, bit for bit.
+        fits = self.costs.of(wanted) <= self.budget
+        return wanted if fits or self.exact else self.plan()
 
     def corrected(self, plan: Plan, taken: float) -> Plan:
         """`plan`, or a better one, now that a step by it has taken `taken` bytes: with fewer items or more computed

@@ -183,6 +183,8 @@ class Optimisation:
         config = self.config
         embeddings = {"name": "embeddings", "params": [self.embeddings], "weight_decay": 0.0}
         groups: list[dict[str, Any]] = [{**embeddings, "lr": config.ti_learning_rate}]
+        if phase == PHASES[1] and self.step == config.ti_steps:
+            self._forget_roomier_steps()
         if phase == PHASES[1]:
             self.weights.attach()
             groups = [
@@ -225,6 +227,11 @@ class Optimisation:
         with self.weights.autocast():
             terms = self.objective.step(draw, phase, style_weight, self.plan.items_per_call)
         return self._reduce(terms)
+
+    def _forget_roomier_steps(self) -> None:
+        """Before phase 2: phase 1 may have found room for more items than a step with Eq. 7 has."""
+        most = self.planner.plan().items_per_call
+        self.plan = self.plan._replace(items_per_call=min(self.plan.items_per_call, most))
 
     def _follow(self, plan: Plan) -> None:
         """Split the steps so from now on."""
@@ -318,8 +325,7 @@ class Optimisation:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises KeyError, RuntimeError, ValueError or TypeError if it does not fit."""
         self.step = checkpoint.step
-        items_per_call = self.config.items_per_call or checkpoint.items_per_call
-        self.plan = self.plan._replace(items_per_call=items_per_call)
+        self.plan = self.planner.plan_with(self.config.items_per_call or checkpoint.items_per_call)
         self.start_phase(self.phase)
         assert self.optimizer is not None
         with torch.no_grad():
