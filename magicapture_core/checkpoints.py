@@ -15,10 +15,11 @@ RUN/training.lock          locked by the process that trains in this folder; its
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ FREE_ON_RESUME = {
 """Settings that may differ when a run goes on: they change what is shown, kept or held in memory and when the run ends,
 and what is learned at most by rounding."""
 
+
+CHECKPOINT = "checkpoint-"
+"""What the name of a checkpoint's folder begins with; its step follows."""
 
 FIRST_FAMILY = "stable-diffusion"
 """Family of runs whose config.json names none: version 0.1 wrote them, which had only this one."""
@@ -98,7 +102,7 @@ class RunFacts:
                 tuple(values["subject"]),
                 tuple(values["style"]),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise RunProblem(
                 _("config.json lacks {error}. Was it edited? Start a new run.", error=error)
             ) from error
@@ -133,8 +137,7 @@ class Run:
                 folder=folder,
             ))  # fmt: skip
         run = cls(folder)
-        with atomic_file(folder / "config.json") as path:
-            path.write_text(json.dumps(facts.as_dict(), indent=2) + "\n", encoding="utf-8")
+        run._write_facts(facts)
         return run
 
     @classmethod
@@ -195,6 +198,16 @@ class Run:
                 "{path} must hold an object, got {type}. Start a new run.", path=path, type=type(values).__name__,
             ))  # fmt: skip
         return RunFacts.from_dict(values)
+
+    def go_on_with(self, facts: RunFacts) -> None:
+        """Take over what may differ when a run goes on: FREE_ON_RESUME. `check_same` says whether it may."""
+        before = self.facts()
+        free = {name: getattr(facts.config, name) for name in FREE_ON_RESUME}
+        self._write_facts(replace(before, config=replace(before.config, **free)))
+
+    def _write_facts(self, facts: RunFacts) -> None:
+        with atomic_file(self.folder / "config.json") as path:
+            path.write_text(json.dumps(facts.as_dict(), indent=2) + "\n", encoding="utf-8")
 
     def check_same(self, facts: RunFacts) -> None:
         """Raise RunProblem that names what differs, unless the run may go on with `facts`."""
@@ -257,7 +270,7 @@ class Run:
         None before the first checkpoint.
         """
         config = self.facts().config
-        saved = [int(path.name.rpartition("-")[2]) for path in self.checkpoints()]
+        saved = [int(path.name.removeprefix(CHECKPOINT)) for path in self.checkpoints()]
         rows = [row for row in self.likeness() if row["step"] in saved and in_last_phase(row["step"], config)]
         if config.keep_best and rows:
             return int(max(rows, key=lambda row: (row["likeness"], row["step"]))["step"])
@@ -291,8 +304,12 @@ class Run:
     # --- checkpoints ------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoint folders, oldest first."""
-        return sorted(path for path in self.folder.glob("checkpoint-*") if path.is_dir())
+        """Checkpoint folders, oldest first. A copy that somebody made beside them, by another name, is none."""
+        return sorted(
+            path
+            for path in self.folder.glob(f"{CHECKPOINT}*")
+            if path.is_dir() and re.fullmatch(r"[0-9]+", path.name.removeprefix(CHECKPOINT))
+        )
 
     def save_checkpoint(
         self, checkpoint: Checkpoint, write_adapter: Callable[[Path], None], keep: int
@@ -301,7 +318,7 @@ class Run:
 
         write_adapter puts the files of ADAPTER_FILES that exist so far into the folder it is given.
         """
-        path = self.folder / f"checkpoint-{checkpoint.step:06d}"
+        path = self.folder / f"{CHECKPOINT}{checkpoint.step:06d}"
         with atomic_folder(path) as folder:
             save_file(checkpoint.trainable, folder / "trainable.safetensors")
             with (folder / "state.pt").open("wb") as file:  # given a path, torch hides why the system refuses
@@ -328,7 +345,7 @@ class Run:
         step = self.best_step()
         if step is None:
             return None
-        path = self.folder / f"checkpoint-{step:06d}"
+        path = self.folder / f"{CHECKPOINT}{step:06d}"
         self._publish(path)
         return path
 

@@ -918,6 +918,34 @@ def test_the_checkpoint_of_the_highest_likeness_is_used(toy: Any, tmp_path: Path
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_keeping_the_best_can_begin_when_a_run_goes_on(toy: Any, tmp_path: Path) -> None:
+    config = short(**SETTLING)
+    reports = start(toy, config, tmp_path / "run")
+    for _ in range(2):
+        next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    list(start(toy, replace(config, keep_best=True), tmp_path / "run", resume=True))
+    run = Run.open(tmp_path / "run")
+    assert run.facts().config.keep_best
+    best = max(run.likeness()[1:], key=lambda row: (row["likeness"], row["step"]))["step"]
+    assert run.best_step() == best
+    assert {path.name for path in run.checkpoints()} == {f"checkpoint-{best:06d}", "checkpoint-000009"}
+
+
+def test_a_copy_of_a_checkpoint_beside_it_is_left_alone(toy: Any, tmp_path: Path) -> None:
+    config = short(ti_steps=1, lora_steps=2, checkpoint_every=1, keep_checkpoints=1)
+    reports = start(toy, config, tmp_path / "run")
+    for _ in range(2):
+        next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    copies = [tmp_path / "run" / f"checkpoint-000002{more}" for more in (" (copy)", "-mine")]
+    for copy in copies:
+        shutil.copytree(tmp_path / "run" / "checkpoint-000002", copy)
+    assert list(start(toy, config, tmp_path / "run", resume=True))[-1].step == 3
+    assert all(copy.is_dir() for copy in copies)
+    assert [path.name for path in Run(tmp_path / "run").checkpoints()] == ["checkpoint-000003"]
+
+
 def test_a_run_that_keeps_the_best_resumes_bit_for_bit(toy: Any, tmp_path: Path) -> None:
     config = short(**SETTLING, keep_best=True, stop_when_settled=2)
     whole = list(start(toy, config, tmp_path / "whole"))

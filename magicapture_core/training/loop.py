@@ -191,6 +191,9 @@ def _open_run(folder: Path, facts: RunFacts, processes: PartialState, *, resume:
     if resume:
         run = Run.open(folder)
         run.check_same(facts)
+        if processes.is_main_process:
+            run.go_on_with(facts)
+        processes.wait_for_everyone()
         return run
     run = Run(folder)
     if processes.is_main_process:
