@@ -227,9 +227,9 @@ class GenerateConfig:
     """Sampler. "euler_trailing" and "lcm" are for LoRAs that need few steps: the first for Lightning, Hyper-SD and
     Turbo, the second for LCM."""
     width: int | None = None
-    """Width in pixels. None: the size the run was trained at."""
+    """Width in pixels. None: the size the run was trained at, with SDXL the model's own."""
     height: int | None = None
-    """Height in pixels. None: the size the run was trained at."""
+    """Height in pixels. None: the size the run was trained at, with SDXL the model's own."""
     enlarge: float | None = None
     """Factor by which super-resolution enlarges each portrait, in width and height. None: the model's own factor;
     pictures of full-size models are not enlarged."""
@@ -360,5 +360,5 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         _require(abs(value) <= LARGEST, name, _("a finite number of at most 18 digits"), value)
         return float(value)
     _require(type(value) is hint, name, _("of type {type}", type=hint.__name__), value)
-    _require(hint is not int or abs(value) <= LARGEST, name, _("a number of at most 18 digits"), value)
+    _require(hint is not int or abs(value) < 2**63, name, _("below 2^63"), value)
     return value

@@ -25,7 +25,12 @@ def test_defaults_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
-    "made", [TrainConfig(lora_targets=("cross", "self"), lora_alpha=8), GenerateConfig(seed=3)]
+    "made",
+    [
+        TrainConfig(lora_targets=("cross", "self"), lora_alpha=8),
+        TrainConfig(seed=2**63 - 1),
+        GenerateConfig(seed=2**63 - 1, near=(2**63 - 1,)),
+    ],
 )
 def test_round_trip(made: Any) -> None:
     assert from_dict(type(made), to_dict(made)) == made
