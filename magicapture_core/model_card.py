@@ -57,9 +57,13 @@ gender bias of the base model. Every picture that MagiCapture writes is marked a
 """
 
 
-def write_model_card(run: Run) -> None:
-    """Write RUN/README.md, again if it exists, from the content of the run folder."""
-    facts, rows = run.facts(), run.losses()
+def write_model_card(run: Run, trained: Run | None = None) -> None:
+    """Write RUN/README.md, again if it exists, from the content of the run folder.
+
+    trained: where `run` is a copy without logs, the run that it was copied from.
+    """
+    trained = trained or run
+    facts, rows = run.facts(), trained.losses()
     config, family = facts.config, family_called(facts.family)
     defaults = to_dict(TrainConfig())
     changed = {name: value for name, value in to_dict(config).items() if value != defaults[name]}
@@ -76,7 +80,7 @@ def write_model_card(run: Run) -> None:
         family=family.family,
         pipeline_class=family.pipeline_class,
         **family.how_to_load_words("adapter"),
-        load_model=how_to_load(facts.model),
+        load_model=how_to_load(trained.facts().model),
         lora_sentence=weights,
         load_lora='pipe.load_lora_weights("adapter")\n' if lora else "",
         step=rows[-1]["step"] if rows else 0,

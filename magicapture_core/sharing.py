@@ -92,7 +92,7 @@ def write_shared(run: Run, folder: Path, portraits: Sequence[Path] = ()) -> None
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(portrait.read_bytes())
         shown.append((f"{PORTRAITS}/{target.name}", made.prompt))
-    write_model_card(shared)
+    write_model_card(shared, trained=run)
     _add_portraits(folder / "README.md", shown)
 
 
@@ -171,7 +171,10 @@ def _uploaded(folder: Path, repository: str, token: str | None) -> str:
                 )
             )
         api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="Upload an adapter made with MagiCapture"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Upload an adapter made with MagiCapture",
+            delete_patterns=[f"{FOLDER}/*", f"{PORTRAITS}/*"],  # of an earlier upload, not in this one
         )
     return str(address)
 

@@ -80,6 +80,8 @@ class Answers(BaseHTTPRequestHandler):
                 if entry["key"] == "file":
                     value = entry["value"]
                     self.server.files[name][value["path"]] = base64.b64decode(value["content"])
+                elif entry["key"] == "deletedFile":
+                    del self.server.files[name][entry["value"]["path"]]
             url = f"{self.server.url}/{name}/commit/{COMMIT}"
             self.answer(200, {"commitUrl": url, "commitOid": COMMIT, "success": True})
         else:

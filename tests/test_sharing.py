@@ -82,6 +82,17 @@ def test_only_what_may_be_shared_is_written(run: Path, tmp_path: Path) -> None:
     assert '    "a <b>bold</b> {subject}"' in (folder / "README.md").read_text()
 
 
+def test_the_card_tells_how_far_the_run_came_and_that_the_model_is_a_folder(
+    run: Path, tmp_path: Path
+) -> None:
+    facts = Run.open(run).facts()
+    Run.open(run).append_losses({"step": 1300, "subject": 0.25})
+    write_shared(Run.open(run), tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "Trained so far: 1300 of 2700 optimizer steps" in card
+    assert f'from_pretrained("/path/to/{Path(facts.model).name}")' in card
+
+
 def test_refused_before_anything_is_sent(run: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="agreed"):
         upload_run(run, "ada/portraits", consent=False)
@@ -131,6 +142,12 @@ def test_portraits_of_an_uploaded_adapter_are_those_of_its_run(
         assert done.returncode == 0, done.stdout + done.stderr
     there, here = (np.asarray(Image.open(tmp_path / out / "portrait-seed3.png")) for out in ("there", "here"))
     assert np.array_equal(there, here)
+    (run / "adapter" / "pytorch_lora_weights.safetensors").unlink()
+    done = command(hub, tmp_path, "upload", str(run), "--to", "ada/mine", "--consent")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(hub.files["ada/mine"]) == {
+        "README.md", "config.json", "adapter/subject.safetensors", "adapter/style.safetensors",
+    }  # fmt: skip
 
 
 @pytest.fixture
