@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from toy import RESOLUTION, same_weights, save_toy
 
 from magicapture_core import models
 from magicapture_core.config import Scheduler
 from magicapture_core.models import files
+from magicapture_core.models.hub import from_hub
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import StoppedError
 
@@ -194,6 +195,37 @@ def test_half_a_download_is_not_taken_for_a_model(toy_folder: Path, hub_cache: P
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(MissingFiles, match="someone/toy is not on this computer"):
         models.load("someone/toy", device="cpu")
+
+
+def test_of_weights_in_several_files_each_is_fetched_and_missed(
+    toy_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    snapshot = hub_copy(toy_folder, hub_cache, "someone/sharded")
+    for variant in ("", "fp16"):
+        network = UNet2DConditionModel.from_pretrained(snapshot / "unet")
+        network.save_pretrained(snapshot / "unet", max_shard_size="200KB", variant=variant or None)
+    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (snapshot / "words.safetensors").touch()
+    asked: list[list[str]] = []
+
+    def offered(_hub_id: str, allow_patterns: list[str], **_: Any) -> str:
+        asked.append(allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offered)
+    every = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()]
+    shards = {path for path in every if "-of-" in path}
+    for dtype, half in ((torch.float32, False), (torch.bfloat16, True)):
+        from_hub("someone/sharded", dtype, None)
+        fetched = set(filter_repo_objects(every, allow_patterns=asked[-1]))
+        assert {path for path in shards if ("fp16" in path) == half} == fetched & shards
+        assert "words.safetensors" in fetched
+    for path in sorted(shards)[:2] + sorted(shards)[-2:]:
+        (snapshot / path).unlink()
+    with pytest.raises(MissingFiles):
+        from_hub("someone/sharded", torch.float32, None)
 
 
 def test_telemetry_is_off(hub_cache: Path) -> None:

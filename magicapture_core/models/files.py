@@ -158,9 +158,16 @@ def weight_variant(folder: Path) -> str | None:
 
 
 def _has_weights(folder: Path, stem: str, variant: str | None) -> bool:
+    """Whether all of a part's weights are here: in one file, or in those that its index names."""
     dotted = f".{variant}" if variant else ""
-    names = (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json")
-    return any((folder / name).is_file() for name in names)
+    if (folder / f"{stem}{dotted}.safetensors").is_file():
+        return True
+    try:
+        index = json.loads((folder / f"{stem}.safetensors.index{dotted}.json").read_text(encoding="utf-8"))
+        files = set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    return bool(files) and all((folder / str(file)).is_file() for file in files)
 
 
 def open_file(file: Path, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:

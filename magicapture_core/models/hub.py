@@ -11,6 +11,7 @@ import torch
 
 from magicapture_core.languages import N_, _
 from magicapture_core.models.files import WEIGHT_NAMES, weight_variant
+from magicapture_core.models.words import FILE as WORDS_FILE
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import Progress
 
@@ -36,8 +37,10 @@ def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path
     variants = ("", ".fp16") if dtype == torch.float32 else (".fp16", "")
     reason: Exception = MissingFiles("nothing was tried")
     for offline, variant in itertools.product((True, False), variants):
-        weights = [f"{part}/{stem}{variant}.safetensors" for part, stem in WEIGHT_NAMES.items()]
-        small = ["model_index.json", "magicapture.json", "*/*.json", "*/*.txt"]
+        weights = [
+            f"{part}/{name}" for part, stem in WEIGHT_NAMES.items() for name in _patterns(stem, variant)
+        ]
+        small = ["model_index.json", "magicapture.json", WORDS_FILE, "*/*.json", "*/*.txt"]
         try:
             folder = Path(
                 huggingface_hub.snapshot_download(
@@ -73,6 +76,12 @@ def from_hub(hub_id: str, dtype: torch.dtype, progress: Progress | None) -> Path
             cache=constants.HF_HUB_CACHE,
         )
     )
+
+
+def _patterns(stem: str, variant: str) -> list[str]:
+    """Names of a part's weights: in one file or in several, whose number stands before or after the variant."""
+    shards = [f"{stem}{variant}-*-of-?????.safetensors", f"{stem}-*-of-?????{variant}.safetensors"]
+    return [f"{stem}{variant}.safetensors", *dict.fromkeys(shards)]
 
 
 def _telling(progress: Progress) -> Any:
