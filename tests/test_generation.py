@@ -608,6 +608,42 @@ def test_pictures_near_an_earlier_one(toy: ModelBundle, run: Path) -> None:
     assert 0 < max(map(far, near)) < min(map(far, others))
 
 
+def test_a_picture_of_which_nothing_is_kept_is_its_own_seed_s(toy: ModelBundle, run: Path) -> None:
+    own = portraits(toy, run, count=1, seed=9, steps=4)[0]
+    for near in ((5,), (5, 6)):
+        other = portraits(toy, run, count=1, seed=9, steps=4, near=near, variation=1.0)[0]
+        assert np.array_equal(np.asarray(other.image), np.asarray(own.image))
+
+
+def test_the_more_variation_the_fewer_steps_keep_the_earlier_noise() -> None:
+    from magicapture_core.generation.noise import next_seeds
+
+    changes = [next(iter(next_seeds(9, (5,), variation / 20, 24))) for variation in range(21)]
+    assert changes[0] == 24
+    assert changes[-1] == 0
+    assert changes == sorted(changes, reverse=True)
+
+
+def test_memory_that_ends_after_a_picture_gives_no_picture_twice(
+    toy: ModelBundle, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core.generation import loop
+
+    calls = 0
+    enlarged = loop._enlarged
+
+    def greedy(job: Any, picture: Image.Image) -> Image.Image:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise MemoryError
+        return enlarged(job, picture)
+
+    monkeypatch.setattr(loop, "_enlarged", greedy)
+    made = portraits(toy, run, count=3, seed=5, pictures_per_call=3)
+    assert [portrait.seed for portrait in made] == [5, 6, 7]
+
+
 def test_noise_near_another_is_standard_normal_and_as_near_at_every_length() -> None:
     from magicapture_core.generation.noise import noise_near
 

@@ -22,7 +22,7 @@ from magicapture_core.config import GenerateConfig
 from magicapture_core.faces import FaceAnalyser, embed_face
 from magicapture_core.generation.job import Job
 from magicapture_core.generation.learned import Learned
-from magicapture_core.generation.noise import next_seeds, noise_near
+from magicapture_core.generation.noise import go_on_as, next_seeds, noise_near
 from magicapture_core.generation.portrait import Portrait
 from magicapture_core.languages import _
 from magicapture_core.losses import scale_to_unit
@@ -96,8 +96,11 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
         prompts = _encode(job)
         while batches:
             seeds = batches.popleft()
+            left = list(seeds)
             try:
-                yield from _denoise(job, pipeline, prompts, seeds, store, step_done)
+                for portrait in _denoise(job, pipeline, prompts, seeds, store, step_done):
+                    yield portrait
+                    left.remove(portrait.seed)
             except StoppedError:
                 return
             except (MemoryError, RuntimeError) as error:
@@ -112,7 +115,7 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
                         )
                     ) from error  # fmt: skip
                 # One at a time gives the same pictures.
-                batches.extendleft([seed] for seed in reversed(seeds))
+                batches.extendleft([seed] for seed in reversed(left))
 
 
 def _denoise(
@@ -128,18 +131,22 @@ def _denoise(
     guided = job.config.guidance_scale > 1  # as the pipeline decides; then it puts the negative half first
     heat = _Heat(job, count, guided, store)
 
-    noise, generators = _noise(job, prompts.encoder_hidden_states.dtype, seeds)
+    noise, generators = _noise(job, seeds)
     config = job.config
     changes = [next_seeds(seed, config.near, config.variation, config.steps) for seed in seeds]
 
-    def after_step(_pipeline: Any, step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def change_noise(done: int) -> None:
         for generator, change in zip(generators, changes, strict=True):
-            if step + 1 in change:
-                generator.manual_seed(change[step + 1])
+            if done in change:
+                go_on_as(generator, change[done], _latent_shape(job), job.models.drawing_dtype)
+
+    def after_step(_pipeline: Any, step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        change_noise(step + 1)
         heat.add()
         step_done()
         return tensors
 
+    change_noise(0)
     drawn = job.models.draw(
         pipeline,
         prompts[:1].expand(count),
@@ -171,18 +178,23 @@ def _denoise(
         )
 
 
-def _noise(job: Job, dtype: torch.dtype, seeds: Sequence[int]) -> tuple[Tensor | None, list[torch.Generator]]:
+def _noise(job: Job, seeds: Sequence[int]) -> tuple[Tensor | None, list[torch.Generator]]:
     """What the pictures of `seeds` begin with, (n, c, h, w), and a generator for each; None: it draws the noise itself.
 
     On the CPU and one for each picture: neither the device nor the batch decides what is drawn.
     """
     if not job.config.near:
         return None, [torch.Generator().manual_seed(seed) for seed in seeds]
-    width, height = job.size
-    factor = job.models.vae_scale_factor
-    shape = (job.models.unet.config.in_channels, height // factor, width // factor)
+    shape, dtype = _latent_shape(job), job.models.drawing_dtype
     drawn = [noise_near(seed, job.config.near, job.config.variation, shape, dtype) for seed in seeds]
     return torch.cat([noise for noise, _ in drawn]), [generator for _, generator in drawn]
+
+
+def _latent_shape(job: Job) -> tuple[int, ...]:
+    """(channels, h, w) of a picture's latents."""
+    width, height = job.size
+    factor = job.models.vae_scale_factor
+    return (job.models.unet.config.in_channels, height // factor, width // factor)
 
 
 def _enlarged(job: Job, picture: Image.Image) -> Image.Image:

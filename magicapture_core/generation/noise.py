@@ -28,8 +28,14 @@ def noise_near(
     return noise, generators[0]
 
 
+def go_on_as(generator: torch.Generator, seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Let `generator` go on as that of `seed` does once it has drawn a picture's starting noise, (channels, h, w)."""
+    generator.manual_seed(seed)
+    torch.randn((1, *shape), generator=generator, dtype=dtype)
+
+
 def next_seeds(seed: int, near: Sequence[int], variation: float, steps: int) -> dict[int, int]:
-    """Denoising steps done -> the seed of the noise that a sampler adds from there on.
+    """Denoising steps done, from 0 -> the seed of the noise that a sampler adds from there on.
 
     The first steps decide what is in the picture and the last ones its details. So the noise is that of near[0] for the
     share (1 - variation)³ of all steps, that of near[1] for the same share of the rest, and so on; then that of `seed`.

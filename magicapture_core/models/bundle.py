@@ -85,6 +85,11 @@ class ModelBundle(ABC):
     kernels: Kernels = field(default_factory=Kernels)
     """How it computes. Change it by `Kernels.apply`."""
 
+    @property
+    def drawing_dtype(self) -> torch.dtype:
+        """Of the latents between denoising steps: the UNet's, or float32 where the autoencoder has that."""
+        return torch.float32 if self.vae.dtype != self.dtype else self.dtype
+
     # --- what a family says -----------------------------------------------------------------------
 
     @property

@@ -71,7 +71,7 @@ class StableDiffusion(ModelBundle):
             requires_safety_checker=self.safety_checker is not None,
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline if self.vae.dtype == self.dtype else draw_in_float32(pipeline)
+        return pipeline if self.drawing_dtype == self.dtype else draw_in_float32(pipeline)
 
     def prompt_arguments(self, prompt: Conditioning, negative: Conditioning | None) -> dict[str, Tensor]:
         """See `ModelBundle.prompt_arguments`."""

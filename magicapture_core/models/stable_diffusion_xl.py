@@ -161,7 +161,7 @@ class StableDiffusionXL(ModelBundle):
             add_watermarker=False,  # provenance.py marks every picture
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline if self.vae.dtype == self.dtype else draw_in_float32(pipeline)
+        return pipeline if self.drawing_dtype == self.dtype else draw_in_float32(pipeline)
 
     def prompt_arguments(self, prompt: Conditioning, negative: Conditioning | None) -> dict[str, Tensor]:
         """See `ModelBundle.prompt_arguments`."""
