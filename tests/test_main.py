@@ -18,8 +18,8 @@ from toy import ToyAnalyser
 
 from magicapture_core import __main__ as command_line
 from magicapture_core.checkpoints import Run
-from magicapture_core.commands.generate import _file_part
 from magicapture_core.commands.inputs import read_masks
+from magicapture_core.commands.portraits import _file_part
 from magicapture_core.config import TrainConfig
 
 CORE = Path(command_line.__file__).parent
@@ -417,6 +417,30 @@ def test_drafts_without_training(photos: dict[str, Path], tmp_path: Path, capsys
     assert command_line.main(arguments) == 0
     assert sorted(path.name for path in out.iterdir()) == ["draft-seed4.png", "draft-seed5.png"]
     assert "not yet the face" in capsys.readouterr().out
+
+
+def test_what_is_to_be_said_of_drafts_and_where_words_look(
+    photos: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    from toy import save_toy
+
+    model = save_toy(tmp_path / "speaking", words=("toy", 16))
+    out = tmp_path / "drafts"
+    arguments = [
+        *on_photos("draft", photos, out),
+        "--model",
+        str(model),
+        "-n",
+        "1",
+        "--seed",
+        "4",
+        "--steps",
+        "2",
+    ]
+    prompt = "a photo of a {subject} in the {style} " + 90 * "long "
+    assert command_line.main([*arguments, "--prompt", prompt, "--attention-words", "photo"]) == 0
+    assert {path.name for path in out.iterdir()} == {"draft-seed4.png", "draft-seed4.photo.png"}
+    assert "Note" in capsys.readouterr().out
 
 
 def test_drafts_with_a_person_called_what_no_model_knows(

@@ -11,6 +11,7 @@ import tyro
 from magicapture_core.commands.console import DONE, console, list_portraits
 from magicapture_core.commands.inputs import FaceVariant, analyser_for, read_concept, style_folder
 from magicapture_core.commands.parsing import parse
+from magicapture_core.commands.portraits import save_portrait, show_warnings
 from magicapture_core.config import GenerateConfig, check_noun, from_dict
 from magicapture_core.files import unused
 
@@ -79,8 +80,9 @@ class Draft:
             models, subject, style, self.config, analyser=analyser, noun=self.subject_words
         ):
             path = files[portrait.seed] = unused(self.out / f"draft-seed{portrait.seed}.png")
-            portrait.save(path, private=self.private)
+            save_portrait(portrait, path, private=self.private)
             portraits.append(portrait)
+        show_warnings(portraits)
         console.print("Drafts: the look, not yet the face. A training makes the face true.")
         list_portraits(best_first(portraits), files)
         return DONE

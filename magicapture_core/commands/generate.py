@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from magicapture_core.commands.console import DONE, console, list_portraits, show_note
+from magicapture_core.commands.console import DONE, console, list_portraits
 from magicapture_core.commands.inputs import FaceVariant, analyser_for
 from magicapture_core.commands.parsing import parse
+from magicapture_core.commands.portraits import save_portrait, show_warnings
 from magicapture_core.config import GenerateConfig, from_dict
 from magicapture_core.files import unused
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from magicapture_core.checkpoints import RunFacts
-    from magicapture_core.generation import Portrait
     from magicapture_core.models import ModelBundle
 
 
@@ -89,29 +87,8 @@ class Generate:
             made = generate(models, trained, self.config, analyser=analyser, extra=extra, progress=show)
             for portrait in made:
                 path = files[portrait.seed] = unused(self.out / f"portrait-seed{portrait.seed}.png")
-                portrait.save(path, private=self.private)
-                for word, heat in portrait.attention.items():
-                    _write_heat(
-                        portrait, heat, unused(path.with_suffix(f".{_file_part(word)}.png")), self.private
-                    )
+                save_portrait(portrait, path, private=self.private)
                 portraits.append(portrait)
-        for warning in dict.fromkeys(warning for portrait in portraits for warning in portrait.warnings):
-            show_note(warning)
+        show_warnings(portraits)
         list_portraits(best_first(portraits), files)
         return DONE
-
-
-def _write_heat(portrait: Portrait, heat: np.ndarray, path: Path, private: bool) -> None:
-    """Write the heat map over the portrait. It shows the face, so it gets the same provenance marks as the portrait."""
-    import numpy as np
-    from PIL import Image
-
-    from magicapture_core.heat import heat_overlay
-
-    coloured = Image.fromarray(heat_overlay(np.asarray(portrait.image.convert("RGB")), heat))
-    replace(portrait, image=coloured).save(path, private=private)
-
-
-def _file_part(word: str) -> str:
-    """The word as a part of a file name: at most 40 letters, which are at most 160 bytes."""
-    return "".join(letter if letter.isalnum() else "_" for letter in word).strip("_")[:40] or "word"
