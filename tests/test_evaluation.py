@@ -640,6 +640,68 @@ def test_a_model_without_schedules_is_compared_by_the_quick_one(
     assert command_line.main(["evaluate", *arguments, "--schedule", "fast"]) == 1
 
 
+def test_files_beside_the_networks_must_stay_the_same(
+    toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes words, what enlarges, and what the model says of its use: they decide the results, too."""
+    model, out = save_toy(tmp_path / "model", words=("toy", 4)), tmp_path / "out"
+    setup, methods = setup_of(toy_world, model), [METHODS["magicapture"]]
+    found, models = load_benchmark(str(toy_world)), cells.models_for(str(model))
+    monkeypatch.setattr(models, "generate_defaults", {"steps": 2, "enlarge": 2.0})
+    monkeypatch.setattr(models, "strength_with", {"hat": 0.5})
+    enlarger = tmp_path / "enlarger"
+    enlarger.write_bytes(b"one")
+    monkeypatch.setattr(runner, "enlarging_file", lambda factor, _device: enlarger if factor == 2 else None)
+
+    def opened() -> dict[str, Any]:
+        runner.open_evaluation(out, setup, found, methods)
+        written: dict[str, Any] = json.loads((out / "settings.json").read_text())
+        return written
+
+    first = opened()
+    beside = first[runner.BESIDE]
+    assert (beside["strength_with"], beside["framing"]) == ({"hat": 0.5}, "photo")
+    assert len(beside["words"]) == len(beside["upscaler"]) == 16
+    assert opened() == first
+
+    enlarger.write_bytes(b"two")
+    with pytest.raises(
+        Problem, match=r"another evaluation: the model's upscaler was '\w+', now '\w+'\. Go on"
+    ):
+        opened()
+    with (model / "words.safetensors").open("ab") as file:
+        file.write(b"x")
+    models.strength_with = {}
+    with pytest.raises(Problem, match=r"the model's words was.*upscaler was.*strength_with was"):
+        opened()
+
+    # An evaluation that was begun before these were written goes on, and has them from then on.
+    (out / "settings.json").write_text(json.dumps({k: v for k, v in first.items() if k != runner.BESIDE}))
+    later = opened()[runner.BESIDE]
+    assert later["strength_with"] == {}
+    assert later["words"] != beside["words"]
+    enlarger.write_bytes(b"three")
+    with pytest.raises(Problem, match="the model's upscaler was"):
+        opened()
+
+
+def test_the_report_says_which_words_lessen_the_strength() -> None:
+    from magicapture_core.evaluation.report import _weaker
+
+    assert _weaker({}) == ""
+    assert _weaker({"hat": 0.5}) == ", times 0.5 with “hat” in the prompt"
+
+
+def test_the_file_that_enlarges_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from magicapture_core.postprocess import networks
+
+    cpu = torch.device("cpu")
+    assert networks.enlarging_file(2.0, cpu) == networks.MINI_FILE
+    assert networks.enlarging_file(1.0, cpu) is None
+    monkeypatch.setattr(networks, "best_upscaler", lambda *_: "lanczos")
+    assert networks.enlarging_file(2.0, cpu) is None
+
+
 def csv_rows(out: Path) -> dict[str, dict[str, str]]:
     with (out / "table.csv").open() as file:
         return {row["method"]: row for row in csv.DictReader(file)}

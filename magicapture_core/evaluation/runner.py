@@ -19,12 +19,16 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from magicapture_core.config import GenerateConfig
 from magicapture_core.evaluation.benchmark import Benchmark
 from magicapture_core.evaluation.cells import is_done, models_for, portrait_settings, run_cell
 from magicapture_core.evaluation.methods import METHODS, Method, in_order
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
+from magicapture_core.models import ModelBundle
 from magicapture_core.models.fingerprint import fingerprint
+from magicapture_core.models.words import FILE as WORDS_FILE
+from magicapture_core.postprocess.networks import enlarging_file
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import Progress
 
@@ -33,6 +37,8 @@ RETRIES = 3
 FREE = ("pictures", "edited_pictures", "other_people", "keep_runs", "encoder", "judged_by")
 """Settings that may change when an evaluation is continued: they add to the results and do not change them."""
 PHOTOS = ("identities", "styles")
+BESIDE = "beside_networks"
+"""What decides the results and is no network of the fingerprint. Evaluations begun before it was written go on."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     Returns all methods of the evaluation: `methods`, and methods of earlier calls whose settings are still the same.
     """
     models = models_for(setup.model)
+    portraits = portrait_settings(models, setup)
 
     def config(method: Method) -> Any:
         return json.loads(json.dumps(method.config(setup.schedule, models, setup.seed).__dict__))
@@ -99,7 +106,8 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     settings = {
         **{name: value for name, value in asdict(setup).items() if name not in FREE},
         "model_fingerprint": fingerprint(models),
-        "portraits": asdict(portrait_settings(models, setup)),
+        BESIDE: _beside_networks(models, portraits),
+        "portraits": asdict(portraits),
         "methods": {method.name: config(method) for method in methods},
         "benchmark_photos": {
             what: {name: _digest(photos) for name, photos in getattr(benchmark, what).items()}
@@ -121,6 +129,22 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     return [method for method in in_order(known) if settings["methods"][method.name] == config(method)]
 
 
+def _beside_networks(models: ModelBundle, portraits: GenerateConfig) -> dict[str, Any]:
+    """Hashes of the files that make words and enlarge portraits, and what `magicapture.json` says beside schedules."""
+    enlarges = enlarging_file(portraits.enlarge or 1.0, models.device)
+    return {
+        "words": _file_digest(Path(models.source) / WORDS_FILE),
+        "upscaler": _file_digest(enlarges) if enlarges else None,
+        "strength_with": dict(models.strength_with),
+        "framing": models.framing,
+    }
+
+
+def _file_digest(path: Path) -> str | None:
+    """A short hash of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
 def _digest(photos: Sequence[Path]) -> str:
     """A hash of the names and bytes of photos."""
     found = hashlib.sha256()
@@ -140,7 +164,13 @@ def _check_same(path: Path, before: dict[str, Any], settings: dict[str, Any]) ->
     differing = [
         f"{name} was {before.get(name)!r}, now {value!r}"
         for name, value in settings.items()
-        if name not in ("methods", "benchmark_photos") and before.get(name) != value
+        if name not in ("methods", "benchmark_photos", BESIDE) and before.get(name) != value
+    ]
+    beside, known = settings[BESIDE], before.get(BESIDE, settings[BESIDE])
+    differing += [
+        f"the model's {name} was {known.get(name)!r}, now {value!r}"
+        for name, value in beside.items()
+        if known.get(name, value) != value
     ]
     for name, config in settings["methods"].items():
         old = before["methods"].get(name, config)
@@ -168,6 +198,7 @@ def _read(path: Path) -> dict[str, Any]:
         for part in ("methods", "benchmark_photos"):
             for values in settings[part].values():
                 values.items()
+        settings.get(BESIDE, {}).items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Problem(f"{path} cannot be read ({error}). Choose another folder for --out.") from error
     return settings
