@@ -215,6 +215,22 @@ def test_the_budget_ends_between_pairs(
     assert done(60) == 6
 
 
+def test_with_a_budget_no_second_pair_begins_before_a_cell_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers there are: nobody knows yet how long a cell takes."""
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock[0])
+    tasks = [Task(person, "oil", method) for person in "abc" for method in ("magicapture", "no_ar")]
+    limit = runner.Budget(50, tasks)
+    assert limit.take(6) == tasks[:2]
+    assert limit.take(4) == []
+    clock[0] = 20
+    limit.count()  # the first of two: at 20 seconds a cell, the other and two more would end at 80
+    assert limit.take(5) == []
+    limit.count()  # the second has ended, too: at 10 seconds a cell, two more end at 40, another two at 60
+    assert limit.take(6) == tasks[2:4]
+    assert runner.Budget(None, tasks).take(5) == tasks[:5]
+
+
 # --- judges ---------------------------------------------------------------------------------------
 
 

@@ -12,10 +12,9 @@ import importlib.util
 import json
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +67,37 @@ def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
 
 
 class Budget:
-    """Lets pairs of a person and a style begin as long as all their cells are expected to end in time."""
+    """Gives out the cells, as long as all of a pair (a person in a style) are expected to end in time."""
 
     def __init__(self, seconds: float | None, tasks: Sequence[Task]) -> None:
         self.seconds = seconds
+        self._next = deque(tasks)
         self._cells = Counter(task.pair for task in tasks)
         self._started = time.monotonic()
         self._begun: set[tuple[str, str]] = set()
-        self._done = 0
+        self._taken = self._done = 0
 
     def count(self) -> None:
         """A cell has ended."""
         self._done += 1
 
-    def allows(self, task: Task) -> bool:
+    def take(self, most: int) -> list[Task]:
+        """The next cells, `most` at most, that may begin now. Fewer where the next pair may not; ask again when a cell
+        has ended."""
+        taken: list[Task] = []
+        while self._next and len(taken) < most and self._allows(self._next[0]):
+            taken.append(self._next.popleft())
+            self._taken += 1
+        return taken
+
+    def _allows(self, task: Task) -> bool:
         """Whether a cell may begin. The first pair always may; a pair that has begun goes on to its last cell."""
         if self.seconds is not None and self._begun and task.pair not in self._begun:
+            if not self._done:  # with more workers than cells of a pair: nobody knows yet how long one takes
+                return False
             elapsed = time.monotonic() - self._started
-            each = elapsed / self._done if self._done else 0.0
-            if elapsed + each * self._cells[task.pair] > self.seconds:
+            before_its_end = self._taken - self._done + self._cells[task.pair]
+            if elapsed + elapsed / self._done * before_its_end > self.seconds:
                 return False
         self._begun.add(task.pair)
         return True
@@ -239,10 +250,7 @@ def run(
     missing = [task for task in tasks if not is_done(task, setup, out)]
     failed: dict[str, str] = {}
     limit = Budget(budget, missing)
-    allowed = takewhile(limit.allows, missing)
-    one_by_one = (
-        _here(allowed, setup, out, progress) if ray is None else _on_ray(allowed, setup, out, ray, work)
-    )
+    one_by_one = _here(limit, setup, out, progress) if ray is None else _on_ray(limit, setup, out, ray, work)
     for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
         limit.count()
         if problem is not None:
@@ -269,13 +277,13 @@ def _write_failures(out: Path, failed: dict[str, str]) -> None:
         temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
 
 
-def _here(tasks: Iterable[Task], setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
-    for task in tasks:
-        yield attempt(task, setup, out, progress)
+def _here(limit: Budget, setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
+    while tasks := limit.take(1):
+        yield attempt(tasks[0], setup, out, progress)
 
 
 def _on_ray(
-    tasks: Iterator[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
+    limit: Budget, setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
 ) -> Iterator[Outcome]:
     """Ray gives a task to another worker if its worker dies; the cell then continues from its last file."""
     if importlib.util.find_spec("ray") is None:
@@ -315,7 +323,7 @@ def _on_ray(
         waiting: dict[Any, Task] = {}
         while True:
             # No more than can run: whether a cell may still begin is known when its turn comes.
-            for task in islice(tasks, slots - len(waiting)):
+            for task in limit.take(slots - len(waiting)):
                 waiting[remote.remote(task, setup, out.resolve())] = task
             if not waiting:
                 return
