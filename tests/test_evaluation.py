@@ -21,7 +21,7 @@ from toy import ToyAnalyser, save_toy
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
 from magicapture_core.commands.evaluate import DEFAULT_METHODS
-from magicapture_core.evaluation import cells, judges, metrics, page, runner, table
+from magicapture_core.evaluation import cells, choose, judges, metrics, page, runner, table
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
@@ -656,6 +656,47 @@ def test_a_model_without_schedules_is_compared_by_the_quick_one(
     assert command_line.main(["evaluate", *arguments, "--schedule", "fast"]) == 1
 
 
+@pytest.mark.parametrize(("there", "said"), [(4, None), (1, "1 of 4 cells"), (0, "0 of 4 cells")])
+def test_what_was_finished_before_counts_when_the_budget_is_used_up(
+    toy_world: Path,
+    toy_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there: int,
+    said: str | None,
+) -> None:
+    out, asked = tmp_path / "out", []
+    monkeypatch.setattr(runner, "run", lambda *_, **__: iter(()))  # nothing more is begun
+    monkeypatch.setattr(cells, "is_done", lambda *_: asked.append(1) or len(asked) <= there)
+    monkeypatch.setattr("magicapture_core.evaluation.report.write_report", lambda *_: out / "report.html")
+    arguments = [
+        "--benchmark",
+        str(toy_world),
+        "--model",
+        str(toy_folder),
+        "--out",
+        str(out),
+        "--budget",
+        "1",
+    ]
+    assert command_line.main(["evaluate", *arguments, "--methods", "magicapture"]) == 0
+    told = capsys.readouterr().out
+    assert ("is used up" in told) == (said is not None)
+    assert said is None or said in told
+
+
+def test_a_group_counts_the_people_who_were_measured() -> None:
+    from magicapture_core.evaluation.table.written import _people
+
+    groups = {"a": {"gender": "man"}, "b": {"gender": "man"}, "c": {"gender": "woman"}}
+    measured = {"magicapture": {("a", "oil"): {}, ("c", "oil"): {}}, "no_ar": {("a", "ink"): {}}}
+    results: Any = SimpleNamespace(
+        values=measured, benchmark=SimpleNamespace(groups=groups, identities=dict.fromkeys("abc"))
+    )
+    assert [_people(results, "gender", group) for group in ("man", "woman")] == [1, 1]
+
+
 def test_files_beside_the_networks_must_stay_the_same(
     toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -791,6 +832,18 @@ def test_checkpoints_and_scales_of_a_run_are_scored(
     assert (tmp_path / "best" / "choices.jpg").stat().st_size > 0
     assert "Recommended" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    # What `generate` uses is the checkpoint of the highest likeness where a run keeps that, else the newest.
+    facts = json.loads((run / "config.json").read_text())
+    facts["config"]["keep_best"] = True
+    (run / "config.json").write_text(json.dumps(facts))
+    for used, told in ((3, False), (4, True)):
+        rows = [{"step": step, "likeness": float(step == used)} for step in (3, 4)]
+        (run / "likeness.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with monkeypatch.context() as patch:
+            patch.setattr(choose, "recommend", lambda choices: choices[0])  # of checkpoint 3
+            assert command_line.main(["evaluate", "--run", str(run), *arguments, *more]) == 0
+        assert ("take it with --adopt" in capsys.readouterr().out) is told
     assert command_line.main(["evaluate", "--run", str(run), *arguments, *more, "--adopt"]) == 0
     best = next(choice["checkpoint"] for choice in choices if choice["recommended"])
     for adopted in (run / "adapter").iterdir():
