@@ -697,6 +697,36 @@ def test_a_group_counts_the_people_who_were_measured() -> None:
     assert [_people(results, "gender", group) for group in ("man", "woman")] == [1, 1]
 
 
+def test_reference_values_are_of_the_pairs_that_were_measured(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core.evaluation.table import results as results_module
+    from magicapture_core.evaluation.table.bounds import bounds
+
+    found, judge = load_benchmark(str(toy_world)), toy_judges()
+
+    def of(*pairs: tuple[str, str]) -> tuple[dict[str, float], dict[str, float]]:
+        own, others = bounds(found, judge, pairs).values()
+        return own, others
+
+    alone, other = of(("ann", "oil"))[0], of(("ben", "ink"))[0]
+    assert alone["csim"] != pytest.approx(other["csim"])
+    weighed, across = of(("ann", "oil"), ("ann", "ink"), ("ben", "oil"))
+    assert weighed["csim"] == pytest.approx((2 * alone["csim"] + other["csim"]) / 3)
+    assert weighed["style"] == pytest.approx((2 * alone["style"] + other["style"]) / 3)
+    assert np.isfinite([across["csim"], across["style"], across["copying"], across["drift"]]).all()
+    assert np.isnan(weighed["skin"])  # no style of it is neutral
+    assert np.isnan(of(("ann", "oil"))[1]["csim"])  # nobody else was measured
+
+    cell = {"judges": {}, "pictures": [], "diversity": 0.0, "seconds": 1.0}
+    monkeypatch.setattr(
+        results_module, "finished_cell", lambda task, *_: cell if task.pair == ("ann", "oil") else None
+    )
+    tasks = runner.plan(found, [METHODS["magicapture"], METHODS["no_ar"]])
+    table_of_one = table.collect(tasks, setup_of(toy_world, toy_folder), found, tmp_path, judge)
+    assert next(iter(table_of_one.bounds.values()))["csim"] == pytest.approx(alone["csim"])
+
+
 def test_files_beside_the_networks_must_stay_the_same(
     toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,7 @@ class Results:
     edits: Mapping[str, Mapping[str, float]]
     """Method → edit → share of its pictures that show it."""
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Reference values from photos: title → column → value."""
+    """Reference values from photos of the people and styles that have cells: title → column → value."""
     judges: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
     """Cells that are not finished."""
@@ -233,7 +233,9 @@ def collect(tasks: Sequence[Task], setup: Setup, benchmark: Benchmark, out: Path
             }
             for method in values
         },
-        bounds=bounds(benchmark, judges),
+        bounds=bounds(
+            benchmark, judges, list(dict.fromkeys(cell for cells in values.values() for cell in cells))
+        ),
         judges=notes,
         missing=missing,
     )
