@@ -74,12 +74,7 @@ def _copying(people: Folders, styles: Folders, pairs: Sequence[Cell], *, own: bo
 
 def _left_out(folders: Folders, names: Sequence[str], part: Part, measure: Any) -> float:
     return metrics.mean_of(
-        [
-            measure(vectors[n], np.delete(vectors, n, axis=0))
-            for vectors in (part(folders[name]) for name in names)
-            if len(vectors) > 1
-            for n in range(len(vectors))
-        ]
+        [value for name in names for value in metrics.left_out(part(folders[name]), measure)]
     )
 
 
