@@ -3,9 +3,10 @@
 python -m tools.people.make_presets --generator GENERATOR [--rows .training/mini/rows.jsonl] [--candidates SHEET.png]
                                     [--only NAME …]
 
-No training photo of the mini model is shown: the people of the first six are held-out faces of tools/mini/measure.py's
-rows.jsonl, made again at full size from their seeds; those of the others have seeds from 66 000 000 on, which no
-training in this project uses. Needs PyMatting (`pip install pymatting`) beside the generator.
+The people of the first six are held-out faces of tools/mini/measure.py's rows.jsonl, made again at full size from their
+seeds: UNet and text encoder of the mini model never saw them, but the VAE of the shipped weights was trained on them,
+too (tools/mini/README.md). Those of the others have seeds from 66 000 000 on, which no training in this project uses.
+Needs PyMatting (`pip install pymatting`) beside the generator.
 """
 
 from __future__ import annotations
