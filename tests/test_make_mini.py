@@ -29,6 +29,7 @@ from tools.mini import (
     store,
     train_decoder,
     train_unet,
+    train_upscaler,
     train_vae,
     training,
     variants,
@@ -240,6 +241,27 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     with pytest.raises(Killed):
         store.save_tensors(path, {"two": torch.ones(2)})
     assert list(torch.load(path, weights_only=True)) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("stage_of", "needed"), [("faces", "generator"), ("train", "mobilenet"), ("export", "mobilenet")]
+)
+def test_what_the_upscaler_s_tool_needs_is_said_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage_of: str,
+    needed: str,
+) -> None:
+    network = train_upscaler.build_upscaler().state_dict()
+    torch.save({"average": network}, tmp_path / "upscaler.pt")
+    before = sorted(tmp_path.iterdir())
+    command = ["train_upscaler", stage_of, "--work", str(tmp_path), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        train_upscaler.main()
+    assert f"{stage_of} needs --{needed}" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.long
