@@ -59,12 +59,17 @@ COLUMNS: tuple[Column, ...] = (
     Column("one_face", "one face ↑", "share of pictures with exactly one face", 2),
     Column("style", "Style ↑", "mean cosine with the style's references, faces masked out"),
     Column(
-        "face_colour", "Face colour ↓", "distance of the face's colour from the references' faces, in a*b*", 1
+        "face_colour",
+        "Face colour ↓",
+        "distance of the face's colour from the references' faces, in a*b*; a schedule with lambda_colour trains "
+        "MagiCapture on it, and no method without the composed prompt",
+        1,
     ),
     Column(
         "skin",
         "Skin ↓",
-        "distance of the face's colour from the person's photos, in L*a*b*; only in styles that leave skin as it is",
+        "distance of the face's colour from the person's photos, in L*a*b*; only in styles that leave skin as it is; a "
+        "schedule with lambda_lightness trains MagiCapture on the lightness in it",
         1,
     ),
     Column(
