@@ -84,17 +84,19 @@ class PlainLoop:
         with torch.no_grad():
             image, landmarks = self.photos["subject"][2 * int(item.compared_with)]
             subject = o.likeness(image[None].to(device), o.likeness.warps(landmarks[None], *image.shape[-2:]))
-        loss = losses.identity(generated, subject).mean()
+        # As the trainer: a style photo without a face asks nothing of the decoded picture.
+        comparable = o.comparable[task.items.to(device)]
+        loss = (losses.identity(generated, subject) * comparable).mean()
         values, weighted = {"identity": loss.item()}, o.config.lambda_id * loss
         if o.config.lambda_colour > 0 and o.face_colour is not None:
             face = o.style.face[task.items.to(device)]
             chroma = losses.chroma_of(picture.float(), o.models.vae_scale_factor)
-            off = losses.face_colour(chroma, face, o.face_colour).mean()
+            off = (losses.face_colour(chroma, face, o.face_colour) * comparable).mean()
             values["colour"], weighted = off.item(), weighted + o.config.lambda_colour * off
         if o.config.lambda_lightness > 0 and o.lightness is not None:
             face = o.style.face[task.items.to(device)]
             light = losses.face_lightness(picture.float(), face)
-            off = losses.skin_lightness(light, o.lightness).mean()
+            off = (losses.skin_lightness(light, o.lightness) * (1 - abar) * comparable).mean()
             values["lightness"], weighted = off.item(), weighted + o.config.lambda_lightness * off
         (weighted / len(item.tasks[0].items)).backward()
         return values

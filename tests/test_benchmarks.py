@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
+from toy import ToyAnalyser
+from trainings import short, toy_concept
 
 from benchmarks import counting, full_size
 from benchmarks.counting import Case, Counter, Living, shapes_of_sd15
 from benchmarks.full_size import PARTS, Arguments, Teller
 from benchmarks.measuring import SMALL
+from benchmarks.plain_loop import PlainLoop
+from magicapture_core.concepts import Concept
+from magicapture_core.losses import FaceColour
+from magicapture_core.models import ModelBundle
+from magicapture_core.training.draws import draw_step
 from magicapture_core.training.memory import DECODER_BYTES, DECODER_WORK, UNET_BYTES, UNET_WORK
+from magicapture_core.training.preparation import prepared
 
 SHORT: dict[str, Any] = {
     "model": "small",
@@ -81,6 +90,32 @@ def test_each_part_is_told_at_once_and_none_stops_the_others(
 def test_a_part_that_does_not_exist_is_said() -> None:
     with pytest.raises(SystemExit, match="no part speed"):
         full_size.main(Arguments(model="small", parts=("speed",)))
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_the_plain_loop_s_terms_are_the_trainer_s(toy: ModelBundle, number: int) -> None:
+    """Also where the drawn style photo shows no face, and at every noise level."""
+    config = short(
+        ti_steps=0, lambda_colour=1.0, lambda_lightness=1.0, identity_decode="full", identity_time_limit=1.0
+    )
+    faceless = toy_concept("style", 2, faces=False).examples[1:]
+    style = Concept("style", "person", (*toy_concept("style", 1).examples, *faceless))
+    subject = toy_concept("subject")
+    with prepared(toy, subject, style, config, PartialState(cpu=True), ToyAnalyser()) as ready:
+        optimisation = ready.optimisation
+        optimisation.settle(optimisation.launch())  # phase 2 puts its LoRA into the networks
+        objective = optimisation.objective
+        objective.lightness = torch.tensor(0.05)  # far from what random pictures have
+        objective.face_colour = FaceColour(torch.tensor([0.3, 0.3]), torch.tensor(0.0))
+        draw = draw_step(torch.Generator().manual_seed(number), optimisation.sizes, "lora", config)
+        assert draw.identity is not None
+        assert not objective.comparable[draw.identity.items].all()
+        ours = objective.step(draw, "lora", config.style_weight, per_call=4)
+        theirs = PlainLoop(objective, subject, style, optimisation.trained()).step(draw, "lora")
+    assert theirs.keys() == ours.keys()
+    assert {"identity", "colour", "lightness"} < theirs.keys()
+    for name, value in theirs.items():
+        assert value == pytest.approx(float(ours[name]), rel=1e-3), name
 
 
 # --- counting ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from toy import ToyAnalyser, save_toy
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
 from magicapture_core.commands.evaluate import DEFAULT_METHODS
-from magicapture_core.evaluation import cells, judges, metrics, page, runner, table
+from magicapture_core.evaluation import cells, choose, judges, metrics, page, runner, table
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
 from magicapture_core.evaluation.edits import EDITS
@@ -213,6 +213,22 @@ def test_the_budget_ends_between_pairs(
     assert done(39) == 2
     assert done(40) == 4
     assert done(60) == 6
+
+
+def test_with_a_budget_no_second_pair_begins_before_a_cell_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers there are: nobody knows yet how long a cell takes."""
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock[0])
+    tasks = [Task(person, "oil", method) for person in "abc" for method in ("magicapture", "no_ar")]
+    limit = runner.Budget(50, tasks)
+    assert limit.take(6) == tasks[:2]
+    assert limit.take(4) == []
+    clock[0] = 20
+    limit.count()  # the first of two: at 20 seconds a cell, the other and two more would end at 80
+    assert limit.take(5) == []
+    limit.count()  # the second has ended, too: at 10 seconds a cell, two more end at 40, another two at 60
+    assert limit.take(6) == tasks[2:4]
+    assert runner.Budget(None, tasks).take(5) == tasks[:5]
 
 
 # --- judges ---------------------------------------------------------------------------------------
@@ -640,6 +656,139 @@ def test_a_model_without_schedules_is_compared_by_the_quick_one(
     assert command_line.main(["evaluate", *arguments, "--schedule", "fast"]) == 1
 
 
+@pytest.mark.parametrize(("there", "said"), [(4, None), (1, "1 of 4 cells"), (0, "0 of 4 cells")])
+def test_what_was_finished_before_counts_when_the_budget_is_used_up(
+    toy_world: Path,
+    toy_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there: int,
+    said: str | None,
+) -> None:
+    out, asked = tmp_path / "out", []
+    monkeypatch.setattr(runner, "run", lambda *_, **__: iter(()))  # nothing more is begun
+    monkeypatch.setattr(cells, "is_done", lambda *_: asked.append(1) or len(asked) <= there)
+    monkeypatch.setattr("magicapture_core.evaluation.report.write_report", lambda *_: out / "report.html")
+    arguments = [
+        "--benchmark",
+        str(toy_world),
+        "--model",
+        str(toy_folder),
+        "--out",
+        str(out),
+        "--budget",
+        "1",
+    ]
+    assert command_line.main(["evaluate", *arguments, "--methods", "magicapture"]) == 0
+    told = capsys.readouterr().out
+    assert ("is used up" in told) == (said is not None)
+    assert said is None or said in told
+
+
+def test_a_group_counts_the_people_who_were_measured() -> None:
+    from magicapture_core.evaluation.table.written import _people
+
+    groups = {"a": {"gender": "man"}, "b": {"gender": "man"}, "c": {"gender": "woman"}}
+    measured = {"magicapture": {("a", "oil"): {}, ("c", "oil"): {}}, "no_ar": {("a", "ink"): {}}}
+    results: Any = SimpleNamespace(
+        values=measured, benchmark=SimpleNamespace(groups=groups, identities=dict.fromkeys("abc"))
+    )
+    assert [_people(results, "gender", group) for group in ("man", "woman")] == [1, 1]
+
+
+def test_reference_values_are_of_the_pairs_that_were_measured(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from magicapture_core.evaluation.table import results as results_module
+    from magicapture_core.evaluation.table.bounds import bounds
+
+    found, judge = load_benchmark(str(toy_world)), toy_judges()
+
+    def of(*pairs: tuple[str, str]) -> tuple[dict[str, float], dict[str, float]]:
+        own, others = bounds(found, judge, pairs).values()
+        return own, others
+
+    alone, other = of(("ann", "oil"))[0], of(("ben", "ink"))[0]
+    assert alone["csim"] != pytest.approx(other["csim"])
+    weighed, across = of(("ann", "oil"), ("ann", "ink"), ("ben", "oil"))
+    assert weighed["csim"] == pytest.approx((2 * alone["csim"] + other["csim"]) / 3)
+    assert weighed["style"] == pytest.approx((2 * alone["style"] + other["style"]) / 3)
+    assert np.isfinite([across["csim"], across["style"], across["copying"], across["drift"]]).all()
+    assert np.isnan(weighed["skin"])  # no style of it is neutral
+    assert np.isnan(of(("ann", "oil"))[1]["csim"])  # nobody else was measured
+
+    cell = {"judges": {}, "pictures": [], "diversity": 0.0, "seconds": 1.0}
+    monkeypatch.setattr(
+        results_module, "finished_cell", lambda task, *_: cell if task.pair == ("ann", "oil") else None
+    )
+    tasks = runner.plan(found, [METHODS["magicapture"], METHODS["no_ar"]])
+    table_of_one = table.collect(tasks, setup_of(toy_world, toy_folder), found, tmp_path, judge)
+    assert next(iter(table_of_one.bounds.values()))["csim"] == pytest.approx(alone["csim"])
+
+
+def test_files_beside_the_networks_must_stay_the_same(
+    toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes words, what enlarges, and what the model says of its use: they decide the results, too."""
+    model, out = save_toy(tmp_path / "model", words=("toy", 4)), tmp_path / "out"
+    setup, methods = setup_of(toy_world, model), [METHODS["magicapture"]]
+    found, models = load_benchmark(str(toy_world)), cells.models_for(str(model))
+    monkeypatch.setattr(models, "generate_defaults", {"steps": 2, "enlarge": 2.0})
+    monkeypatch.setattr(models, "strength_with", {"hat": 0.5})
+    enlarger = tmp_path / "enlarger"
+    enlarger.write_bytes(b"one")
+    monkeypatch.setattr(runner, "enlarging_file", lambda factor, _device: enlarger if factor == 2 else None)
+
+    def opened() -> dict[str, Any]:
+        runner.open_evaluation(out, setup, found, methods)
+        written: dict[str, Any] = json.loads((out / "settings.json").read_text())
+        return written
+
+    first = opened()
+    beside = first[runner.BESIDE]
+    assert (beside["strength_with"], beside["framing"]) == ({"hat": 0.5}, "photo")
+    assert len(beside["words"]) == len(beside["upscaler"]) == 16
+    assert opened() == first
+
+    enlarger.write_bytes(b"two")
+    with pytest.raises(
+        Problem, match=r"another evaluation: the model's upscaler was '\w+', now '\w+'\. Go on"
+    ):
+        opened()
+    with (model / "words.safetensors").open("ab") as file:
+        file.write(b"x")
+    models.strength_with = {}
+    with pytest.raises(Problem, match=r"the model's words was.*upscaler was.*strength_with was"):
+        opened()
+
+    # An evaluation that was begun before these were written goes on, and has them from then on.
+    (out / "settings.json").write_text(json.dumps({k: v for k, v in first.items() if k != runner.BESIDE}))
+    later = opened()[runner.BESIDE]
+    assert later["strength_with"] == {}
+    assert later["words"] != beside["words"]
+    enlarger.write_bytes(b"three")
+    with pytest.raises(Problem, match="the model's upscaler was"):
+        opened()
+
+
+def test_the_report_says_which_words_lessen_the_strength() -> None:
+    from magicapture_core.evaluation.report import _weaker
+
+    assert _weaker({}) == ""
+    assert _weaker({"hat": 0.5}) == ", times 0.5 with “hat” in the prompt"
+
+
+def test_the_file_that_enlarges_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from magicapture_core.postprocess import networks
+
+    cpu = torch.device("cpu")
+    assert networks.enlarging_file(2.0, cpu) == networks.MINI_FILE
+    assert networks.enlarging_file(1.0, cpu) is None
+    monkeypatch.setattr(networks, "best_upscaler", lambda *_: "lanczos")
+    assert networks.enlarging_file(2.0, cpu) is None
+
+
 def csv_rows(out: Path) -> dict[str, dict[str, str]]:
     with (out / "table.csv").open() as file:
         return {row["method"]: row for row in csv.DictReader(file)}
@@ -713,6 +862,18 @@ def test_checkpoints_and_scales_of_a_run_are_scored(
     assert (tmp_path / "best" / "choices.jpg").stat().st_size > 0
     assert "Recommended" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    # What `generate` uses is the checkpoint of the highest likeness where a run keeps that, else the newest.
+    facts = json.loads((run / "config.json").read_text())
+    facts["config"]["keep_best"] = True
+    (run / "config.json").write_text(json.dumps(facts))
+    for used, told in ((3, False), (4, True)):
+        rows = [{"step": step, "likeness": float(step == used)} for step in (3, 4)]
+        (run / "likeness.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with monkeypatch.context() as patch:
+            patch.setattr(choose, "recommend", lambda choices: choices[0])  # of checkpoint 3
+            assert command_line.main(["evaluate", "--run", str(run), *arguments, *more]) == 0
+        assert ("take it with --adopt" in capsys.readouterr().out) is told
     assert command_line.main(["evaluate", "--run", str(run), *arguments, *more, "--adopt"]) == 0
     best = next(choice["checkpoint"] for choice in choices if choice["recommended"])
     for adopted in (run / "adapter").iterdir():

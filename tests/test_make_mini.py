@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,12 @@ from tools.mini import (
     latents,
     measure,
     stage,
+    store,
     train_decoder,
     train_unet,
+    train_upscaler,
+    train_vae,
+    training,
     variants,
 )
 from tools.mini.cleaning import cleaning
@@ -199,6 +204,64 @@ def unet_after(work: Path, tokenizer: CLIPTokenizer, killed_at: int | None = Non
         with pytest.raises(Killed):
             go(kill_at(killed_at))
     return go(None)
+
+
+def test_an_autoencoder_whose_pictures_are_not_encoded_yet_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between vae-baked.pt and latents.npz, the next start would encode with random weights."""
+    vae, trained = build_vae(SMALL), []
+    networks: Any = SimpleNamespace(
+        vae=vae, vae_optimizer=Muon(vae.named_parameters(), 1e-3, 1e-3), encode=None, decode=None
+    )
+    monkeypatch.setattr(train_vae.Stock, "open", classmethod(lambda *_: None))
+    monkeypatch.setattr(train_vae, "train", lambda *_, **__: trained.append(1))
+
+    def start() -> int:
+        none: Any = None
+        training._vae_weights(settings_in(tmp_path), none, networks, none)
+        return len(trained)
+
+    (tmp_path / latents.BAKED).touch()
+    assert start() == 1
+    (tmp_path / latents.LATENTS).touch()
+    assert start() == 1
+
+
+def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    store.save_tensors(path, {"one": torch.ones(2)})
+    real = torch.save
+
+    def killed(content: Any, file: Path) -> None:
+        real(content, file)
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(Killed):
+        store.save_tensors(path, {"two": torch.ones(2)})
+    assert list(torch.load(path, weights_only=True)) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("stage_of", "needed"), [("faces", "generator"), ("train", "mobilenet"), ("export", "mobilenet")]
+)
+def test_what_the_upscaler_s_tool_needs_is_said_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage_of: str,
+    needed: str,
+) -> None:
+    network = train_upscaler.build_upscaler().state_dict()
+    torch.save({"average": network}, tmp_path / "upscaler.pt")
+    before = sorted(tmp_path.iterdir())
+    command = ["train_upscaler", stage_of, "--work", str(tmp_path), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        train_upscaler.main()
+    assert f"{stage_of} needs --{needed}" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from magicapture_core.adapters.files import UNET_FILE
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig
 from magicapture_core.evaluation.methods import METHODS, QUICK_PRIOR, choose_methods, differing, in_order
+from magicapture_core.evaluation.table import COLUMNS
 from magicapture_core.export import export_run
 from magicapture_core.generation import generate
 from magicapture_core.models import load
@@ -137,6 +138,18 @@ def test_each_method_computes_only_its_own_terms(quick: Any, tmp_path: Path, nam
     config = METHODS[name].config("smoke", quick)
     last = list(start(quick, config, tmp_path / "run"))[-1]
     assert set(last.losses) == expected.get(name, plain)
+
+
+def test_what_is_said_of_a_method_is_what_it_changes() -> None:
+    """Whoever lacks the losses of the face's colour and lightness is not told to lack the identity loss alone."""
+    for name in ("no_composed", "no_ar_no_composed"):
+        assert METHODS[name].changes["lambda_colour"] == METHODS[name].changes["lambda_lightness"] == 0
+        assert "colour and lightness" in METHODS[name].about
+    assert "paper's schedule" in METHODS["magicapture"].about
+    assert f"{QUICK_PRIOR} pictures" in METHODS["dreambooth_prior"].about
+    told = {column.name: column.about for column in COLUMNS}
+    assert "lambda_colour" in told["face_colour"]
+    assert "lambda_lightness" in told["skin"]
 
 
 def test_all_get_as_many_steps(quick: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from magicapture_core.weights import ASSETS
+from tools.people import make_benchmark
 from tools.people.generator import to_bytes
 from tools.people.openvino_ir import Graph
 
@@ -108,3 +111,10 @@ def test_unknown_layers_are_refused(tmp_path: Path) -> None:
 
 def test_pictures_become_bytes() -> None:
     assert to_bytes(torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).tolist() == [[[[0, 128, 255]]]]
+
+
+def test_the_benchmark_s_facts_are_written_as_they_are_shipped(tmp_path: Path) -> None:
+    """Its neutral styles and its parts, too: without them its columns and its `--part` would be gone."""
+    make_benchmark.write_facts(tmp_path)
+    shipped = json.loads((ASSETS / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8")) == shipped

@@ -104,7 +104,7 @@ class Evaluate:
     # --- a table of methods -----------------------------------------------------------------------
 
     def _compare(self) -> int:
-        from magicapture_core.evaluation import benchmark, methods, report, runner, table
+        from magicapture_core.evaluation import benchmark, cells, methods, report, runner, table
 
         table.check_parquet()
         assert self.benchmark is not None
@@ -119,7 +119,7 @@ class Evaluate:
         )
         started, done_before = time.monotonic(), len(tasks)
         budget = None if self.budget is None else self.budget * 60
-        finished = 0
+        finished = sum(cells.is_done(task, setup, self.out) for task in tasks)
         for done in runner.run(tasks, setup, self.out, ray=self.ray, progress=_show_steps, budget=budget):
             finished = done.number
             done_before = min(done_before, done.number - 1)
@@ -209,8 +209,8 @@ class Evaluate:
         if self.adopt:
             run.publish(best.checkpoint)
             console.print("The run's adapter is that checkpoint's now.")
-        elif best.checkpoint != run.checkpoints()[-1].name:
-            console.print("It is not the newest, which `generate` uses: take it with --adopt.")
+        elif best.checkpoint != f"checkpoint-{run.best_step():06d}":
+            console.print("It is not the one that `generate` uses: take it with --adopt.")
         return DONE
 
 

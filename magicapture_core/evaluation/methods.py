@@ -123,7 +123,10 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
-            "magicapture", "MagiCapture", "As in the paper: both phases, all objectives.", {},
+            "magicapture", "MagiCapture",
+            "In the paper's schedule as in the paper: both phases, all objectives. Other schedules may leave out phase "
+            "1, measure Eq. 8 in another way, and train on the colour and lightness of the face, too.",
+            {},
             paper_row=(0.566, 0.730, 6.218),
         ),
         Method(
@@ -143,16 +146,20 @@ METHODS: dict[str, Method] = {
         Method("no_ar", "without AR", "Without Attention Refocusing (Eq. 8).", {"lambda_attn": 0.0}),
         Method(
             "no_composed", "without composed prompt",
-            "Without composed-prompt learning (Eq. 6); the identity loss (Eq. 7) is taken on the composed prompt, so "
-            "it goes, too.",
+            "Without composed-prompt learning (Eq. 6); what is taken on the composed prompt goes, too: the identity "
+            "loss (Eq. 7) and, where a schedule has them, the losses of the face's colour and lightness.",
             {**_NOTHING_DECODED, "composed_weight": 0.0},
         ),
         Method(
-            "no_ar_no_composed", "without both", "Masked reconstruction alone (Eqs. 4 and 5).",
+            "no_ar_no_composed", "without both",
+            "Masked reconstruction alone (Eqs. 4 and 5): no loss of the face's colour and lightness, either.",
             {**_NOTHING_DECODED, "lambda_attn": 0.0, "composed_weight": 0.0},
             paper_row=(0.429, 0.726, 6.178),
         ),
-        Method("no_identity", "without identity loss", "Without Eq. 7.", {"lambda_id": 0.0}),
+        Method(
+            "no_identity", "without identity loss",
+            "Without Eq. 7; a schedule's losses of the face's colour and lightness stay.", {"lambda_id": 0.0},
+        ),
         Method(
             "one_phase", "one phase only",
             "Words and LoRA together from the first step, for as many steps as both phases; the words learn at phase "
@@ -170,7 +177,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "dreambooth_prior", "DreamBooth with prior preservation",
-            "DreamBooth, and 200 pictures of any person must stay as the model draws them (weight 1).",
+            f"DreamBooth, and {QUICK_PRIOR} pictures of any person (200 in the paper's schedule) must stay as the "
+            "model draws them (weight 1).",
             {**_PLAIN, "trained": "unet", "embedding_learning_rate": 0.0, "subject_init_word": "sks",
              "lora_weight_decay": 0.01, "prior_weight": 1.0},
             {"ti_steps": 0, "lora_steps": 1000, "lora_learning_rate": 5e-6},

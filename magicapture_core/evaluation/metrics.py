@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,13 @@ def copying(picture: np.ndarray, photos: Sequence[np.ndarray]) -> float:
     own = _thumbnail(picture)
     both = (view for photo in photos for view in (photo, photo[:, ::-1]))
     return max(float(own @ _thumbnail(view)) for view in both)
+
+
+def left_out(vectors: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], float]) -> list[float]:
+    """A measure of each of several photos (m, dim) against the others; nothing where there is but one."""
+    if len(vectors) < 2:
+        return []
+    return [measure(vector, np.delete(vectors, n, axis=0)) for n, vector in enumerate(vectors)]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -58,7 +58,8 @@ def _facts(setup: Setup, results: table.Results) -> dict[str, str]:
         else f"{models.device}, {platform.machine()}",
         "schedule": setup.schedule,
         "pictures": f"{made.steps} steps of {made.scheduler}, guidance {made.guidance_scale:g}, adapter scale "
-        f"{made.adapter_scale:g} where a method says nothing else; prompt “{made.prompt}”; "
+        f"{made.adapter_scale:g} where a method says nothing else{_weaker(models.strength_with)}; "
+        f"prompt “{made.prompt}”; "
         "the same seeds for every method",
         "versions": f"MagiCapture {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         "MagiCapture": _listed(differing(base, TrainConfig())) + " (over the paper's)",
@@ -72,6 +73,12 @@ def _facts(setup: Setup, results: table.Results) -> dict[str, str]:
             scale = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}
             facts[method.title] = _listed({**differing(config, base), **scale}) + " (over MagiCapture's)"
     return facts
+
+
+def _weaker(strength_with: Mapping[str, float]) -> str:
+    """Words of a prompt that lessen the adapter scale, in words."""
+    shares = (f"times {share:g} with “{word}” in the prompt" for word, share in strength_with.items())
+    return "".join(f", {share}" for share in shares)
 
 
 def _listed(settings: dict[str, object]) -> str:

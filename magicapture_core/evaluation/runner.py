@@ -12,19 +12,22 @@ import importlib.util
 import json
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from magicapture_core.config import GenerateConfig
 from magicapture_core.evaluation.benchmark import Benchmark
 from magicapture_core.evaluation.cells import is_done, models_for, portrait_settings, run_cell
 from magicapture_core.evaluation.methods import METHODS, Method, in_order
 from magicapture_core.evaluation.tasks import Setup, Task
 from magicapture_core.files import atomic_file
+from magicapture_core.models import ModelBundle
 from magicapture_core.models.fingerprint import fingerprint
+from magicapture_core.models.words import FILE as WORDS_FILE
+from magicapture_core.postprocess.networks import enlarging_file
 from magicapture_core.problems import MissingFiles, Problem
 from magicapture_core.progress import Progress
 
@@ -33,6 +36,8 @@ RETRIES = 3
 FREE = ("pictures", "edited_pictures", "other_people", "keep_runs", "encoder", "judged_by")
 """Settings that may change when an evaluation is continued: they add to the results and do not change them."""
 PHOTOS = ("identities", "styles")
+BESIDE = "beside_networks"
+"""What decides the results and is no network of the fingerprint. Evaluations begun before it was written go on."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +67,37 @@ def plan(benchmark: Benchmark, methods: Sequence[Method]) -> list[Task]:
 
 
 class Budget:
-    """Lets pairs of a person and a style begin as long as all their cells are expected to end in time."""
+    """Gives out the cells, as long as all of a pair (a person in a style) are expected to end in time."""
 
     def __init__(self, seconds: float | None, tasks: Sequence[Task]) -> None:
         self.seconds = seconds
+        self._next = deque(tasks)
         self._cells = Counter(task.pair for task in tasks)
         self._started = time.monotonic()
         self._begun: set[tuple[str, str]] = set()
-        self._done = 0
+        self._taken = self._done = 0
 
     def count(self) -> None:
         """A cell has ended."""
         self._done += 1
 
-    def allows(self, task: Task) -> bool:
+    def take(self, most: int) -> list[Task]:
+        """The next cells, `most` at most, that may begin now. Fewer where the next pair may not; ask again when a cell
+        has ended."""
+        taken: list[Task] = []
+        while self._next and len(taken) < most and self._allows(self._next[0]):
+            taken.append(self._next.popleft())
+            self._taken += 1
+        return taken
+
+    def _allows(self, task: Task) -> bool:
         """Whether a cell may begin. The first pair always may; a pair that has begun goes on to its last cell."""
         if self.seconds is not None and self._begun and task.pair not in self._begun:
+            if not self._done:  # with more workers than cells of a pair: nobody knows yet how long one takes
+                return False
             elapsed = time.monotonic() - self._started
-            each = elapsed / self._done if self._done else 0.0
-            if elapsed + each * self._cells[task.pair] > self.seconds:
+            before_its_end = self._taken - self._done + self._cells[task.pair]
+            if elapsed + elapsed / self._done * before_its_end > self.seconds:
                 return False
         self._begun.add(task.pair)
         return True
@@ -92,6 +109,7 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     Returns all methods of the evaluation: `methods`, and methods of earlier calls whose settings are still the same.
     """
     models = models_for(setup.model)
+    portraits = portrait_settings(models, setup)
 
     def config(method: Method) -> Any:
         return json.loads(json.dumps(method.config(setup.schedule, models, setup.seed).__dict__))
@@ -99,7 +117,8 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     settings = {
         **{name: value for name, value in asdict(setup).items() if name not in FREE},
         "model_fingerprint": fingerprint(models),
-        "portraits": asdict(portrait_settings(models, setup)),
+        BESIDE: _beside_networks(models, portraits),
+        "portraits": asdict(portraits),
         "methods": {method.name: config(method) for method in methods},
         "benchmark_photos": {
             what: {name: _digest(photos) for name, photos in getattr(benchmark, what).items()}
@@ -121,6 +140,22 @@ def open_evaluation(out: Path, setup: Setup, benchmark: Benchmark, methods: Sequ
     return [method for method in in_order(known) if settings["methods"][method.name] == config(method)]
 
 
+def _beside_networks(models: ModelBundle, portraits: GenerateConfig) -> dict[str, Any]:
+    """Hashes of the files that make words and enlarge portraits, and what `magicapture.json` says beside schedules."""
+    enlarges = enlarging_file(portraits.enlarge or 1.0, models.device)
+    return {
+        "words": _file_digest(Path(models.source) / WORDS_FILE),
+        "upscaler": _file_digest(enlarges) if enlarges else None,
+        "strength_with": dict(models.strength_with),
+        "framing": models.framing,
+    }
+
+
+def _file_digest(path: Path) -> str | None:
+    """A short hash of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
 def _digest(photos: Sequence[Path]) -> str:
     """A hash of the names and bytes of photos."""
     found = hashlib.sha256()
@@ -140,7 +175,13 @@ def _check_same(path: Path, before: dict[str, Any], settings: dict[str, Any]) ->
     differing = [
         f"{name} was {before.get(name)!r}, now {value!r}"
         for name, value in settings.items()
-        if name not in ("methods", "benchmark_photos") and before.get(name) != value
+        if name not in ("methods", "benchmark_photos", BESIDE) and before.get(name) != value
+    ]
+    beside, known = settings[BESIDE], before.get(BESIDE, settings[BESIDE])
+    differing += [
+        f"the model's {name} was {known.get(name)!r}, now {value!r}"
+        for name, value in beside.items()
+        if known.get(name, value) != value
     ]
     for name, config in settings["methods"].items():
         old = before["methods"].get(name, config)
@@ -168,6 +209,7 @@ def _read(path: Path) -> dict[str, Any]:
         for part in ("methods", "benchmark_photos"):
             for values in settings[part].values():
                 values.items()
+        settings.get(BESIDE, {}).items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Problem(f"{path} cannot be read ({error}). Choose another folder for --out.") from error
     return settings
@@ -208,10 +250,7 @@ def run(
     missing = [task for task in tasks if not is_done(task, setup, out)]
     failed: dict[str, str] = {}
     limit = Budget(budget, missing)
-    allowed = takewhile(limit.allows, missing)
-    one_by_one = (
-        _here(allowed, setup, out, progress) if ray is None else _on_ray(allowed, setup, out, ray, work)
-    )
+    one_by_one = _here(limit, setup, out, progress) if ray is None else _on_ray(limit, setup, out, ray, work)
     for number, (task, seconds, problem) in enumerate(one_by_one, 1 + len(tasks) - len(missing)):
         limit.count()
         if problem is not None:
@@ -238,13 +277,13 @@ def _write_failures(out: Path, failed: dict[str, str]) -> None:
         temporary.write_text(json.dumps(failed, indent=2) + "\n", encoding="utf-8")
 
 
-def _here(tasks: Iterable[Task], setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
-    for task in tasks:
-        yield attempt(task, setup, out, progress)
+def _here(limit: Budget, setup: Setup, out: Path, progress: Progress | None) -> Iterator[Outcome]:
+    while tasks := limit.take(1):
+        yield attempt(tasks[0], setup, out, progress)
 
 
 def _on_ray(
-    tasks: Iterator[Task], setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
+    limit: Budget, setup: Setup, out: Path, address: str, work: Callable[[Task, Setup, Path], Outcome]
 ) -> Iterator[Outcome]:
     """Ray gives a task to another worker if its worker dies; the cell then continues from its last file."""
     if importlib.util.find_spec("ray") is None:
@@ -284,7 +323,7 @@ def _on_ray(
         waiting: dict[Any, Task] = {}
         while True:
             # No more than can run: whether a cell may still begin is known when its turn comes.
-            for task in islice(tasks, slots - len(waiting)):
+            for task in limit.take(slots - len(waiting)):
                 waiting[remote.remote(task, setup, out.resolve())] = task
             if not waiting:
                 return

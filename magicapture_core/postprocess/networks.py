@@ -112,6 +112,14 @@ def best_upscaler(factor: float, device: torch.device) -> str:
     return "mini" if MINI_FILE.is_file() else "lanczos"
 
 
+def enlarging_file(factor: float, device: torch.device) -> Path | None:
+    """The weights that "auto" enlarges with; None where it needs none."""
+    kind = best_upscaler(factor, device)
+    if factor == 1 or kind == "lanczos":
+        return None
+    return MINI_FILE if kind == "mini" else find_weight(realesrgan_weight(factor))
+
+
 def realesrgan_weight(factor: float) -> str:
     """The better of Real-ESRGAN's two weights for enlarging by `factor`; the other where only that one is here."""
     names = ("RealESRGAN_x2plus", "RealESRGAN_x4plus")

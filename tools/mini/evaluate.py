@@ -3,8 +3,9 @@
 python -m tools.mini.evaluate --model assets/mini --faces FACES --samples 100 --per-phrase 20 --out assets/mini
 
 Writes numbers.json and samples.jpg to --out. Held-out faces: the 500 photos of FACES that `measure.read_manifest` keeps
-out of all training. VAE: PSNR on them. Samples: share with exactly one detected face; Fréchet distance of SFace
-embeddings to the held-out faces. Phrases: share that a simple measurement confirms.
+out of the training; only the VAE of the shipped weights was trained on them, too (tools/mini/README.md). VAE: PSNR on
+them. Samples: share with exactly one detected face; Fréchet distance of SFace embeddings to the held-out faces.
+Phrases: share that a simple measurement confirms.
 """
 
 from __future__ import annotations

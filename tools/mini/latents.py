@@ -21,7 +21,7 @@ from tools.mini.labels import LABELS, Labels
 from tools.mini.networks import SCALING_FACTOR, SURE, posterior_mean
 from tools.mini.pictures import CAPTIONS, PICTURES
 from tools.mini.settings import Settings
-from tools.mini.store import save_arrays
+from tools.mini.store import save_arrays, save_tensors
 from tools.mini.train_vae import made_pictures, to_pixels
 
 LATENTS, BAKED = "latents.npz", "vae-baked.pt"
@@ -112,7 +112,7 @@ def prepare(
             weights = bake(weights, mean, spread)
         for chunk in latents.split(1000, dim=1):  # in place: there may be gigabytes
             chunk.copy_((chunk.float() - mean[:, None, None]) / spread[:, None, None])
-        torch.save({name: value.cpu() for name, value in weights.items()}, work / BAKED)
+        save_tensors(work / BAKED, {name: value.cpu() for name, value in weights.items()})
         save_arrays(work / LATENTS, latents=latents.numpy(), looks=looks.numpy())
         found = statistics(latents)
         clock.say(

@@ -32,6 +32,7 @@ from magicapture_core import (
     prepare_concept,
     read_photo,
 )
+from magicapture_core.checkpoints import Run
 from magicapture_core.evaluation import metrics
 from magicapture_core.evaluation.judges import Judges, arcface_judge, style_statistics
 from magicapture_core.evaluation.scoring import People, score_picture, see_photos
@@ -82,15 +83,26 @@ def photos_of(folder: Path) -> list[np.ndarray]:
     return [read_photo(path).pixels for path in list_photos(folder)]
 
 
+def is_trained(out: Path) -> bool:
+    """Whether the run has the checkpoint of its last step; adapter/ is there from its first one on."""
+    if not (out / "config.json").exists():
+        return False
+    run = Run.open(out)
+    config, checkpoints = run.facts().config, run.checkpoints()
+    last = f"checkpoint-{config.ti_steps + config.lora_steps:06d}"
+    return run.adapter.exists() and bool(checkpoints) and checkpoints[-1].name == last
+
+
 def run_training(pair: Pair, out: Path) -> None:
-    """Train by the command line, in a process of its own, unless done before."""
-    if (out / "adapter").exists():
+    """Train by the command line, in a process of its own, unless done before; a training that was stopped goes on."""
+    if is_trained(out):
         return
     command = (
         sys.executable, "-m", "magicapture_core", "train", "--subject", str(pair.subject), "--preset", pair.preset,
         "--model", "mini", "--subject-words", pair.words, "--out", str(out),
     )  # fmt: skip
-    subprocess.run([*command, *(["--resume"] if out.exists() else [])], check=True, stdout=subprocess.DEVNULL)
+    begun = ["--resume"] if (out / "config.json").exists() else []
+    subprocess.run([*command, *begun], check=True, stdout=subprocess.DEVNULL)
 
 
 def numbers_of(
@@ -108,14 +120,14 @@ def numbers_of(
     }
 
 
-def own_numbers(style: People) -> dict[str, float]:
-    """What the style's own photos have among themselves, each compared with the others."""
-    count = len(style.embeddings)
-    alike = metrics.unit(style.embeddings) @ metrics.unit(style.embeddings).T
-    colours = [metrics.colour_distance(colour, style.colours) for colour in style.colours]
+def reference_numbers(person: People, style: People) -> dict[str, Any]:
+    """What photos reach by the same measures: each of them against the others of its folder."""
     return {
-        "style": round(float((alike.sum() - count) / (count * (count - 1))), 3),
-        "face_colour": round(float(np.mean(colours)), 2),
+        "own_style": {
+            "style": round(float(np.mean(metrics.left_out(style.embeddings, metrics.style_similarity))), 3),
+            "face_colour": round(float(np.mean(metrics.left_out(style.colours, metrics.colour_distance))), 2),
+        },
+        "photos": round(float(np.mean(metrics.left_out(person.vectors, metrics.csim_mean))), 3),
     }
 
 
@@ -194,20 +206,23 @@ class Desk:
         return {
             "portraits": numbers_of(pictures, person, style, self.judges),
             "drafts": numbers_of(drafts, person, style, self.judges),
-            "own_style": own_numbers(style),
-            "photos": round(float((metrics.unit(person.vectors) @ metrics.unit(person.vectors).mean(0)).mean()), 3),
-        }  # fmt: skip
+            **reference_numbers(person, style),
+        }
 
 
 def between_people(judges: Judges) -> float:
-    """Mean cosine between photos of different sample people."""
+    """What photos of other sample people reach by the measure of likeness: their mean cosine to a person's."""
     vectors = [
         see_photos(photos_of(folder), judges).vectors
         for folder in sorted(Path("assets/people").iterdir())
         if folder.is_dir()
     ]
     values = [
-        float(a @ b) for i, one in enumerate(vectors) for two in vectors[i + 1 :] for a in one for b in two
+        metrics.csim_mean(other, one)
+        for i, one in enumerate(vectors)
+        for j, others in enumerate(vectors)
+        if i != j
+        for other in others
     ]
     return round(float(np.mean(values)), 3)
 

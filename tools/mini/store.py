@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,6 +27,13 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """A .npz file."""
     part = _part(path)
     np.savez(part, **arrays)
+    part.replace(path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A .pt file."""
+    part = _part(path)
+    torch.save(dict(tensors), part)
     part.replace(path)
 
 

@@ -2,7 +2,7 @@
 
 python -m tools.mini.train_upscaler faces --generator GENERATOR --work .training/upscaler    # the photos, once
 python -m tools.mini.train_upscaler train --work .training/upscaler --mobilenet MOBILENET.pth --minutes 40
-python -m tools.mini.train_upscaler export --work .training/upscaler [--sheet SHEET.png]
+python -m tools.mini.train_upscaler export --work .training/upscaler --mobilenet MOBILENET.pth [--sheet SHEET.png]
 
 Each goes on where it stopped. Half of the inputs are photos at 256 px, some of them JPEG-compressed or made small in
 another way; the other half went through the mini model's VAE and look as its own pictures do. `export` writes the
@@ -310,6 +310,9 @@ def main() -> None:
     parser.add_argument("--sheet", help="also draw before and after here")
     parser.add_argument("--out", default="assets/mini")
     args = parser.parse_args()
+    needed = {"faces": "generator", "train": "mobilenet", "export": "mobilenet"}[args.stage]
+    if not getattr(args, needed):  # said before anything is written or trained
+        parser.error(f"{args.stage} needs --{needed}.")
     {"faces": make_faces, "train": train, "export": export}[args.stage](args)
 
 

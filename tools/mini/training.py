@@ -96,7 +96,8 @@ def _vae_weights(
 ) -> dict[str, Tensor]:
     """The trained autoencoder's weights in float32; those that it came with where it is trained on from a model."""
     optimizer = networks.vae_optimizer
-    if not settings.start_from and not (settings.work / latents.BAKED).exists():
+    # By the latents, which are written last: without them the pictures are encoded, by weights that must be trained.
+    if not settings.start_from and not (settings.work / latents.LATENTS).exists():
         embedder = load_sface().to(settings.device)
         stock = train_vae.Stock.open(settings.work)
         step = train_vae.VaeTraining(

@@ -217,20 +217,31 @@ class Style:
     finished: str | Finish | None
     models: tuple[int, ...]
     """Who is shown: SEEDS + each."""
+    neutral: bool = False
+    """Leaves the colour of skin as it is, so that it can be compared with the person's photos."""
 
 
 STYLES = (
-    Style("red-studio", "red paper, soft light", "red", "soft", None, (0, 6, 14, 17, 26, 59)),
+    Style("red-studio", "red paper, soft light", "red", "soft", None, (0, 6, 14, 17, 26, 59), neutral=True),
     Style("night-city", "city lights, cold light", "city", "cool", None, (3, 11, 39, 75, 107, 138)),
     Style("sepia-print", "sepia on beige", "beige", None, "sepia", (2, 15, 43, 53, 66, 106)),
     Style("white-mono", "black-and-white on white", "white", "soft", "black-and-white", (47, 92, 119, 132, 160, 167)),
-    Style("stripes", "striped wallpaper, soft light", stripes, "soft", None, (7, 50, 51, 83, 89, 129)),
+    Style("stripes", "striped wallpaper, soft light", stripes, "soft", None, (7, 50, 51, 83, 89, 129), neutral=True),
     Style("sunset", "evening sky, warm light", "sunset", "warm", None, (58, 72, 82, 109, 143, 176)),
     Style("duotone", "dark blue and pale yellow", "grey", None, duotone, (22, 34, 57, 91, 102, 131)),
     Style("dusk-paper", "pink to violet, light from the side", dusk, "side", None, (28, 31, 86, 100, 121, 161)),
     Style("low-key", "black, warm light from the side", "black", "warm", None, (44, 63, 69, 145, 164, 175)),
     Style("green-bokeh", "pale lights on green, vintage film", bubbles, None, "vintage", (64, 85, 87, 104, 140, 172)),
 )  # fmt: skip
+
+PARTS = {
+    "chosen": {"identities": ("p01", "p02", "p03"), "styles": ("night-city", "sepia-print", "sunset")},
+    "reported": {
+        "identities": ("p04", "p05", "p06", "p07", "p08", "p09", "p10"),
+        "styles": ("stripes", "duotone", "low-key", "green-bokeh"),
+    },
+}
+"""Settings are chosen on the first, the table is of the second (assets/benchmark/README.md)."""
 
 
 def in_style(picture: np.ndarray, style: Style, seed: int) -> np.ndarray:
@@ -273,11 +284,15 @@ ABOUT = (
 
 
 def write_facts(out: Path) -> None:
-    """benchmark.json: the order of people and styles, and the people's groups."""
+    """benchmark.json: the order of people and styles, the people's groups, the neutral styles and the parts."""
     facts = {
         "about": ABOUT,
         "identities": {p.name: {"skin_tone": p.skin_tone, "gender": p.gender, "age": p.age} for p in PEOPLE},
-        "styles": {style.name: {"about": style.about} for style in STYLES},
+        "styles": {
+            style.name: {"about": style.about, **({"neutral": True} if style.neutral else {})}
+            for style in STYLES
+        },
+        "parts": PARTS,
     }
     (out / "benchmark.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 

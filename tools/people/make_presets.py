@@ -1,11 +1,12 @@
 """Make the presets' reference photos: six different adults who do not exist, in one style.
 
-python -m tools.people.make_presets --generator GENERATOR [--rows .training/mini/rows.jsonl] [--candidates SHEET.png]
+python -m tools.people.make_presets --generator GENERATOR --rows .training/mini/rows/rows.jsonl [--candidates SHEET.png]
                                     [--only NAME …]
 
-No training photo of the mini model is shown: the people of the first six are held-out faces of tools/mini/measure.py's
-rows.jsonl, made again at full size from their seeds; those of the others have seeds from 66 000 000 on, which no
-training in this project uses. Needs PyMatting (`pip install pymatting`) beside the generator.
+The people of the first six are held-out faces of tools/mini/measure.py's rows.jsonl, made again at full size from their
+seeds: UNet and text encoder of the mini model never saw them, but the VAE of the shipped weights was trained on them,
+too (tools/mini/README.md). Those of the others have seeds from 66 000 000 on, which no training in this project uses.
+Without --rows only those can be made, by --only. Needs PyMatting (`pip install pymatting`) beside the generator.
 """
 
 from __future__ import annotations
@@ -254,7 +255,9 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [style for style in STYLES if not args.only or style.name in args.only]
     if not args.rows and (args.candidates or not all(style.seeds for style in wanted)):
-        raise SystemExit("--rows is needed: these presets show held-out faces of rows.jsonl.")
+        raise SystemExit(
+            "--rows is needed: these presets show held-out faces of rows.jsonl. With --only, others can be made."
+        )
     generator = FaceGenerator(Path(args.generator))
     lines = Path(args.rows).read_text().splitlines() if args.rows else []
     rows: list[Row] = [json.loads(line) for line in lines]

@@ -59,12 +59,17 @@ COLUMNS: tuple[Column, ...] = (
     Column("one_face", "one face ↑", "share of pictures with exactly one face", 2),
     Column("style", "Style ↑", "mean cosine with the style's references, faces masked out"),
     Column(
-        "face_colour", "Face colour ↓", "distance of the face's colour from the references' faces, in a*b*", 1
+        "face_colour",
+        "Face colour ↓",
+        "distance of the face's colour from the references' faces, in a*b*; a schedule with lambda_colour trains "
+        "MagiCapture on it, and no method without the composed prompt",
+        1,
     ),
     Column(
         "skin",
         "Skin ↓",
-        "distance of the face's colour from the person's photos, in L*a*b*; only in styles that leave skin as it is",
+        "distance of the face's colour from the person's photos, in L*a*b*; only in styles that leave skin as it is; a "
+        "schedule with lambda_lightness trains MagiCapture on the lightness in it",
         1,
     ),
     Column(
@@ -149,7 +154,7 @@ class Results:
     edits: Mapping[str, Mapping[str, float]]
     """Method → edit → share of its pictures that show it."""
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Reference values from photos: title → column → value."""
+    """Reference values from photos of the people and styles that have cells: title → column → value."""
     judges: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
     """Cells that are not finished."""
@@ -233,7 +238,9 @@ def collect(tasks: Sequence[Task], setup: Setup, benchmark: Benchmark, out: Path
             }
             for method in values
         },
-        bounds=bounds(benchmark, judges),
+        bounds=bounds(
+            benchmark, judges, list(dict.fromkeys(cell for cells in values.values() for cell in cells))
+        ),
         judges=notes,
         missing=missing,
     )

@@ -125,7 +125,9 @@ def markdown(results: Results, facts: Sequence[str], *, paper: bool) -> str:
 
 
 def _people(results: Results, kind: str, group: str) -> int:
-    return sum(results.benchmark.groups.get(n, {}).get(kind) == group for n in results.benchmark.identities)
+    """Of those who have a finished cell: the numbers are of them alone."""
+    measured = {person for cells in results.values.values() for person, _ in cells}
+    return sum(results.benchmark.groups.get(person, {}).get(kind) == group for person in measured)
 
 
 def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
