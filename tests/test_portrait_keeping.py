@@ -41,6 +41,22 @@ def visit(tmp_path: Path) -> Iterator[tuple[Studio, str, list[StoredPortrait]]]:
     studio.close()
 
 
+def test_no_portrait_goes_before_there_are_too_many(
+    visit: tuple[Studio, str, list[StoredPortrait]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key, made = visit
+    monkeypatch.setattr(session_portraits, "KEPT_PORTRAITS", 6)
+    run = studio.sessions.find(key).runs[0]
+    studio.portraits.like(key, made[0].id)
+    counts, seeds = [], []
+    for seed in range(4, 8):
+        studio.portraits.keep(key, run, Portrait(Image.new("RGB", (8, 8)), "a {subject}", seed, 0.5, {}))
+        seeds = [portrait.seed for portrait in studio.sessions.find(key).portraits]
+        counts.append(len(seeds))
+    assert counts == [5, 6, 6, 6]
+    assert seeds == [0, 3, 4, 5, 6, 7]  # the oldest go, but no favourite
+
+
 def names(session: Any, order: str) -> list[int]:
     return [portrait.seed for portrait in in_order(session.portraits, order)]
 

@@ -73,7 +73,8 @@ class SessionPortraits:
                 _keep_maps(session, stored.id, portrait.attention)
             session.portraits.append(stored)
             usual = [each for each in session.portraits if not each.favourite] or session.portraits
-            for old in usual[: len(session.portraits) - KEPT_PORTRAITS]:
+            too_many = max(0, len(session.portraits) - KEPT_PORTRAITS)  # below 0 it would count from the end
+            for old in usual[:too_many]:
                 drop_portrait(session, old)
         return stored
 
