@@ -118,6 +118,17 @@ def test_a_discarded_training_takes_what_was_deleted_a_moment_ago(visit: Any) ->
     assert [path for path in session.shown.rglob("*") if path.is_file()] == []
 
 
+def test_a_discarded_training_brings_back_nothing_of_another(visit: Any) -> None:
+    studio, key, made = visit
+    add_run(studio, key, "second", saved=True)
+    studio.portraits.remove(key, made[0].id)
+    session = studio.runs.discard(key, "second")
+    assert made[0].id not in [portrait.id for portrait in session.portraits]
+    assert [portrait.id for portrait in session.removed] == [made[0].id]
+    studio.portraits.forget_removed(key)  # as its timer does
+    assert not Path(made[0].picture).exists()
+
+
 @pytest.mark.parametrize(
     "prompt",
     [

@@ -69,8 +69,9 @@ class SessionRuns:
                 shutil.rmtree(session.run_folder(run), ignore_errors=True)
                 session.runs.remove(run)
                 forget_pictures([row["picture"] for row in (run.choice or {}).get("rows", ())])
-            session.portraits += session.removed  # what was deleted a moment ago goes with it
-            session.removed = []
+            # What was deleted a moment ago goes with it; of other trainings it can still be brought back.
+            session.portraits += [portrait for portrait in session.removed if portrait.run == run_id]
+            session.removed = [portrait for portrait in session.removed if portrait.run != run_id]
             for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
                 drop_portrait(session, portrait)
             if session.archive_run == run_id:
