@@ -22,7 +22,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.look_cards import LookCard, learning_order, look_cards
 from magicapture_core.ui.ready_looks import OWN_TITLE, look_names, look_title
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.stored_session import OWN, UNSEEN, session_from
+from magicapture_core.ui.stored_session import OWN, UNSEEN, StoredRun, session_from
 from magicapture_core.ui.studio import Studio
 
 PEOPLE = {person.name: person.photos for person in sample_people()}
@@ -179,6 +179,27 @@ def test_nothing_is_made_of_photos_without_consent(visit: tuple[Studio, str]) ->
         studio.training_jobs.start(key, None, "custom", SHORT)
     studio.photos.use_person(key, "alma")  # nobody: there is nobody to ask
     assert studio.drafts.next_look(studio.sessions.find(key)) == "passport"
+
+
+def test_no_training_goes_on_with_photos_whose_consent_was_withdrawn(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key = visit
+    begun: list[str] = []
+    monkeypatch.setattr(studio.training_jobs, "_begin", lambda _key, run_id, *_: begun.append(run_id))
+    studio.photos.use_preset(key, "passport")
+    with studio.sessions.changing(key) as session:
+        session.runs.append(
+            StoredRun("r", "r", "toy", session.fingerprint(), "quick", {}, 0.0, preset="passport")
+        )
+        session.run = "r"
+    studio.photos.consent(key, False)
+    with pytest.raises(Problem, match="Tick the box"):
+        studio.training_jobs.resume(key)
+    assert begun == []
+    studio.photos.consent(key, True)
+    studio.training_jobs.resume(key)
+    assert begun == ["r"]
 
 
 def test_cards_escape_and_say_what_a_picture_is() -> None:

@@ -34,6 +34,7 @@ SHARED_MOST = {
     "keep_checkpoints": 5, "sample_pictures": 8,
 }  # fmt: skip
 """The highest settings on a server for others."""
+NOT_ALLOWED = N_("Tick the box that says you may use the photos, in the step “Photos”.")
 ROOM_EVERY = 20
 """Steps after which a training looks at how much disk its session takes."""
 
@@ -66,7 +67,7 @@ class TrainingJobs(SlicedJobs):
                 "There are no usable photos of the person yet. Go back to the step “Photos” and add some."
             )
         if not session.allowed:
-            return _("Tick the box that says you may use the photos, in the step “Photos”.")
+            return _(NOT_ALLOWED)
         for look in session.looks or [OWN]:
             if not session.usable("style", look):
                 return _(
@@ -181,6 +182,8 @@ class TrainingJobs(SlicedJobs):
         run = next((run for run in session.runs if run.id == (run_id or session.run)), None)
         if run is None:
             raise Problem(_("There is no training to go on with. Start one."))
+        if not session.allowed:  # they said so once, and may have changed their mind
+            raise Problem(_(NOT_ALLOWED))
         if session.fingerprint(run.look) != run.fingerprint:
             raise Problem(
                 _(
