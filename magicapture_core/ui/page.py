@@ -325,16 +325,25 @@ class Wizard:
         """Nothing is deleted."""
         return {self.ask_delete: gr.Button(visible=True), self.sure: gr.Column(visible=False)}
 
+    @property
+    def boxes(self) -> list[Any]:
+        """Where uploads wait until a step takes them in."""
+        photos = self.steps[PHOTOS]
+        return [photos.files, photos.camera, self.steps[STYLE].files]
+
     @told(DELETION)
-    def delete_data(self, key: str) -> Updates:
-        """Delete, and begin anew."""
+    def delete_data(self, key: str, *waiting: list[str] | str | None) -> Updates:
+        """Delete, and begin anew. waiting: what the boxes hold; no step has taken it in, so no session knows it."""
         counts = self._counts(key)
+        for held in waiting:
+            self.studio.sessions.forget_uploads([held] if isinstance(held, str) else held or ())
         self.studio.delete(key)
         key, session = self.studio.sessions.create()
         gr.Info(_("Deleted: {what}.", what=_counted(counts)), title=_(DELETION))
         return {
             self.key: key,
             **self.show(session),
+            **dict.fromkeys(self.boxes, None),
             self.ask_delete: gr.Button(visible=True),
             self.sure: gr.Column(visible=False),
             **self._at(session, PHOTOS),

@@ -304,6 +304,24 @@ def test_delete_my_data_deletes_it(page: Any, server: Any) -> None:
     assert not shown.exists()
 
 
+def test_delete_my_data_deletes_what_nobody_has_agreed_to_yet(
+    page: Any, server: Any, people: list[list[Path]]
+) -> None:
+    def held() -> list[Path]:
+        return [path for path in (server.runs / "shown").rglob("never-agreed*") if path.is_file()]
+
+    photo = {"name": "never-agreed.jpg", "mimeType": "image/jpeg", "buffer": people[0][0].read_bytes()}
+    page.locator("#mc-files input[type=file]").set_input_files([photo])
+    expect(page.locator("#mc-held")).to_contain_text("1 photo here.")
+    assert len(held()) == 1
+    page.get_by_role("button", name="Delete my data").first.click()
+    page.locator("#mc-delete").click()
+    page.locator("#mc-delete-yes").click()
+    expect(page.locator("#mc-held")).not_to_contain_text("1 photo here.")
+    expect(page.locator("#mc-files")).not_to_contain_text("never-agreed")
+    assert held() == []
+
+
 @pytest.mark.long
 def test_the_page_fits_a_phone(browser: Any, server: Any) -> None:
     from conftest import visitor
