@@ -123,13 +123,18 @@ class FinishingJobs(SessionJobs):
 
         height, width = done.pixels.shape[:2]
         with self.sessions.changing(key) as session:
-            file, shown, plain = (session.new_shown(suffix) for suffix in (".png", ".webp", ".webp"))
-            save_picture(
-                Image.fromarray(done.pixels), file, prompt=portrait.prompt, seed=portrait.seed,
-                settings={**portrait.settings, **done.settings},
-            )  # fmt: skip
-            Image.fromarray(done.pixels).save(shown, quality=90)
-            Image.fromarray(resize(before, (width, height))).save(plain, quality=90)
+            file, shown, plain = (session.new_shown(suffix) for suffix in (".png", ".jpg", ".jpg"))
+            finished = {**portrait.settings, **done.settings}
+            # All with the mark: a browser saves what it shows, too.
+            for pixels, path, settings in (
+                (done.pixels, file, finished),
+                (done.pixels, shown, finished),
+                (resize(before, (width, height)), plain, portrait.settings),
+            ):
+                save_picture(
+                    Image.fromarray(pixels), path, prompt=portrait.prompt, seed=portrait.seed,
+                    settings=settings,
+                )  # fmt: skip
             stored = {
                 "file": str(file), "after": str(shown), "before": str(plain), "size": [width, height],
                 "faces": [dataclasses.asdict(face) for face in done.faces], "notes": done.notes,

@@ -30,6 +30,7 @@ class PortraitSheets:
         from magicapture_core.formats.passport import make_passport_photo
         from magicapture_core.formats.sheet import write_sheet
         from magicapture_core.photos import read_photo
+        from magicapture_core.provenance import save_picture
 
         session = self.sessions.find(key)
         self.sessions.check_room(session)
@@ -40,8 +41,11 @@ class PortraitSheets:
         photo = make_passport_photo(
             read_photo(source).pixels, photo_spec(spec), replace=colour is not None, background=colour
         )
-        shown = session.new_shown(".webp")
-        Image.fromarray(photo.pixels).save(shown, quality=90)
+        shown = session.new_shown(".jpg")
+        save_picture(
+            Image.fromarray(photo.pixels), shown, prompt=portrait.prompt, seed=portrait.seed,
+            settings=portrait.settings,
+        )  # fmt: skip
         files = []
         if photo.passed or force:
             for suffix in (".pdf", ".png"):

@@ -135,6 +135,7 @@ class TestWithoutABrowser:
         assert [path.suffix for path in made["files"]] == [".pdf", ".png"]
         shown = server.studio.sessions.find(key).shown
         assert all(path.parent == shown for path in [made["photo"], *made["files"]])
+        assert read_provenance(made["photo"]).generated
 
     def test_nobody_reaches_another_s_portrait(self, server: Any) -> None:
         sessions, finishing_jobs = server.studio.sessions, server.studio.finishing_jobs
@@ -186,3 +187,5 @@ class TestWithoutABrowser:
             len(list(session.shown.iterdir())) == 4
         )  # the portrait, and three files of the newest finishing
         assert np.asarray(Image.open(finished["before"])).shape == (1024, 1024, 3)
+        for name in ("file", "after", "before"):
+            assert read_provenance(finished[name]).generated, name
