@@ -91,6 +91,28 @@ def test_a_discarded_training_takes_all_that_was_made_with_it(visit: tuple[Studi
     assert session.run == "first"
 
 
+def test_what_was_exported_goes_with_its_training(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key = visit
+    add_run(studio, key, "first", saved=True)
+
+    def export_run(_run: Path, format: str, out: Path, **_: Any) -> list[Path]:
+        out.mkdir(parents=True)
+        (out / f"{format}.safetensors").write_bytes(b"learned")
+        return list(out.iterdir())
+
+    monkeypatch.setattr("magicapture_core.export.export_run", export_run)
+    for format in ("diffusers", "kohya", "kohya"):
+        (file,) = studio.runs.export(key, format)
+    shown = studio.sessions.find(key).shown
+    exported = sorted(path.name for path in shown.rglob("*.safetensors"))
+    assert exported == ["diffusers.safetensors", "kohya.safetensors"]
+    assert file.exists()
+    studio.runs.discard(key, "first")
+    assert list(shown.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("moment", "dated"),
     [

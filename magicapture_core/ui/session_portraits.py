@@ -260,6 +260,7 @@ def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
     if finished:
         _forget_finished_archive(session)
     forget_pictures(finished[name] for name in FINISHED_FILES if name in finished)
+    forget_pictures(session.sheets.pop(portrait.id, ()))
     forget_pictures([portrait.picture, _maps_path(session, portrait.id)])
     session.portraits.remove(portrait)
 

@@ -77,6 +77,8 @@ class StoredRun:
     """Whether it came to its own end, after all steps or before."""
     adapter_scale: float | None = None
     """The strength that was adopted from it; None: the model's own suggestion."""
+    exported: dict[str, str] = field(default_factory=dict)
+    """Format of another program -> the shown folder of its files."""
 
     @property
     def look(self) -> str:
@@ -143,6 +145,8 @@ class Session:
     """Deleted a moment ago: they can be brought back until SessionPortraits forgets them."""
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Portrait -> what finishing made of it: shown files, faces, notes."""
+    sheets: dict[str, list[str]] = field(default_factory=dict)
+    """Portrait -> its newest passport-style photo and sheets, as shown files."""
     archive: str | None = None
     """Zip of the newest portraits."""
     archive_run: str | None = None

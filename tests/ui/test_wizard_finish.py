@@ -137,6 +137,18 @@ class TestWithoutABrowser:
         assert all(path.parent == shown for path in [made["photo"], *made["files"]])
         assert read_provenance(made["photo"]).generated
 
+    def test_a_sheet_goes_with_the_next_one_and_with_its_portrait(self, server: Any) -> None:
+        studio = server.studio
+        key, session = studio.sessions.create()
+        portrait = with_portrait(studio, key)
+        for force in (False, True):
+            studio.sheets.make(key, portrait.id, "icao", "a4", background="#dddee0", force=force)
+            assert sorted(path.suffix for path in session.shown.iterdir()) == [".jpg", ".pdf", ".png", ".png"]
+        studio.portraits.remove(key, portrait.id)
+        studio.portraits.forget_removed(key)
+        assert list(session.shown.iterdir()) == []
+        assert studio.sessions.find(key).sheets == {}
+
     def test_nobody_reaches_another_s_portrait(self, server: Any) -> None:
         sessions, finishing_jobs = server.studio.sessions, server.studio.finishing_jobs
         (ann, _), (bob, _) = sessions.create(), sessions.create()
