@@ -264,8 +264,8 @@ def _for_the_window(said: str, snapshot: Snapshot) -> str:
 
 
 def _done(snapshot: Snapshot) -> str:
-    """That it ended well; nothing where it was stopped."""
-    if snapshot.state != "done":
+    """That it ended well; nothing where it was stopped, or where every portrait was deleted meanwhile."""
+    if snapshot.state != "done" or not snapshot.reports:
         return ""
     number = len(snapshot.reports)
     title = n_("{n} portrait is finished", "{n} portraits are finished", number)

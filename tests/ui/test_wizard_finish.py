@@ -149,6 +149,29 @@ class TestWithoutABrowser:
         assert list(session.shown.iterdir()) == []
         assert studio.sessions.find(key).sheets == {}
 
+    def test_what_is_deleted_while_all_are_finished_leaves_nothing_and_stops_nothing(
+        self, server: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        studio = server.studio
+        key, session = studio.sessions.create()
+        first, second, third = (with_portrait(studio, key) for _ in range(3))
+        keep = studio.finishing_jobs._keep
+
+        def delete_and_keep(key: str, portrait: StoredPortrait, *values: Any) -> Any:
+            if portrait.id == first.id:  # that which is finished, and the next one
+                for each in (first, second):
+                    studio.portraits.remove(key, each.id)
+                studio.portraits.forget_removed(key)
+            return keep(key, portrait, *values)
+
+        monkeypatch.setattr(studio.finishing_jobs, "_keep", delete_and_keep)
+        values = {"upscale": 1, "restore": "none", "upscaler": "lanczos"}
+        job = studio.finishing_jobs.start(key, first.id, values, [second.id, third.id])
+        assert job.wait(180)
+        assert (job.snapshot().state, job.snapshot().problem) == ("done", None)
+        assert list(studio.sessions.find(key).finished) == [third.id]
+        assert len(list(session.shown.iterdir())) == 4  # the third portrait, and what was made of it
+
     def test_nobody_reaches_another_s_portrait(self, server: Any) -> None:
         sessions, finishing_jobs = server.studio.sessions, server.studio.finishing_jobs
         (ann, _), (bob, _) = sessions.create(), sessions.create()
