@@ -18,6 +18,7 @@ from magicapture_core.concepts import doubt, prepare_concept
 from magicapture_core.faces import choose_analyser
 from magicapture_core.masks import Masks
 from magicapture_core.photos import read_photo
+from magicapture_core.presets import load_preset
 from magicapture_core.problems import Problem
 from magicapture_core.ui.look_cards import LookCard, learning_order, look_cards
 from magicapture_core.ui.ready_looks import OWN_TITLE, look_names, look_title
@@ -200,6 +201,26 @@ def test_no_training_goes_on_with_photos_whose_consent_was_withdrawn(
     studio.photos.consent(key, True)
     studio.training_jobs.resume(key)
     assert begun == ["r"]
+
+
+def test_the_strengths_of_every_look_can_be_compared(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    for look in ("sunset", "neon"):
+        studio.photos.toggle_look(key, look)
+    with studio.sessions.changing(key) as session:
+        kind = {"subject_kind": "person"}
+        for look in session.looks:
+            run = StoredRun(look, look, "toy", session.fingerprint(look), "quick", kind, 0.0, preset=look)
+            session.runs.append(run)
+            (session.run_folder(run) / "checkpoint-000001").mkdir(parents=True)
+    compared = {}
+    for run in session.runs:
+        session = studio.runs.choose(key, run.id)
+        assert studio.comparison_jobs.lacking(session) is None
+        compared[run.look] = studio.comparison_jobs.photos_of(session, run)["style"]
+    for look, photos in compared.items():
+        own = read_photo(load_preset(look).photos[0]).pixels
+        assert np.array_equal(photos[0].pixels, own), look
 
 
 def test_cards_escape_and_say_what_a_picture_is() -> None:
