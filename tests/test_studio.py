@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -25,9 +26,10 @@ from magicapture_core.concepts import verdicts
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards, settings
-from magicapture_core.ui.comparison_jobs import _judges_in_words
+from magicapture_core.ui import cards, page, settings
+from magicapture_core.ui.comparison_jobs import COMPARISON, _judges_in_words
 from magicapture_core.ui.past_trainings import PastTrainings
+from magicapture_core.ui.portrait_jobs import PORTRAITS
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
 from magicapture_core.ui.session_runs import not_ready
@@ -35,6 +37,7 @@ from magicapture_core.ui.setting_texts import FORM
 from magicapture_core.ui.step_photo_list import unusable
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
+from magicapture_core.ui.training_jobs import TRAINING
 
 
 @pytest.fixture
@@ -365,6 +368,30 @@ def test_the_question_before_a_deletion_stays_until_it_is_answered(visit: tuple[
     assert "drop-run" in shown()
     past.ask(session, "keep-run", "a" * 16)
     assert "drop-run" not in shown()
+
+
+@pytest.mark.parametrize(("kind", "waits"), [(TRAINING, True), (PORTRAITS, False), (COMPARISON, False)])
+def test_only_a_training_is_a_reason_to_wait_at_the_step_learn(
+    visit: tuple[Studio, str], kind: str, waits: bool
+) -> None:
+    studio, key = visit
+    add_run(studio, key, "first", saved=True)
+    session, begun, done = studio.sessions.find(key), threading.Event(), threading.Event()
+
+    def stream(_job: Any) -> Iterator[None]:
+        begun.set()
+        done.wait(60)
+        yield None
+
+    with gr.Blocks():
+        wizard = page.layout(studio)
+    job = studio.jobs.start(session.id, kind, stream)
+    assert begun.wait(60)
+    lacking = wizard._lacking(session, page.TRAIN)
+    done.set()
+    assert job.wait(60)
+    assert (lacking is not None) == waits
+    assert wizard._lacking(session, page.TRAIN) is None
 
 
 def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:

@@ -279,7 +279,8 @@ class Wizard:
         if isinstance(step, PhotosStep | StyleStep):
             return step.lacking(session)
         if isinstance(step, TrainStep):
-            if self.studio.jobs.active(session.id) is not None:
+            training = self.studio.training_jobs.newest(session)
+            if training is not None and training.active:  # other jobs are no reason to wait here
                 return _("A training is under way. Wait for it, or press “Stop and keep”.")
             return step.lacking(session)
         if number == PORTRAITS and not session.portraits:
