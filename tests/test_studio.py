@@ -22,10 +22,13 @@ from PIL import Image
 from test_limits import with_photos
 from toy import save_toy
 
+from magicapture_core.checkpoints import FIRST_FAMILY, Run, RunFacts
 from magicapture_core.concepts import verdicts
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.generation import Portrait
+from magicapture_core.languages import speaking
 from magicapture_core.problems import Problem
+from magicapture_core.provenance import save_picture
 from magicapture_core.ui import cards, page, settings
 from magicapture_core.ui.comparison_jobs import COMPARISON, _judges_in_words
 from magicapture_core.ui.past_trainings import PastTrainings
@@ -34,6 +37,7 @@ from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.setting_texts import FORM
+from magicapture_core.ui.step_finish import _report
 from magicapture_core.ui.step_photo_list import unusable
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
@@ -392,6 +396,37 @@ def test_only_a_training_is_a_reason_to_wait_at_the_step_learn(
     assert job.wait(60)
     assert (lacking is not None) == waits
     assert wizard._lacking(session, page.TRAIN) is None
+
+
+@pytest.mark.parametrize("code", ["en", "de", "ja"])
+@pytest.mark.parametrize("likeness", [0.5, None])
+def test_scores_are_explained_in_every_language_where_they_are_shown(
+    visit: tuple[Studio, str], code: str, likeness: float | None
+) -> None:
+    studio, key = visit
+    run = add_run(studio, key, "first", saved=True)
+    folder = studio.sessions.find(key).run_folder(run)
+    Run.create(folder, RunFacts(TrainConfig(), "toy", FIRST_FAMILY, "x", "toy", (), ()))
+    for name in ("checkpoint-000001", "samples"):
+        (folder / name).mkdir()
+    sample = folder / "samples" / "step-000001.png"
+    save_picture(
+        Image.new("RGB", (8, 8)), sample, prompt="a", seed=1, settings={"likeness": likeness, "steps": 3}
+    )
+    with speaking(code), gr.Blocks():
+        learning = page.layout(studio).steps[page.TRAIN]
+        updates = learning.watch(studio.sessions.find(key), None)[0]
+    assert "mc-frame" in updates[learning.samples]
+    assert updates[learning.explained].visible == (likeness is not None)
+
+
+def test_what_finishing_did_to_a_face_is_spelt_as_the_language_spells() -> None:
+    face = {"score_before": 0.5, "score_after": 0.6, "strength": 0.5, "wanted": 0.8}
+    finished = {"size": [8, 8], "file": "x.png", "notes": [], "faces": [face, {**face, "wanted": 0.5}]}
+    with speaking("de"):
+        said = _report(finished)
+    assert "Vor der Verbesserung: Mittlere Ähnlichkeit (50). Danach: Hohe Ähnlichkeit (60)." in said
+    assert "Danach: Hohe Ähnlichkeit (60); zu 50" in said
 
 
 def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:
