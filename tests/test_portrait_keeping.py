@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 from test_studio import add_run
@@ -16,10 +18,12 @@ from toy import save_toy
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui import session_portraits
+from magicapture_core.ui.portrait_jobs import PORTRAITS
 from magicapture_core.ui.portrait_shapes import SHAPES, SQUARE, shapes, size_of
 from magicapture_core.ui.prompt_chips import changed
 from magicapture_core.ui.prompt_words import from_page, in_plain_words, to_page, with_tokens
 from magicapture_core.ui.session_portraits import in_order
+from magicapture_core.ui.step_portraits import PortraitsStep
 from magicapture_core.ui.stored_session import StoredPortrait
 from magicapture_core.ui.studio import Studio
 
@@ -127,6 +131,28 @@ def test_a_discarded_training_brings_back_nothing_of_another(visit: Any) -> None
     assert [portrait.id for portrait in session.removed] == [made[0].id]
     studio.portraits.forget_removed(key)  # as its timer does
     assert not Path(made[0].picture).exists()
+
+
+def test_more_like_this_is_there_for_whoever_opens_a_portrait_while_others_are_drawn(visit: Any) -> None:
+    studio, key, made = visit
+    session, begun, done = studio.sessions.find(key), threading.Event(), threading.Event()
+
+    def stream(_job: Any) -> Iterator[None]:
+        begun.set()
+        done.wait(60)
+        yield None
+
+    with gr.Blocks():
+        step = PortraitsStep(studio)
+    job = studio.jobs.start(session.id, PORTRAITS, stream)
+    assert begun.wait(60)
+    pressed = gr.EventData(None, {"act": "portrait", "id": made[0].id})
+    drawn = step.press(key, None, "", "new", 4, pressed)[step.detail]
+    with pytest.raises(Problem, match="still under way"):
+        studio.portrait_jobs.near(key, made[0].id, 1)
+    done.set()
+    assert job.wait(60)
+    assert 'data-act="near"' in drawn
 
 
 @pytest.mark.parametrize(

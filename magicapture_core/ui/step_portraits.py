@@ -350,9 +350,8 @@ class PortraitsStep(Step):
         word = word or ("{subject}" if "{subject}" in words else next(iter(words), None))
         heat = self.studio.portraits.heat(key, portrait.id, word) if word else None
         photo = next(iter(session.usable("subject")), None)
-        busy = self.studio.jobs.active(session.id) is not None
         return {
-            self.detail: portrait_detail(portrait, photo, words, word, heat, busy),
+            self.detail: portrait_detail(portrait, photo, words, word, heat),
             self.chosen: portrait.id,
         }
 
