@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from test_limits import SHORT
@@ -23,6 +24,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.look_cards import LookCard, learning_order, look_cards
 from magicapture_core.ui.ready_looks import OWN_TITLE, look_names, look_title
 from magicapture_core.ui.sample_people import sample_people
+from magicapture_core.ui.step_portraits import PortraitsStep
 from magicapture_core.ui.stored_session import OWN, UNSEEN, StoredRun, session_from
 from magicapture_core.ui.studio import Studio
 
@@ -113,6 +115,31 @@ def test_ticked_looks_are_learned_one_after_the_other_and_not_twice(visit: tuple
     studio.training_jobs.start(key, None, "custom", SHORT)  # all are learned: all of them once more
     titles = [run.title for run in runs_after_all(studio, key)]
     assert titles[3:] == ["Sunset 2", "Passport photo 2", "Neon 2"]
+
+
+def test_whoever_looks_at_portraits_is_not_thrown_to_the_next_look(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    for look in ("sunset", "neon"):
+        studio.photos.toggle_look(key, look)
+    with gr.Blocks():
+        step = PortraitsStep(studio)
+    first = studio.training_jobs.start(key, None, "custom", {**SHORT, "checkpoint_every": 1})
+    deadline = time.monotonic() + PATIENCE
+    while not studio.runs.saved_step(studio.sessions.find(key), first) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    session = studio.runs.take_ready(key)  # at the step “Portraits”, while it still learns
+    assert (session.run, session.looked_at) == (first.id, True)
+    seen = step.watch(session, None, None, "")[1]
+    _, second = runs_after_all(studio, key)
+    session = studio.sessions.find(key)
+    assert session.run == first.id
+    updates, _ = step.watch(session, seen, None, "")
+    assert updates[step.run].value == first.id
+    assert [each for _, each in updates[step.run].choices] == [second.id, first.id]  # there to be chosen
+    assert studio.training_jobs.job(session) is None
+    session = studio.runs.leave_portraits(key)  # at the step “Learn” the newest training is shown
+    assert session.run == second.id
+    assert studio.training_jobs.job(session) is not None
 
 
 def test_what_follows_a_stopped_training_is_not_begun(visit: tuple[Studio, str]) -> None:

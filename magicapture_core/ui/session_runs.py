@@ -41,15 +41,25 @@ class SessionRuns:
         with self.sessions.changing(key) as session:
             if not any(run.id == run_id for run in session.runs):
                 raise Problem(_(GONE))
-            session.run = run_id
+            session.run, session.trained = run_id, None
+            session.looked_at = not_ready(session, session.chosen_run()) is None
         return session
 
     def take_ready(self, key: str) -> Session:
-        """Where the chosen run has saved nothing, choose the newest one that has."""
+        """Somebody goes to the portraits: where the chosen run has saved nothing, choose the newest one that has."""
         with self.sessions.changing(key) as session:
             ready = [run for run in session.runs if not_ready(session, run) is None]
             if ready and session.chosen_run() not in ready:
                 session.run = ready[-1].id
+            session.looked_at = session.chosen_run() in ready
+        return session
+
+    def leave_portraits(self, key: str) -> Session:
+        """Somebody goes to the trainings: choose the one that began, or ended, while they looked at portraits."""
+        with self.sessions.changing(key) as session:
+            if any(run.id == session.trained for run in session.runs):
+                session.run = session.trained
+            session.looked_at, session.trained = False, None
         return session
 
     def suiting(self, model: str, run: StoredRun | None) -> dict[str, Any]:
@@ -81,6 +91,7 @@ class SessionRuns:
                 forget_archive(session)
             if session.run == run_id:
                 session.run = session.runs[-1].id if session.runs else None
+                session.looked_at = False
         return session
 
     def losses(self, session: Session, run: StoredRun) -> list[dict[str, Any]]:

@@ -91,6 +91,11 @@ class TrainingJobs(SlicedJobs):
         configs = {look: self._config(session, look, name, schedule, own) for look in looks}
         new = [look for look in looks if not self.learned(session, look, (name, configs[look]))]
         first, *then = new or looks
+        with self.sessions.changing(key) as session:
+            session.looked_at, session.trained = (
+                False,
+                None,
+            )  # whoever starts a training wants to see that one
         return self._start_one(key, first, then, name, schedule, own)
 
     def learned(self, session: Session, look: str, like: tuple[str, TrainConfig] | None = None) -> bool:
@@ -139,7 +144,8 @@ class TrainingJobs(SlicedJobs):
                 then=then,
                 total=config.ti_steps + config.lora_steps,
             )
-            before, session.run = session.run, run.id
+            before = session.run, session.trained
+            session.choose_trained(run.id)
             session.runs.append(run)
             session.model = model
         try:
@@ -147,7 +153,7 @@ class TrainingJobs(SlicedJobs):
         except Problem:  # the queue is full: as if it had not been asked for
             with self.sessions.changing(key) as session:
                 session.runs = [each for each in session.runs if each.id != run.id]
-                session.run = before
+                session.run, session.trained = before
             raise
         return run
 
@@ -323,8 +329,7 @@ class TrainingJobs(SlicedJobs):
                     if stored.id == run.id:
                         stored.step, stored.finished = step, finished
                         if has_embeddings(session.run_folder(run) / FOLDER):
-                            # Portraits of an older one may have been looked at meanwhile.
-                            session.run = run.id
+                            session.choose_trained(run.id)
         except Problem:
             log.info("session %s was deleted during its training", self.sessions.owner(key))
 
