@@ -78,7 +78,9 @@ def _wire_session(wizard: Wizard, blocks: Any) -> None:
     _when(wizard.ask_delete.click, wizard.confirm_delete, [key], wizard.confirmation)
     _when(wizard.keep_data.click, wizard.cancel_delete, None, wizard.confirmation)
     everything = [key, *wizard.boxes]
-    _when(wizard.delete.click, wizard.delete_data, everything, [key, *wizard.outputs], _("Deleting everything"))
+    _when(
+        wizard.delete.click, wizard.delete_data, everything, [key, *wizard.outputs], _("Deleting everything")
+    )
 
 
 def _wire_ways(wizard: Wizard) -> None:

@@ -42,7 +42,11 @@ class PortraitSheets:
         photo = make_passport_photo(
             read_photo(source).pixels, photo_spec(spec), replace=colour is not None, background=colour
         )
-        made: dict[str, Any] = {"prompt": portrait.prompt, "seed": portrait.seed, "settings": portrait.settings}
+        made: dict[str, Any] = {
+            "prompt": portrait.prompt,
+            "seed": portrait.seed,
+            "settings": portrait.settings,
+        }
         suffixes = (".pdf", ".png") if photo.passed or force else ()
         shown, *files = (session.new_shown(suffix) for suffix in (".jpg", *suffixes))
         try:

@@ -286,7 +286,9 @@ def _all_of(session: Session, count: int) -> str:
 
 
 BEFORE_AFTER = N_("Before restoration: {before}. After: {after}.")
-BLENDED = N_("Before restoration: {before}. After: {after}; blended in by {strength:.0%} to keep the likeness.")
+BLENDED = N_(
+    "Before restoration: {before}. After: {after}; blended in by {strength:.0%} to keep the likeness."
+)
 
 
 def _report(finished: dict[str, Any]) -> str:
