@@ -92,10 +92,8 @@ class TrainingJobs(SlicedJobs):
         new = [look for look in looks if not self.learned(session, look, (name, configs[look]))]
         first, *then = new or looks
         with self.sessions.changing(key) as session:
-            session.looked_at, session.trained = (
-                False,
-                None,
-            )  # whoever starts a training wants to see that one
+            # Whoever starts a training wants to see that one.
+            session.looked_at, session.trained = False, None
         return self._start_one(key, first, then, name, schedule, own)
 
     def learned(self, session: Session, look: str, like: tuple[str, TrainConfig] | None = None) -> bool:
