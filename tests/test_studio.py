@@ -398,6 +398,11 @@ def test_only_a_training_is_a_reason_to_wait_at_the_step_learn(
     assert wizard._lacking(session, page.TRAIN) is None
 
 
+def test_pictures_are_found_in_folders_of_any_name() -> None:
+    assert cards.address("/a b/50% #1?/<é>.png") == "gradio_api/file=/a%20b/50%25%20%231%3F/%3C%C3%A9%3E.png"
+    assert cards.address(r"C:\runs\x.png") == r"gradio_api/file=C:\runs\x.png"
+
+
 @pytest.mark.parametrize("code", ["en", "de", "ja"])
 @pytest.mark.parametrize("likeness", [0.5, None])
 def test_scores_are_explained_in_every_language_where_they_are_shown(
