@@ -107,6 +107,41 @@ def test_what_was_deleted_goes_for_good(visit: Any, monkeypatch: pytest.MonkeyPa
     assert studio.sessions.find(key).removed == []
 
 
+def test_what_is_deleted_once_more_has_its_whole_time_again(
+    visit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key, made = visit
+    monkeypatch.setattr(session_portraits, "UNDO_SECONDS", 0.5)
+    studio.portraits.remove(key, made[1].id)
+    studio.portraits.restore(key, made[1].id)
+    monkeypatch.setattr(session_portraits, "UNDO_SECONDS", 60.0)
+    studio.portraits.remove(key, made[1].id)
+    time.sleep(1.0)
+    assert Path(made[1].picture).exists()
+    assert studio.portraits.restore(key, made[1].id)
+
+
+def test_the_zip_of_the_finished_waits_for_whoever_changes_them(visit: Any) -> None:
+    studio, key, made = visit
+    with studio.sessions.changing(key) as session:
+        for portrait in made[:3]:
+            file = session.new_shown(".png")
+            file.write_bytes(b"finished")
+            session.finished[portrait.id] = {"file": str(file)}
+    found: list[Path | None] = []
+    with studio.sessions.changing(key) as changed:  # as finishing one of them once more does
+        zipping = threading.Thread(target=lambda: found.append(studio.portraits.finished_archive(session)))
+        zipping.start()
+        time.sleep(0.2)
+        assert found == []
+        Path(changed.finished[made[0].id]["file"]).unlink()
+    zipping.join(60)
+    (archive,) = found
+    assert archive is not None
+    with zipfile.ZipFile(archive) as packed_files:
+        assert len(packed_files.namelist()) == 2
+
+
 def test_the_last_portrait_takes_the_zip_with_it(visit: Any) -> None:
     studio, key, made = visit
     for portrait in made:
