@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from pathlib import Path
@@ -273,6 +274,26 @@ def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) 
     page.locator("#mc-brush [data-act=automatic]").click()
     expect(page.locator("#mc-subject-masks .mc-badge")).to_have_count(0)
     assert list(masks.iterdir()) == []
+
+
+def test_nothing_painted_on_one_photo_is_saved_for_the_next(page: Any, server: Any) -> None:
+    to_masks(page)
+    page.locator("#mc-subject-masks .mc-mask").first.click()
+    page.wait_for_selector(".mc-brush[data-ready]")
+    first = page.locator(".mc-brush").get_attribute("data-photo")
+    held: list[Any] = []
+    page.route("**/gradio_api/file=**", lambda route: held.append(route))  # the next photo comes late
+    page.locator("#mc-subject-masks .mc-mask").nth(1).click()
+    page.wait_for_function(f"document.querySelector('.mc-brush').dataset.photo !== {json.dumps(first)}")
+    page.locator("#mc-brush [data-act=save]").click()
+    page.wait_for_timeout(2000)
+    masks = session_of(page, server) / "masks"
+    assert not masks.exists() or list(masks.iterdir()) == []
+    assert held != []
+    page.unroute("**/gradio_api/file=**")  # which lets go what was held
+    page.wait_for_selector(".mc-brush[data-ready]")
+    page.locator("#mc-brush [data-act=save]").click()
+    expect(page.locator("#mc-subject-masks .mc-badge")).to_have_text("Corrected")
 
 
 @pytest.mark.long
