@@ -29,9 +29,15 @@ Call = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
-def agents_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def agents_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of `agents_url` keeps everything."""
+    return tmp_path_factory.mktemp("agents") / "runs"
+
+
+@pytest.fixture(scope="module")
+def agents_url(agents_runs: Path) -> Iterator[str]:
     """A server with the tools for agents, on the toy model."""
-    folder = tmp_path_factory.mktemp("agents")
+    folder = agents_runs.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "runs" / "shown"))
         import app
@@ -105,8 +111,6 @@ def test_a_whole_order(agents_url: str) -> None:
 
     async def order(_: Any, call: Call) -> None:
         photos = [as_data(path) for path in people[0][:2]]
-        with pytest.raises(RuntimeError, match="consent=true"):
-            await call("add_photos", role="subject", photos=photos)
         answer = await call("add_photos", role="subject", photos=photos, consent=True)
         assert [photo["used"] for photo in answer["photos"]] == [True, True]
         key = answer["session"]
@@ -127,6 +131,28 @@ def test_a_whole_order(agents_url: str) -> None:
         assert await call("delete", session=key) == {"deleted": True}
         with pytest.raises(RuntimeError, match="no longer here"):
             await call("status", session=key)
+
+    ordered(agents_url, order)
+
+
+def test_without_consent_nothing_is_taken(agents_url: str, agents_runs: Path) -> None:
+    photos = [as_data(path) for path in sample_people()[0].photos[:2]]
+
+    def kept() -> list[Path]:
+        return [path for path in agents_runs.rglob("*.jp*g") if len(path.parent.name) == 64]
+
+    async def order(_: Any, call: Call) -> None:
+        sessions = list((agents_runs / "sessions").iterdir())
+        with pytest.raises(RuntimeError, match="consent=true"):
+            await call("add_photos", role="subject", photos=photos)
+        assert kept() == []
+        assert list((agents_runs / "sessions").iterdir()) == sessions
+        with pytest.raises(RuntimeError, match="Photo 2"):  # the first is one
+            await call("add_photos", role="subject", photos=[photos[0], "x"], consent=True)
+        assert kept() == []
+        with pytest.raises(RuntimeError, match="no sample person"):
+            await call("add_photos", role="subject", photos=photos, consent=True, person="x")
+        assert kept() == []
 
     ordered(agents_url, order)
 

@@ -195,6 +195,14 @@ class TestPhoto:
         tinted = make_passport_photo(roomy(), SPECS["us"], background=yellow)
         assert "background_colour" in failed(tinted)
 
+    @pytest.mark.parametrize("name", ["australia", "uk"])
+    def test_white_is_refused_where_the_source_refuses_it(self, name: str) -> None:
+        spec = SPECS[name]
+        assert not spec.permits((255, 255, 255))
+        assert not spec.permits((248, 249, 247))
+        assert spec.permits((0xFF, 0xFD, 0xD0))  # cream
+        assert SPECS["icao"].permits((255, 255, 255))
+
     def test_over_the_head_is_background_where_the_picture_ends(self) -> None:
         """And no mirror image of the hair."""
         photo = make_passport_photo(person("conrad", 1)[15:].copy(), SPECS["icao"])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from test_limits import SHORT
@@ -18,11 +19,13 @@ from magicapture_core.concepts import doubt, prepare_concept
 from magicapture_core.faces import choose_analyser
 from magicapture_core.masks import Masks
 from magicapture_core.photos import read_photo
+from magicapture_core.presets import load_preset
 from magicapture_core.problems import Problem
 from magicapture_core.ui.look_cards import LookCard, learning_order, look_cards
 from magicapture_core.ui.ready_looks import OWN_TITLE, look_names, look_title
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.stored_session import OWN, UNSEEN, session_from
+from magicapture_core.ui.step_portraits import PortraitsStep
+from magicapture_core.ui.stored_session import OWN, UNSEEN, StoredRun, session_from
 from magicapture_core.ui.studio import Studio
 
 PEOPLE = {person.name: person.photos for person in sample_people()}
@@ -114,6 +117,31 @@ def test_ticked_looks_are_learned_one_after_the_other_and_not_twice(visit: tuple
     assert titles[3:] == ["Sunset 2", "Passport photo 2", "Neon 2"]
 
 
+def test_whoever_looks_at_portraits_is_not_thrown_to_the_next_look(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    for look in ("sunset", "neon"):
+        studio.photos.toggle_look(key, look)
+    with gr.Blocks():
+        step = PortraitsStep(studio)
+    first = studio.training_jobs.start(key, None, "custom", {**SHORT, "checkpoint_every": 1})
+    deadline = time.monotonic() + PATIENCE
+    while not studio.runs.saved_step(studio.sessions.find(key), first) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    session = studio.runs.take_ready(key)  # at the step “Portraits”, while it still learns
+    assert (session.run, session.looked_at) == (first.id, True)
+    seen = step.watch(session, None, None, "")[1]
+    _, second = runs_after_all(studio, key)
+    session = studio.sessions.find(key)
+    assert session.run == first.id
+    updates, _ = step.watch(session, seen, None, "")
+    assert updates[step.run].value == first.id
+    assert [each for _, each in updates[step.run].choices] == [second.id, first.id]  # there to be chosen
+    assert studio.training_jobs.job(session) is None
+    session = studio.runs.leave_portraits(key)  # at the step “Learn” the newest training is shown
+    assert session.run == second.id
+    assert studio.training_jobs.job(session) is not None
+
+
 def test_what_follows_a_stopped_training_is_not_begun(visit: tuple[Studio, str]) -> None:
     studio, key = visit
     for look in ("sunset", "neon"):
@@ -179,6 +207,47 @@ def test_nothing_is_made_of_photos_without_consent(visit: tuple[Studio, str]) ->
         studio.training_jobs.start(key, None, "custom", SHORT)
     studio.photos.use_person(key, "alma")  # nobody: there is nobody to ask
     assert studio.drafts.next_look(studio.sessions.find(key)) == "passport"
+
+
+def test_no_training_goes_on_with_photos_whose_consent_was_withdrawn(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key = visit
+    begun: list[str] = []
+    monkeypatch.setattr(studio.training_jobs, "_begin", lambda _key, run_id, *_: begun.append(run_id))
+    studio.photos.use_preset(key, "passport")
+    with studio.sessions.changing(key) as session:
+        session.runs.append(
+            StoredRun("r", "r", "toy", session.fingerprint(), "quick", {}, 0.0, preset="passport")
+        )
+        session.run = "r"
+    studio.photos.consent(key, False)
+    with pytest.raises(Problem, match="Tick the box"):
+        studio.training_jobs.resume(key)
+    assert begun == []
+    studio.photos.consent(key, True)
+    studio.training_jobs.resume(key)
+    assert begun == ["r"]
+
+
+def test_the_strengths_of_every_look_can_be_compared(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    for look in ("sunset", "neon"):
+        studio.photos.toggle_look(key, look)
+    with studio.sessions.changing(key) as session:
+        kind = {"subject_kind": "person"}
+        for look in session.looks:
+            run = StoredRun(look, look, "toy", session.fingerprint(look), "quick", kind, 0.0, preset=look)
+            session.runs.append(run)
+            (session.run_folder(run) / "checkpoint-000001").mkdir(parents=True)
+    compared = {}
+    for run in session.runs:
+        session = studio.runs.choose(key, run.id)
+        assert studio.comparison_jobs.lacking(session) is None
+        compared[run.look] = studio.comparison_jobs.photos_of(session, run)["style"]
+    for look, photos in compared.items():
+        own = read_photo(load_preset(look).photos[0]).pixels
+        assert np.array_equal(photos[0].pixels, own), look
 
 
 def test_cards_escape_and_say_what_a_picture_is() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 from test_studio import add_run
@@ -16,10 +18,12 @@ from toy import save_toy
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
 from magicapture_core.ui import session_portraits
+from magicapture_core.ui.portrait_jobs import PORTRAITS
 from magicapture_core.ui.portrait_shapes import SHAPES, SQUARE, shapes, size_of
 from magicapture_core.ui.prompt_chips import changed
 from magicapture_core.ui.prompt_words import from_page, in_plain_words, to_page, with_tokens
 from magicapture_core.ui.session_portraits import in_order
+from magicapture_core.ui.step_portraits import PortraitsStep
 from magicapture_core.ui.stored_session import StoredPortrait
 from magicapture_core.ui.studio import Studio
 
@@ -39,6 +43,22 @@ def visit(tmp_path: Path) -> Iterator[tuple[Studio, str, list[StoredPortrait]]]:
     studio.portraits.pack(key, run)
     yield studio, key, made
     studio.close()
+
+
+def test_no_portrait_goes_before_there_are_too_many(
+    visit: tuple[Studio, str, list[StoredPortrait]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key, made = visit
+    monkeypatch.setattr(session_portraits, "KEPT_PORTRAITS", 6)
+    run = studio.sessions.find(key).runs[0]
+    studio.portraits.like(key, made[0].id)
+    counts, seeds = [], []
+    for seed in range(4, 8):
+        studio.portraits.keep(key, run, Portrait(Image.new("RGB", (8, 8)), "a {subject}", seed, 0.5, {}))
+        seeds = [portrait.seed for portrait in studio.sessions.find(key).portraits]
+        counts.append(len(seeds))
+    assert counts == [5, 6, 6, 6]
+    assert seeds == [0, 3, 4, 5, 6, 7]  # the oldest go, but no favourite
 
 
 def names(session: Any, order: str) -> list[int]:
@@ -87,6 +107,41 @@ def test_what_was_deleted_goes_for_good(visit: Any, monkeypatch: pytest.MonkeyPa
     assert studio.sessions.find(key).removed == []
 
 
+def test_what_is_deleted_once_more_has_its_whole_time_again(
+    visit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key, made = visit
+    monkeypatch.setattr(session_portraits, "UNDO_SECONDS", 0.5)
+    studio.portraits.remove(key, made[1].id)
+    studio.portraits.restore(key, made[1].id)
+    monkeypatch.setattr(session_portraits, "UNDO_SECONDS", 60.0)
+    studio.portraits.remove(key, made[1].id)
+    time.sleep(1.0)
+    assert Path(made[1].picture).exists()
+    assert studio.portraits.restore(key, made[1].id)
+
+
+def test_the_zip_of_the_finished_waits_for_whoever_changes_them(visit: Any) -> None:
+    studio, key, made = visit
+    with studio.sessions.changing(key) as session:
+        for portrait in made[:3]:
+            file = session.new_shown(".png")
+            file.write_bytes(b"finished")
+            session.finished[portrait.id] = {"file": str(file)}
+    found: list[Path | None] = []
+    with studio.sessions.changing(key) as changed:  # as finishing one of them once more does
+        zipping = threading.Thread(target=lambda: found.append(studio.portraits.finished_archive(session)))
+        zipping.start()
+        time.sleep(0.2)
+        assert found == []
+        Path(changed.finished[made[0].id]["file"]).unlink()
+    zipping.join(60)
+    (archive,) = found
+    assert archive is not None
+    with zipfile.ZipFile(archive) as packed_files:
+        assert len(packed_files.namelist()) == 2
+
+
 def test_the_last_portrait_takes_the_zip_with_it(visit: Any) -> None:
     studio, key, made = visit
     for portrait in made:
@@ -100,6 +155,39 @@ def test_a_discarded_training_takes_what_was_deleted_a_moment_ago(visit: Any) ->
     studio.portraits.remove(key, made[0].id)
     session = studio.runs.discard(key, "first")
     assert [path for path in session.shown.rglob("*") if path.is_file()] == []
+
+
+def test_a_discarded_training_brings_back_nothing_of_another(visit: Any) -> None:
+    studio, key, made = visit
+    add_run(studio, key, "second", saved=True)
+    studio.portraits.remove(key, made[0].id)
+    session = studio.runs.discard(key, "second")
+    assert made[0].id not in [portrait.id for portrait in session.portraits]
+    assert [portrait.id for portrait in session.removed] == [made[0].id]
+    studio.portraits.forget_removed(key)  # as its timer does
+    assert not Path(made[0].picture).exists()
+
+
+def test_more_like_this_is_there_for_whoever_opens_a_portrait_while_others_are_drawn(visit: Any) -> None:
+    studio, key, made = visit
+    session, begun, done = studio.sessions.find(key), threading.Event(), threading.Event()
+
+    def stream(_job: Any) -> Iterator[None]:
+        begun.set()
+        done.wait(60)
+        yield None
+
+    with gr.Blocks():
+        step = PortraitsStep(studio)
+    job = studio.jobs.start(session.id, PORTRAITS, stream)
+    assert begun.wait(60)
+    pressed = gr.EventData(None, {"act": "portrait", "id": made[0].id})
+    drawn = step.press(key, None, "", "new", 4, pressed)[step.detail]
+    with pytest.raises(Problem, match="still under way"):
+        studio.portrait_jobs.near(key, made[0].id, 1)
+    done.set()
+    assert job.wait(60)
+    assert 'data-act="near"' in drawn
 
 
 @pytest.mark.parametrize(

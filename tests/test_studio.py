@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -21,20 +22,26 @@ from PIL import Image
 from test_limits import with_photos
 from toy import save_toy
 
+from magicapture_core.checkpoints import FIRST_FAMILY, Run, RunFacts
 from magicapture_core.concepts import verdicts
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.generation import Portrait
+from magicapture_core.languages import speaking
 from magicapture_core.problems import Problem
-from magicapture_core.ui import cards, settings
-from magicapture_core.ui.comparison_jobs import _judges_in_words
+from magicapture_core.provenance import save_picture
+from magicapture_core.ui import cards, page, settings
+from magicapture_core.ui.comparison_jobs import COMPARISON, _judges_in_words
 from magicapture_core.ui.past_trainings import PastTrainings
+from magicapture_core.ui.portrait_jobs import PORTRAITS
 from magicapture_core.ui.sample_people import sample_people
 from magicapture_core.ui.session_portraits import _maps, drop_portrait
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.setting_texts import FORM
+from magicapture_core.ui.step_finish import _report
 from magicapture_core.ui.step_photo_list import unusable
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
+from magicapture_core.ui.training_jobs import TRAINING
 
 
 @pytest.fixture
@@ -89,6 +96,28 @@ def test_a_discarded_training_takes_all_that_was_made_with_it(visit: tuple[Studi
     left = {str(path) for path in session.shown.iterdir()}
     assert left == {kept.picture, *session.finished[kept.id].values()}
     assert session.run == "first"
+
+
+def test_what_was_exported_goes_with_its_training(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key = visit
+    add_run(studio, key, "first", saved=True)
+
+    def export_run(_run: Path, format: str, out: Path, **_: Any) -> list[Path]:
+        out.mkdir(parents=True)
+        (out / f"{format}.safetensors").write_bytes(b"learned")
+        return list(out.iterdir())
+
+    monkeypatch.setattr("magicapture_core.export.export_run", export_run)
+    for format in ("diffusers", "kohya", "kohya"):
+        (file,) = studio.runs.export(key, format)
+    shown = studio.sessions.find(key).shown
+    exported = sorted(path.name for path in shown.rglob("*.safetensors"))
+    assert exported == ["diffusers.safetensors", "kohya.safetensors"]
+    assert file.exists()
+    studio.runs.discard(key, "first")
+    assert list(shown.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -343,6 +372,66 @@ def test_the_question_before_a_deletion_stays_until_it_is_answered(visit: tuple[
     assert "drop-run" in shown()
     past.ask(session, "keep-run", "a" * 16)
     assert "drop-run" not in shown()
+
+
+@pytest.mark.parametrize(("kind", "waits"), [(TRAINING, True), (PORTRAITS, False), (COMPARISON, False)])
+def test_only_a_training_is_a_reason_to_wait_at_the_step_learn(
+    visit: tuple[Studio, str], kind: str, waits: bool
+) -> None:
+    studio, key = visit
+    add_run(studio, key, "first", saved=True)
+    session, begun, done = studio.sessions.find(key), threading.Event(), threading.Event()
+
+    def stream(_job: Any) -> Iterator[None]:
+        begun.set()
+        done.wait(60)
+        yield None
+
+    with gr.Blocks():
+        wizard = page.layout(studio)
+    job = studio.jobs.start(session.id, kind, stream)
+    assert begun.wait(60)
+    lacking = wizard._lacking(session, page.TRAIN)
+    done.set()
+    assert job.wait(60)
+    assert (lacking is not None) == waits
+    assert wizard._lacking(session, page.TRAIN) is None
+
+
+def test_pictures_are_found_in_folders_of_any_name() -> None:
+    assert cards.address("/a b/50% #1?/<é>.png") == "gradio_api/file=/a%20b/50%25%20%231%3F/%3C%C3%A9%3E.png"
+    assert cards.address(r"C:\runs\x.png") == r"gradio_api/file=C:\runs\x.png"
+
+
+@pytest.mark.parametrize("code", ["en", "de", "ja"])
+@pytest.mark.parametrize("likeness", [0.5, None])
+def test_scores_are_explained_in_every_language_where_they_are_shown(
+    visit: tuple[Studio, str], code: str, likeness: float | None
+) -> None:
+    studio, key = visit
+    run = add_run(studio, key, "first", saved=True)
+    folder = studio.sessions.find(key).run_folder(run)
+    Run.create(folder, RunFacts(TrainConfig(), "toy", FIRST_FAMILY, "x", "toy", (), ()))
+    for name in ("checkpoint-000001", "samples"):
+        (folder / name).mkdir()
+    sample = folder / "samples" / "step-000001.png"
+    save_picture(
+        Image.new("RGB", (8, 8)), sample, prompt="a", seed=1, settings={"likeness": likeness, "steps": 3}
+    )
+    with speaking(code), gr.Blocks():
+        learning = page.layout(studio).steps[page.TRAIN]
+        updates = learning.watch(studio.sessions.find(key), None)[0]
+    assert "mc-frame" in updates[learning.samples]
+    assert updates[learning.explained].visible == (likeness is not None)
+
+
+def test_what_finishing_did_to_a_face_is_spelt_as_the_language_spells() -> None:
+    face = {"score_before": 0.5, "score_after": 0.6, "strength": 0.5, "wanted": 0.8}
+    finished = {"size": [8, 8], "file": "x.png", "notes": [], "faces": [face, {**face, "wanted": 0.5}]}
+    with speaking("de"):
+        said = _report(finished)
+    assert "Vor der Verbesserung: Mittlere Ähnlichkeit (50). Danach: Hohe Ähnlichkeit (60)." in said
+    assert "Danach: Hohe Ähnlichkeit (60); zu 50" in said
 
 
 def test_an_empty_number_that_the_page_gives_back_as_zero_stays_empty() -> None:

@@ -68,6 +68,8 @@ class PhotoSpec:
     """Luma 0..255 that the background must reach."""
     most_tint: int = 255
     """Difference 0..255 that its red, green and blue may have at most; 255 where any light colour is permitted."""
+    white: bool = True
+    """Whether white is permitted, too."""
     dpi: int = 600
     """Resolution to write the photo at."""
 
@@ -77,9 +79,11 @@ class PhotoSpec:
         return to_pixels(self.width, self.dpi), to_pixels(self.height, self.dpi)
 
     def permits(self, background: tuple[int, int, int]) -> bool:
-        """Whether a background of this colour (RGB 0..255) is as light and as white as the source asks."""
+        """Whether a background of this colour (RGB 0..255) is as light, and white or not, as the source asks."""
         red, green, blue = background
         luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        if not self.white and min(background) >= CALLED_WHITE:
+            return False
         return luma >= self.darkest_background and max(background) - min(background) <= self.most_tint
 
     @property
@@ -95,6 +99,8 @@ def to_pixels(millimetres: float, dpi: float) -> int:
 
 # The largest of red, green and blue over the smallest, of what is still called white, and cream (#fffdd0: 47).
 MOST_TINT_OF_WHITE, MOST_TINT_OF_CREAM = 20, 50
+CALLED_WHITE = 245
+"""The least of red, green and blue from which on a background is white, where that is not permitted."""
 _ICAO_EYES = Range(22.5, 31.5)
 
 SPECS: dict[str, PhotoSpec] = {
@@ -118,7 +124,7 @@ SPECS: dict[str, PhotoSpec] = {
         ),
         PhotoSpec(
             "uk", N_("United Kingdom 35×45 mm"), 35, 45, Range(29, 34), LIGHT_GREY, N_("plain cream or light grey"),
-            most_tint=MOST_TINT_OF_CREAM,
+            most_tint=MOST_TINT_OF_CREAM, white=False,
             source="HM Passport Office, printed passport photos (gov.uk/photos-for-passports)",
         ),
         PhotoSpec(
@@ -148,7 +154,7 @@ SPECS: dict[str, PhotoSpec] = {
         ),
         PhotoSpec(
             "australia", N_("Australia 35×45 mm"), 35, 45, Range(32, 36), LIGHT_GREY,
-            N_("plain and light, not white"),
+            N_("plain and light, not white"), white=False,
             source="Australian Passport Office, photo guidelines: 35 to 40 × 45 to 50 mm (passports.gov.au)",
         ),
         PhotoSpec(

@@ -49,9 +49,15 @@ class Agents:
             person: Name of a sample person, instead of photos: alma, bruno, conrad or dana.
             preset: Name of a ready-made style, instead of style photos, for example corporate or golden-hour.
         """
-        files = [self._file(photo, number) for number, photo in enumerate(photos or [], 1)]
-        answer: dict[str, Any] = self.api.check_photos(files, role, session, consent, person, preset, False)
-        return answer
+        sent, files = [_uploaded(photo) for photo in photos or [] if UPLOADED in photo], list[str]()
+        try:
+            key = self.api.opened(role, session, consent, bool(photos))  # before a photo is written anywhere
+            for number, photo in enumerate(photos or [], 1):
+                files.append(self._file(photo, number))
+            answer: dict[str, Any] = self.api.check_photos(files, role, key, consent, person, preset, False)
+            return answer
+        finally:
+            self.studio.sessions.forget_uploads([*sent, *files])
 
     def _file(self, photo: str, number: int) -> str:
         """The path of a photo among the server's uploads."""
@@ -63,11 +69,16 @@ class Agents:
                     f"Photo {number} is no base64 data: expected data:image/jpeg;base64,…"
                 ) from error
         if UPLOADED in photo:
-            return unquote(photo.partition(UPLOADED)[2])  # `take` accepts uploads only
+            return _uploaded(photo)  # `take` accepts uploads only
         raise Problem(
             f"Photo {number} must be data:image/jpeg;base64,… or the address of an upload, got {photo[:60]!r}. "
             "Send the picture itself: the server does not open addresses or files."
         )
+
+
+def _uploaded(address: str) -> str:
+    """The path in an upload's address."""
+    return unquote(address.partition(UPLOADED)[2])
 
 
 def mount(studio: Studio) -> None:

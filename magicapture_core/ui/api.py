@@ -84,33 +84,42 @@ class Api:
             preset: Name of a ready-made style, instead of style photos; for example corporate or golden-hour.
             use_all: Also use photos that would be left out: another person, several people, duplicates.
         """
+        photos, refused = self.studio.photos, list[str]()
+        try:
+            key = self.opened(role, session, consent, bool(files))
+            if person:
+                photos.use_person(key, person)
+            if preset:
+                photos.use_preset(key, preset)
+            if files:
+                refused = photos.take(key, _role(role), files)[1]
+        finally:
+            self.studio.sessions.forget_uploads(files or ())  # refused ones, too
+        if files and role == "style":
+            photos.own_style(key)
+        if use_all:
+            for photo in self.studio.sessions.find(key).photos_of(_role(role)):
+                photos.use_anyway(key, _role(role), photo.id)
+        judged = self.studio.sessions.find(key).photos_of(_role(role))
+        return {"session": key, "photos": [_verdict(photo) for photo in judged], "refused": refused}
+
+    def opened(self, role: str, session: str, consent: bool, photos: bool) -> str:
+        """The key of a session that may take photos; of a new one where `session` is empty. Raises Problem if there is
+        no consent to them, or no such session or role: call it before anything is stored."""
         if role not in ("subject", "style"):
             raise Problem(f'role must be "subject" or "style", got {role!r}.')
-        key = session if session else self.studio.sessions.create()[0]
-        self.studio.sessions.find(key)
-        photos, refused = self.studio.photos, []
-        if consent:
-            photos.consent(key, True)
-        elif files and role == "subject" and not self.studio.sessions.find(key).consent:
+        found = self.studio.sessions.find(session) if session else None
+        if photos and role == "subject" and not (consent or (found and found.consent)):
             raise Problem(
                 _(
                     "Photos of a person need their consent. Ask whether these may be used, and give consent=true if "
                     "they agree."
                 )
             )
-        if person:
-            photos.use_person(key, person)
-        if preset:
-            photos.use_preset(key, preset)
-        if files:
-            refused = photos.take(key, _role(role), files)[1]
-            if role == "style":
-                photos.own_style(key)
-        if use_all:
-            for photo in self.studio.sessions.find(key).photos_of(_role(role)):
-                photos.use_anyway(key, _role(role), photo.id)
-        judged = self.studio.sessions.find(key).photos_of(_role(role))
-        return {"session": key, "photos": [_verdict(photo) for photo in judged], "refused": refused}
+        key = session if found else self.studio.sessions.create()[0]
+        if consent:
+            self.studio.photos.consent(key, True)
+        return key
 
     @plain_errors
     def make_masks(self, session: str, role: str) -> tuple[list[str], list[dict[str, Any]]]:

@@ -2,20 +2,23 @@
 let tint, canvas, context, mask, pen, photo, undo, tool, last, cursor;
 
 function begin() {
+  pen = mask = null; // until this photo and its mask are here: nothing of the one before is painted on, or saved
   canvas = element.querySelector('canvas');
   const box = element.querySelector('.mc-brush');
   if (!canvas || !box || !box.dataset.photo) return;
+  delete box.dataset.ready;
   context = canvas.getContext('2d'); tint = box.dataset.tint;
   undo = []; tool = 'paint'; last = cursor = null;
-  photo = new Image();
-  const painted = new Image();
+  const opened = photo = new Image(), painted = new Image();
   photo.onload = () => {
+    if (photo !== opened) return; // another one was opened meanwhile
     canvas.width = photo.naturalWidth; canvas.height = photo.naturalHeight;
     fit();
-    mask = document.createElement('canvas');
-    mask.width = canvas.width; mask.height = canvas.height;
-    pen = mask.getContext('2d', {willReadFrequently: true});
     painted.onload = () => {
+      if (photo !== opened) return;
+      mask = document.createElement('canvas');
+      mask.width = canvas.width; mask.height = canvas.height;
+      pen = mask.getContext('2d', {willReadFrequently: true});
       pen.drawImage(painted, 0, 0, mask.width, mask.height); draw(); box.dataset.ready = 'yes';
       box.scrollIntoView({block: box.clientHeight < window.innerHeight ? 'center' : 'start'});
       element.querySelector('[data-tool=paint]').focus({preventScroll: true});
@@ -97,7 +100,7 @@ element.addEventListener('keydown', event => {
 });
 element.addEventListener('click', event => {
   const button = event.target.closest('button');
-  if (!button || !pen) return;
+  if (!button || !(pen || button.dataset.act === 'cancel')) return;
   if (button.dataset.tool) press(button.dataset.tool);
   else if (button.dataset.act) {
     trigger('submit', {act: button.dataset.act, mask: button.dataset.act === 'save' ? mask.toDataURL('image/png') : ''});

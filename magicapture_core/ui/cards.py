@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from magicapture_core.languages import N_, _, n_, together
 from magicapture_core.ui.jobs import Snapshot
@@ -71,7 +72,7 @@ BADGES = {
 
 def address(path: str | Path) -> str:
     """Where the browser finds a shown file, relative to the page."""
-    return "gradio_api/file=" + escape(str(path), quote=True)
+    return "gradio_api/file=" + escape(quote(str(path), safe="/:\\"), quote=True)
 
 
 def heading(title: str, sentence: str) -> str:

@@ -19,6 +19,7 @@ from magicapture_core.ui.stored_session import Session, StoredRun
 if TYPE_CHECKING:
     from magicapture_core.evaluation.choose import Choice
     from magicapture_core.evaluation.judges import Judges
+    from magicapture_core.photos import Photo
 
 COMPARISON = N_("comparison of strengths")
 STRENGTHS = (0.3, 0.7, 1.1)
@@ -50,7 +51,7 @@ class ComparisonJobs(SessionJobs):
             return _("Only portraits of people can be compared, by their faces.")
         if lending():
             return _("A comparison needs a GPU for longer than this Space lends it.")
-        if run.fingerprint != session.fingerprint():
+        if run.fingerprint != session.fingerprint(run.look):
             return _(
                 "Photos, masks or style were changed since this training, so there is nothing to compare with."
             )
@@ -82,6 +83,13 @@ class ComparisonJobs(SessionJobs):
             run.adapter_scale = run.choice["scale"]
         return session
 
+    def photos_of(self, session: Session, run: StoredRun) -> dict[str, list[Photo]]:
+        """What a run's portraits are compared with, by role: the person's photos, and those of the run's look."""
+        return {
+            role: [self.photos.read(session, photo) for photo in session.usable(role, run.look)]  # type: ignore[arg-type]
+            for role in ("subject", "style")
+        }
+
     def _stream(self, job: Job, key: str, run: StoredRun) -> Stream:
         from magicapture_core.evaluation.choose import recommend, score_run
         from magicapture_core.evaluation.judges import Judges
@@ -89,10 +97,7 @@ class ComparisonJobs(SessionJobs):
         session = self.sessions.find(key)
         folder = session.run_folder(run)
         models = self.models.load(run.model, job)
-        photos = {
-            role: [self.photos.read(session, photo) for photo in session.usable(role)]  # type: ignore[arg-type]
-            for role in ("subject", "style")
-        }
+        photos = self.photos_of(session, run)
         judges = Judges.chosen(Run.open(folder).facts().likeness)
         used = [f"checkpoint-{Run.open(folder).best_step():06d}"]
         choices = []

@@ -77,7 +77,10 @@ def _wire_session(wizard: Wizard, blocks: Any) -> None:
     wizard.timer.tick(wizard.follow, followed, wizard.live, concurrency_limit=20, **QUIET)
     _when(wizard.ask_delete.click, wizard.confirm_delete, [key], wizard.confirmation)
     _when(wizard.keep_data.click, wizard.cancel_delete, None, wizard.confirmation)
-    _when(wizard.delete.click, wizard.delete_data, [key], [key, *wizard.outputs], _("Deleting everything"))
+    everything = [key, *wizard.boxes]
+    _when(
+        wizard.delete.click, wizard.delete_data, everything, [key, *wizard.outputs], _("Deleting everything")
+    )
 
 
 def _wire_ways(wizard: Wizard) -> None:

@@ -74,7 +74,9 @@ class FinishingJobs(SessionJobs):
         self, job: Job, key: str, portraits: Sequence[StoredPortrait], config: PostprocessConfig
     ) -> Stream:
         for number, portrait in enumerate(portraits, 1):
-            yield from self._one(job, key, portrait, config, (number, len(portraits)))
+            here = {each.id for each in self.sessions.find(key).portraits}
+            if portrait.id in here:  # it may have been deleted while those before it were finished
+                yield from self._one(job, key, portrait, config, (number, len(portraits)))
 
     def _one(
         self, job: Job, key: str, portrait: StoredPortrait, config: PostprocessConfig, which: tuple[int, int]
@@ -99,7 +101,9 @@ class FinishingJobs(SessionJobs):
             identity=self._identity(self.sessions.find(key), portrait, analyser),
             progress=progress,
         )
-        yield self._keep(key, portrait, pixels, done)
+        kept = self._keep(key, portrait, pixels, done)
+        if kept is not None:
+            yield kept
 
     def _identity(
         self, session: Session, portrait: StoredPortrait, analyser: FaceAnalyser
@@ -117,19 +121,29 @@ class FinishingJobs(SessionJobs):
         identity: np.ndarray = stored[0].numpy()
         return identity
 
-    def _keep(self, key: str, portrait: StoredPortrait, before: np.ndarray, done: Any) -> dict[str, Any]:
+    def _keep(
+        self, key: str, portrait: StoredPortrait, before: np.ndarray, done: Any
+    ) -> dict[str, Any] | None:
+        """Store what finishing made of a portrait; nothing, and None, where it was deleted meanwhile."""
         from magicapture_core.postprocess.tiling import resize
         from magicapture_core.provenance import save_picture
 
         height, width = done.pixels.shape[:2]
         with self.sessions.changing(key) as session:
-            file, shown, plain = (session.new_shown(suffix) for suffix in (".png", ".webp", ".webp"))
-            save_picture(
-                Image.fromarray(done.pixels), file, prompt=portrait.prompt, seed=portrait.seed,
-                settings={**portrait.settings, **done.settings},
-            )  # fmt: skip
-            Image.fromarray(done.pixels).save(shown, quality=90)
-            Image.fromarray(resize(before, (width, height))).save(plain, quality=90)
+            if portrait.id not in {each.id for each in session.portraits}:
+                return None
+            file, shown, plain = (session.new_shown(suffix) for suffix in (".png", ".jpg", ".jpg"))
+            finished = {**portrait.settings, **done.settings}
+            # All with the mark: a browser saves what it shows, too.
+            for pixels, path, settings in (
+                (done.pixels, file, finished),
+                (done.pixels, shown, finished),
+                (resize(before, (width, height)), plain, portrait.settings),
+            ):
+                save_picture(
+                    Image.fromarray(pixels), path, prompt=portrait.prompt, seed=portrait.seed,
+                    settings=settings,
+                )  # fmt: skip
             stored = {
                 "file": str(file), "after": str(shown), "before": str(plain), "size": [width, height],
                 "faces": [dataclasses.asdict(face) for face in done.faces], "notes": done.notes,

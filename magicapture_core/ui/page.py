@@ -123,6 +123,7 @@ class Wizard:
         """Find the browser's session again, and show the step at which the visitor was."""
         key, session = self.studio.sessions.open(key)
         landing = self._landing(session)
+        session = self._arriving(key, landing)
         updates = {**self.steps[PHOTOS].show(session), **self.steps[landing].show(session)}
         return {self.key: key, **updates, **self._at(session, landing)}
 
@@ -259,15 +260,21 @@ class Wizard:
             raise Problem(_("Finish the step “{step}” first.", step=_(STEPS[reached].name)))
         return self._entering(key, number, view, train, portraits, prompt)
 
+    def _arriving(self, key: str, number: int) -> Session:
+        """The session, told whether somebody is with its portraits or with its trainings."""
+        if number == PORTRAITS:
+            return self.studio.runs.take_ready(key)
+        if number == TRAIN:
+            return self.studio.runs.leave_portraits(key)
+        return self.studio.sessions.find(key)
+
     def _entering(self, key: str, number: int, view: str, train: Any, portraits: Any, prompt: str) -> Updates:
         """The step as it stands now: what came before it may have changed. See `asked`."""
         if number == STYLE:
             self.studio.drafts.renew(key)
         if number in (MASKS, TRAIN):
             self.studio.training_jobs.measure(key)
-        if number == PORTRAITS:
-            self.studio.runs.take_ready(key)
-        session = self.studio.sessions.find(key)
+        session = self._arriving(key, number)
         filled = {TRAIN: train, PORTRAITS: (portraits, prompt)}.get(number)
         updates = self.steps[number].enter(session, filled)
         if number == MASKS:
@@ -279,7 +286,8 @@ class Wizard:
         if isinstance(step, PhotosStep | StyleStep):
             return step.lacking(session)
         if isinstance(step, TrainStep):
-            if self.studio.jobs.active(session.id) is not None:
+            training = self.studio.training_jobs.newest(session)
+            if training is not None and training.active:  # other jobs are no reason to wait here
                 return _("A training is under way. Wait for it, or press “Stop and keep”.")
             return step.lacking(session)
         if number == PORTRAITS and not session.portraits:
@@ -301,6 +309,7 @@ class Wizard:
         lacking = not_ready(session, session.chosen_run())
         if lacking:
             return {self.feet[TRAIN][2]: cards.note(lacking, "warn")}
+        session = self._arriving(key, PORTRAITS)
         return {
             **self.steps[TRAIN].watch(session, None)[0],
             **self.steps[PORTRAITS].show(session),
@@ -325,16 +334,25 @@ class Wizard:
         """Nothing is deleted."""
         return {self.ask_delete: gr.Button(visible=True), self.sure: gr.Column(visible=False)}
 
+    @property
+    def boxes(self) -> list[Any]:
+        """Where uploads wait until a step takes them in."""
+        photos = self.steps[PHOTOS]
+        return [photos.files, photos.camera, self.steps[STYLE].files]
+
     @told(DELETION)
-    def delete_data(self, key: str) -> Updates:
-        """Delete, and begin anew."""
+    def delete_data(self, key: str, *waiting: list[str] | str | None) -> Updates:
+        """Delete, and begin anew. waiting: what the boxes hold; no step has taken it in, so no session knows it."""
         counts = self._counts(key)
+        for held in waiting:
+            self.studio.sessions.forget_uploads([held] if isinstance(held, str) else held or ())
         self.studio.delete(key)
         key, session = self.studio.sessions.create()
         gr.Info(_("Deleted: {what}.", what=_counted(counts)), title=_(DELETION))
         return {
             self.key: key,
             **self.show(session),
+            **dict.fromkeys(self.boxes, None),
             self.ask_delete: gr.Button(visible=True),
             self.sure: gr.Column(visible=False),
             **self._at(session, PHOTOS),

@@ -125,9 +125,11 @@ def portrait_detail(
     words: Sequence[str],
     word: str | None,
     heat: Path | None,
-    busy: bool,
 ) -> str:
-    """One portrait, large beside a photo of the person, what can be done with it, and how it was made."""
+    """One portrait, large beside a photo of the person, what can be done with it, and how it was made.
+
+    It stays as it is while others are drawn, so it offers everything: a press that comes too early is told so.
+    """
     picture = address(portrait.picture)
     original = ""
     if photo is not None:
@@ -138,7 +140,7 @@ def portrait_detail(
         )
     looks = _looks(words, word, heat)
     close = button("close", portrait.id, "✕", _("Close"), kind="mc-close")
-    near = "" if busy else button("near", portrait.id, _("More like this"))
+    near = button("near", portrait.id, _("More like this"))
     warnings = "".join(
         f'<p class="mc-quiet">{escape(in_plain_words(each))}</p>' for each in portrait.warnings
     )

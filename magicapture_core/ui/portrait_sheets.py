@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from magicapture_core.formats import background_colour, photo_spec
 from magicapture_core.formats import paper as known_paper
-from magicapture_core.ui.session_portraits import SessionPortraits
+from magicapture_core.ui.session_portraits import SessionPortraits, forget_pictures
 from magicapture_core.ui.sessions import Sessions
 
 
@@ -30,6 +31,7 @@ class PortraitSheets:
         from magicapture_core.formats.passport import make_passport_photo
         from magicapture_core.formats.sheet import write_sheet
         from magicapture_core.photos import read_photo
+        from magicapture_core.provenance import save_picture
 
         session = self.sessions.find(key)
         self.sessions.check_room(session)
@@ -40,14 +42,26 @@ class PortraitSheets:
         photo = make_passport_photo(
             read_photo(source).pixels, photo_spec(spec), replace=colour is not None, background=colour
         )
-        shown = session.new_shown(".webp")
-        Image.fromarray(photo.pixels).save(shown, quality=90)
-        files = []
-        if photo.passed or force:
-            for suffix in (".pdf", ".png"):
-                files.append(session.new_shown(suffix))
-                write_sheet(
-                    photo, known_paper(paper), files[-1], prompt=portrait.prompt, seed=portrait.seed,
-                    settings=portrait.settings,
-                )  # fmt: skip
+        made: dict[str, Any] = {
+            "prompt": portrait.prompt,
+            "seed": portrait.seed,
+            "settings": portrait.settings,
+        }
+        suffixes = (".pdf", ".png") if photo.passed or force else ()
+        shown, *files = (session.new_shown(suffix) for suffix in (".jpg", *suffixes))
+        try:
+            save_picture(Image.fromarray(photo.pixels), shown, **made)
+            for file in files:
+                write_sheet(photo, known_paper(paper), file, **made)
+            self._note(key, portrait.id, [shown, *files])
+        except BaseException:
+            forget_pictures([shown, *files])
+            raise
         return {"photo": shown, "checks": photo.checks, "files": files, "passed": photo.passed}
+
+    def _note(self, key: str, portrait_id: str, files: list[Path]) -> None:
+        """The newest files replace those before, and go with their portrait."""
+        with self.sessions.changing(key) as session:
+            self.portraits.of(session, portrait_id)  # it may have been deleted meanwhile
+            forget_pictures(session.sheets.pop(portrait_id, ()))
+            session.sheets[portrait_id] = list(map(str, files))

@@ -15,6 +15,8 @@ from magicapture_core.ui.stored_session import Session, StoredDraft
 
 MOST = 24
 """Samples to choose from: the newest ones, and the best."""
+SCORED = "data-scored"
+"""Attribute of what says a likeness, whatever the language."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def before_learning(session: Session, draft: StoredDraft) -> str:
 
 
 def _beside_a_photo(session: Session, picture: str, about: str, title: str, likeness: float | None) -> str:
-    words = f"<span>{in_words(likeness)}</span>" if likeness is not None else ""
+    words = f"<span {SCORED}>{in_words(likeness)}</span>" if likeness is not None else ""
     shown = (
         f'<figure><img src="{picture}" alt="{escape(about)}">'
         f"<figcaption><strong>{title}</strong>{words}</figcaption></figure>"
@@ -93,13 +95,14 @@ def _best(folder: Path, found: list[SeenSample]) -> SeenSample | None:
 
 
 def _small(sample: SeenSample, shown: bool, best: bool, finished: bool) -> str:
-    word = level(sample.likeness) if sample.likeness is not None else _("Step {step}", step=sample.step)
+    scored = "" if sample.likeness is None else f" {SCORED}"
+    word = _("Step {step}", step=sample.step) if sample.likeness is None else level(sample.likeness)
     mark = (_("In use") if finished else _("Best")) if best else ""
     badge = f'<span class="mc-badge mc-good">{mark}</span>' if mark else ""
     return (
         f'<button type="button" class="mc-frame" data-act="sample" data-id="{sample.step}" '
         f'aria-pressed="{"true" if shown else "false"}" aria-label="{escape(_label(sample, mark))}">'
-        f'<img src="{cards.address(sample.picture)}" alt="">{badge}<span>{word}</span></button>'
+        f'<img src="{cards.address(sample.picture)}" alt="">{badge}<span{scored}>{word}</span></button>'
     )
 
 

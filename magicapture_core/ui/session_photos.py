@@ -138,12 +138,11 @@ class SessionPhotos:
 
     def taking(self, key: str, role: Role, uploads: Sequence[str]) -> Iterator[tuple[Session, list[str]]]:
         """As `take`, one after another; see `adding`."""
-        paths = [self.sessions.upload(file) for file in uploads]
         try:
+            paths = [self.sessions.upload(file) for file in uploads]
             yield from self.adding(key, role, [(path, path.name) for path in paths])
         finally:
-            for path in paths:
-                path.unlink(missing_ok=True)
+            self.sessions.forget_uploads(uploads)
 
     def use_person(self, key: str, name: str) -> Session:
         """Take a sample person's photos instead of what is there."""

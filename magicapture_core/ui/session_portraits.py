@@ -44,6 +44,8 @@ class SessionPortraits:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
+        self._timers: dict[str, threading.Timer] = {}
+        """Deleted portrait's id → what forgets it."""
 
     def of(self, session: Session, portrait_id: str | None) -> StoredPortrait:
         """The session's portrait of that id. Raises Problem if it has none."""
@@ -73,7 +75,8 @@ class SessionPortraits:
                 _keep_maps(session, stored.id, portrait.attention)
             session.portraits.append(stored)
             usual = [each for each in session.portraits if not each.favourite] or session.portraits
-            for old in usual[: len(session.portraits) - KEPT_PORTRAITS]:
+            too_many = max(0, len(session.portraits) - KEPT_PORTRAITS)  # below 0 it would count from the end
+            for old in usual[:too_many]:
                 drop_portrait(session, old)
         return stored
 
@@ -94,6 +97,7 @@ class SessionPortraits:
             run = next((run for run in session.runs if run.id == portrait.run), None)
         timer = threading.Timer(UNDO_SECONDS, self._forget_later, (key, portrait_id))
         timer.daemon = True
+        self._timers[portrait_id] = timer
         timer.start()
         return self._packed(key, run)
 
@@ -105,6 +109,7 @@ class SessionPortraits:
                 raise Problem(_("This portrait is deleted for good."))
             session.removed.remove(found)
             session.portraits.append(found)
+            self._stop_timer(portrait_id)  # deleted once more, it has its whole time again
             run = next((run for run in session.runs if run.id == found.run), None)
         return self._packed(key, run)
 
@@ -116,6 +121,12 @@ class SessionPortraits:
                     session.portraits.append(portrait)  # where drop_portrait looks for it
                     session.removed.remove(portrait)
                     drop_portrait(session, portrait)
+                    self._stop_timer(portrait.id)
+
+    def _stop_timer(self, portrait_id: str) -> None:
+        timer = self._timers.pop(portrait_id, None)
+        if timer is not None:  # none is left where the server was started anew
+            timer.cancel()
 
     def _forget_later(self, key: str, portrait_id: str) -> None:
         with suppress(Problem):  # the session was deleted meanwhile
@@ -153,8 +164,13 @@ class SessionPortraits:
 
     def finished_archive(self, session: Session) -> Path | None:
         """A shown zip of all finished portraits, made when they change; None for fewer than two."""
+        with self.sessions.lock(session.id):  # or a portrait may go, or be finished anew, while it is read
+            return self._finished_archive(session)
+
+    def _finished_archive(self, session: Session) -> Path | None:
         here = {portrait.id for portrait in session.portraits}
-        files = sorted(each["file"] for name, each in session.finished.items() if name in here)
+        found = [each["file"] for name, each in session.finished.items() if name in here]
+        files = sorted(file for file in found if Path(file).exists())  # the session was read before
         if len(files) < 2:
             return None
         name = hashlib.sha256(f"{session.id} {files}".encode()).hexdigest()[:24]
@@ -259,6 +275,7 @@ def drop_portrait(session: Session, portrait: StoredPortrait) -> None:
     if finished:
         _forget_finished_archive(session)
     forget_pictures(finished[name] for name in FINISHED_FILES if name in finished)
+    forget_pictures(session.sheets.pop(portrait.id, ()))
     forget_pictures([portrait.picture, _maps_path(session, portrait.id)])
     session.portraits.remove(portrait)
 

@@ -10,7 +10,7 @@ from typing import Any
 from magicapture_core.adapters.files import FOLDER, has_embeddings
 from magicapture_core.checkpoints import Run
 from magicapture_core.config import GenerateConfig
-from magicapture_core.languages import _
+from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.ui.jobs import Jobs
 from magicapture_core.ui.run_pictures import shown_pictures
@@ -27,6 +27,7 @@ from magicapture_core.ui.stored_session import Session, StoredRun
 
 SUITING = ("steps", "guidance_scale", "adapter_scale")
 """Settings whose best value depends on the model and the run."""
+GONE = N_("This training is no longer here. Choose another one.")
 
 
 class SessionRuns:
@@ -39,16 +40,26 @@ class SessionRuns:
         """Use another past run."""
         with self.sessions.changing(key) as session:
             if not any(run.id == run_id for run in session.runs):
-                raise Problem(_("This training is no longer here. Choose another one."))
-            session.run = run_id
+                raise Problem(_(GONE))
+            session.run, session.trained = run_id, None
+            session.looked_at = not_ready(session, session.chosen_run()) is None
         return session
 
     def take_ready(self, key: str) -> Session:
-        """Where the chosen run has saved nothing, choose the newest one that has."""
+        """Somebody goes to the portraits: where the chosen run has saved nothing, choose the newest one that has."""
         with self.sessions.changing(key) as session:
             ready = [run for run in session.runs if not_ready(session, run) is None]
             if ready and session.chosen_run() not in ready:
                 session.run = ready[-1].id
+            session.looked_at = session.chosen_run() in ready
+        return session
+
+    def leave_portraits(self, key: str) -> Session:
+        """Somebody goes to the trainings: choose the one that began, or ended, while they looked at portraits."""
+        with self.sessions.changing(key) as session:
+            if any(run.id == session.trained for run in session.runs):
+                session.run = session.trained
+            session.looked_at, session.trained = False, None
         return session
 
     def suiting(self, model: str, run: StoredRun | None) -> dict[str, Any]:
@@ -68,15 +79,19 @@ class SessionRuns:
                 forget_pictures(shown_pictures(session, session.run_folder(run)))
                 shutil.rmtree(session.run_folder(run), ignore_errors=True)
                 session.runs.remove(run)
+                for folder in run.exported.values():
+                    shutil.rmtree(folder, ignore_errors=True)
                 forget_pictures([row["picture"] for row in (run.choice or {}).get("rows", ())])
-            session.portraits += session.removed  # what was deleted a moment ago goes with it
-            session.removed = []
+            # What was deleted a moment ago goes with it; of other trainings it can still be brought back.
+            session.portraits += [portrait for portrait in session.removed if portrait.run == run_id]
+            session.removed = [portrait for portrait in session.removed if portrait.run != run_id]
             for portrait in [portrait for portrait in session.portraits if portrait.run == run_id]:
                 drop_portrait(session, portrait)
             if session.archive_run == run_id:
                 forget_archive(session)
             if session.run == run_id:
                 session.run = session.runs[-1].id if session.runs else None
+                session.looked_at = False
         return session
 
     def losses(self, session: Session, run: StoredRun) -> list[dict[str, Any]]:
@@ -101,10 +116,27 @@ class SessionRuns:
             raise Problem(lacking or "")
         self.sessions.check_room(session)
         session.shown.mkdir(parents=True, exist_ok=True)
-        folder = session.shown / secrets.token_hex(12) / f"magicapture-{format}"
-        return export_run(
-            session.run_folder(run), format, folder, adapter_scale=run.adapter_scale  # type: ignore[arg-type]
-        )  # fmt: skip
+        folder = session.shown / secrets.token_hex(12)
+        try:
+            files = export_run(
+                session.run_folder(run), format, folder / f"magicapture-{format}",  # type: ignore[arg-type]
+                adapter_scale=run.adapter_scale,
+            )  # fmt: skip
+            self._note_export(key, run.id, format, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return files
+
+    def _note_export(self, key: str, run_id: str, format: str, folder: Path) -> None:
+        """The newest files of a format replace those before, and go with their run."""
+        with self.sessions.changing(key) as session:
+            run = next((run for run in session.runs if run.id == run_id), None)
+            if run is None:  # deleted meanwhile
+                raise Problem(_(GONE))
+            if format in run.exported:
+                shutil.rmtree(run.exported[format], ignore_errors=True)
+            run.exported[format] = str(folder)
 
     def keep(self, key: str, repository: str, token: str, *, consent: bool) -> str:
         """Upload the chosen run's adapter and its best portraits to the hub (see sharing.upload_run). Its address."""

@@ -15,6 +15,8 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from magicapture_core import languages
@@ -112,6 +114,12 @@ class Sessions:
         if not sent or path.is_symlink() or not path.is_file():
             raise Problem(_("A file did not arrive as an upload. Send it again."))
         return path
+
+    def forget_uploads(self, files: Iterable[str]) -> None:
+        """Remove what a visitor sent, taken in or refused; no other file."""
+        for file in files:
+            with suppress(Problem, OSError, ValueError):
+                self.upload(file).unlink()
 
     def check_room(self, session: Session) -> None:
         """Raises Problem if a session holds as much as it may."""

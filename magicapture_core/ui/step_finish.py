@@ -264,8 +264,8 @@ def _for_the_window(said: str, snapshot: Snapshot) -> str:
 
 
 def _done(snapshot: Snapshot) -> str:
-    """That it ended well; nothing where it was stopped."""
-    if snapshot.state != "done":
+    """That it ended well; nothing where it was stopped, or where every portrait was deleted meanwhile."""
+    if snapshot.state != "done" or not snapshot.reports:
         return ""
     number = len(snapshot.reports)
     title = n_("{n} portrait is finished", "{n} portraits are finished", number)
@@ -285,8 +285,10 @@ def _all_of(session: Session, count: int) -> str:
     return n_("Finish all {n}", "Finish all {n}", count)
 
 
-BEFORE_AFTER = N_("{before} before restoration, {after} after")
-BLENDED = N_("{before} before restoration, {after} after; blended in by {strength:.0%} to keep it")
+BEFORE_AFTER = N_("Before restoration: {before}. After: {after}.")
+BLENDED = N_(
+    "Before restoration: {before}. After: {after}; blended in by {strength:.0%} to keep the likeness."
+)
 
 
 def _report(finished: dict[str, Any]) -> str:
@@ -296,7 +298,7 @@ def _report(finished: dict[str, Any]) -> str:
         _(
             BLENDED if face["strength"] < face["wanted"] else BEFORE_AFTER,
             before=likeness.in_words(face["score_before"]),
-            after=likeness.in_words(face["score_after"]).lower(),
+            after=likeness.in_words(face["score_after"]),
             strength=face["strength"],
         )
         for face in finished["faces"]

@@ -136,7 +136,7 @@ class PortraitsStep(Step):
         """What changes while portraits are made, and by what is done with them."""
         return [
             self.progress, self.gallery, self.detail, self.chosen, self.make, self.stop, self.archive, self.stale,
-            self.undo, self.order, self.explained, self.said, self.hint,
+            self.undo, self.order, self.explained, self.said, self.hint, self.run,
             *(component for part in self.parts for component in part.outputs),
         ]  # fmt: skip
 
@@ -176,10 +176,8 @@ class PortraitsStep(Step):
 
     def _pictures(self, session: Session, text: str) -> Updates:
         """All but the form."""
-        runs = [(run_title(each), each.id) for each in reversed(session.runs)]
-        run = session.chosen_run()
         updates: Updates = {
-            self.run: gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1),
+            self.run: self._runs(session),
             self.detail: "",
             self.chosen: None,
             self.hint: self.offer.reading(session, text),
@@ -187,6 +185,11 @@ class PortraitsStep(Step):
         for part in self.parts:
             updates |= part.show(session)
         return {**updates, **self.watch(session, None, None, text)[0]}
+
+    def _runs(self, session: Session) -> gr.Dropdown:
+        runs = [(run_title(each), each.id) for each in reversed(session.runs)]
+        run = session.chosen_run()
+        return gr.Dropdown(runs, value=run.id if run else None, visible=len(runs) > 1)
 
     # --- the live view --------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class PortraitsStep(Step):
         state = f"{snapshot.state} {snapshot.ahead} {snapshot.stage} {snapshot.share:.2f}" if snapshot else ""
         shown = [
             [portrait.id for portrait in found], self.studio.portrait_jobs.coming(session), session.archive,
-            [portrait.id for portrait in session.removed],
+            [portrait.id for portrait in session.removed], [run.id for run in session.runs],
         ]  # fmt: skip
         now = [job.id if job else "", state, shown, self.comparing.moment(session)]
         if seen == now:
@@ -220,6 +223,7 @@ class PortraitsStep(Step):
             updates |= self.comparing.show(session)
         if seen is None or seen[2] != now[2]:
             updates |= {**self._gallery(session, chosen, order), **self.past.show(session)}
+            updates[self.run] = self._runs(session)  # the next look may have begun
             updates[self.exporting.box] = self.exporting.show(session)[self.exporting.box]
         return updates, now
 
@@ -350,9 +354,8 @@ class PortraitsStep(Step):
         word = word or ("{subject}" if "{subject}" in words else next(iter(words), None))
         heat = self.studio.portraits.heat(key, portrait.id, word) if word else None
         photo = next(iter(session.usable("subject")), None)
-        busy = self.studio.jobs.active(session.id) is not None
         return {
-            self.detail: portrait_detail(portrait, photo, words, word, heat, busy),
+            self.detail: portrait_detail(portrait, photo, words, word, heat),
             self.chosen: portrait.id,
         }
 
@@ -371,7 +374,7 @@ class PortraitsStep(Step):
         session = self.past.discard(key, str(event.id))
         if session.run != before:
             return self.show(session)
-        return {self.run: self._pictures(session, "")[self.run], **self.past.show(session)}
+        return {self.run: self._runs(session), **self.past.show(session)}
 
     @told(name)
     def adopt(self, key: str) -> Updates:

@@ -15,7 +15,7 @@ from magicapture_core.ui.jobs import Snapshot
 from magicapture_core.ui.look_cards import learning_order
 from magicapture_core.ui.ready_looks import look_title
 from magicapture_core.ui.sample_people import sample_people
-from magicapture_core.ui.sample_view import before_learning, samples
+from magicapture_core.ui.sample_view import SCORED, before_learning, samples
 from magicapture_core.ui.server_models import CUSTOM, PATIENCE, ModelFacts
 from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step import HALTS, Step, Updates, told, waits_until_filled
@@ -227,7 +227,7 @@ class TrainStep(Step):
         until = snapshot.reports[-1].step if snapshot and snapshot.reports else saved
         if before[3] != now[3] or before[0] != now[0] or (before[1] != now[1] and ended):
             drawn = self.reel(session, run, until, looked, ended)
-            updates |= {self.samples: drawn, self.explained: gr.HTML(visible="likeness" in drawn)}
+            updates |= {self.samples: drawn, self.explained: gr.HTML(visible=SCORED in drawn)}
         for part, number, draw in ((self.attention, 4, self._attention), (self.losses, 2, self._losses)):
             if before[number] != now[number] or before[0] != now[0]:
                 updates[part] = draw(session, run, until, snapshot) if run else ""

@@ -77,6 +77,8 @@ class StoredRun:
     """Whether it came to its own end, after all steps or before."""
     adapter_scale: float | None = None
     """The strength that was adopted from it; None: the model's own suggestion."""
+    exported: dict[str, str] = field(default_factory=dict)
+    """Format of another program -> the shown folder of its files."""
 
     @property
     def look(self) -> str:
@@ -138,11 +140,17 @@ class Session:
     runs: list[StoredRun] = field(default_factory=list)
     run: str | None = None
     """The run that portraits are made with."""
+    looked_at: bool = False
+    """Whether somebody is at the step “Portraits” with that run: no training that begins or ends takes it from them."""
+    trained: str | None = None
+    """The run that waits to be chosen meanwhile, until they go to the step “Learn”."""
     portraits: list[StoredPortrait] = field(default_factory=list)
     removed: list[StoredPortrait] = field(default_factory=list)
     """Deleted a moment ago: they can be brought back until SessionPortraits forgets them."""
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Portrait -> what finishing made of it: shown files, faces, notes."""
+    sheets: dict[str, list[str]] = field(default_factory=dict)
+    """Portrait -> its newest passport-style photo and sheets, as shown files."""
     archive: str | None = None
     """Zip of the newest portraits."""
     archive_run: str | None = None
@@ -184,6 +192,13 @@ class Session:
     def chosen_run(self) -> StoredRun | None:
         """The run that portraits are made with."""
         return next((run for run in self.runs if run.id == self.run), None)
+
+    def choose_trained(self, run_id: str) -> None:
+        """A training began, or has saved something: make portraits with it, unless those of another are looked at."""
+        if self.looked_at and self.run != run_id:
+            self.trained = run_id
+        else:
+            self.run = run_id
 
     def run_folder(self, run: StoredRun) -> Path:
         """Where a run is stored."""

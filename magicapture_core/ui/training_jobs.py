@@ -34,6 +34,7 @@ SHARED_MOST = {
     "keep_checkpoints": 5, "sample_pictures": 8,
 }  # fmt: skip
 """The highest settings on a server for others."""
+NOT_ALLOWED = N_("Tick the box that says you may use the photos, in the step “Photos”.")
 ROOM_EVERY = 20
 """Steps after which a training looks at how much disk its session takes."""
 
@@ -66,7 +67,7 @@ class TrainingJobs(SlicedJobs):
                 "There are no usable photos of the person yet. Go back to the step “Photos” and add some."
             )
         if not session.allowed:
-            return _("Tick the box that says you may use the photos, in the step “Photos”.")
+            return _(NOT_ALLOWED)
         for look in session.looks or [OWN]:
             if not session.usable("style", look):
                 return _(
@@ -90,6 +91,9 @@ class TrainingJobs(SlicedJobs):
         configs = {look: self._config(session, look, name, schedule, own) for look in looks}
         new = [look for look in looks if not self.learned(session, look, (name, configs[look]))]
         first, *then = new or looks
+        with self.sessions.changing(key) as session:
+            # Whoever starts a training wants to see that one.
+            session.looked_at, session.trained = False, None
         return self._start_one(key, first, then, name, schedule, own)
 
     def learned(self, session: Session, look: str, like: tuple[str, TrainConfig] | None = None) -> bool:
@@ -138,7 +142,8 @@ class TrainingJobs(SlicedJobs):
                 then=then,
                 total=config.ti_steps + config.lora_steps,
             )
-            before, session.run = session.run, run.id
+            before = session.run, session.trained
+            session.choose_trained(run.id)
             session.runs.append(run)
             session.model = model
         try:
@@ -146,7 +151,7 @@ class TrainingJobs(SlicedJobs):
         except Problem:  # the queue is full: as if it had not been asked for
             with self.sessions.changing(key) as session:
                 session.runs = [each for each in session.runs if each.id != run.id]
-                session.run = before
+                session.run, session.trained = before
             raise
         return run
 
@@ -181,6 +186,8 @@ class TrainingJobs(SlicedJobs):
         run = next((run for run in session.runs if run.id == (run_id or session.run)), None)
         if run is None:
             raise Problem(_("There is no training to go on with. Start one."))
+        if not session.allowed:  # they said so once, and may have changed their mind
+            raise Problem(_(NOT_ALLOWED))
         if session.fingerprint(run.look) != run.fingerprint:
             raise Problem(
                 _(
@@ -320,8 +327,7 @@ class TrainingJobs(SlicedJobs):
                     if stored.id == run.id:
                         stored.step, stored.finished = step, finished
                         if has_embeddings(session.run_folder(run) / FOLDER):
-                            # Portraits of an older one may have been looked at meanwhile.
-                            session.run = run.id
+                            session.choose_trained(run.id)
         except Problem:
             log.info("session %s was deleted during its training", self.sessions.owner(key))
 

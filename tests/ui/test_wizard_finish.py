@@ -135,6 +135,42 @@ class TestWithoutABrowser:
         assert [path.suffix for path in made["files"]] == [".pdf", ".png"]
         shown = server.studio.sessions.find(key).shown
         assert all(path.parent == shown for path in [made["photo"], *made["files"]])
+        assert read_provenance(made["photo"]).generated
+
+    def test_a_sheet_goes_with_the_next_one_and_with_its_portrait(self, server: Any) -> None:
+        studio = server.studio
+        key, session = studio.sessions.create()
+        portrait = with_portrait(studio, key)
+        for force in (False, True):
+            studio.sheets.make(key, portrait.id, "icao", "a4", background="#dddee0", force=force)
+            assert sorted(path.suffix for path in session.shown.iterdir()) == [".jpg", ".pdf", ".png", ".png"]
+        studio.portraits.remove(key, portrait.id)
+        studio.portraits.forget_removed(key)
+        assert list(session.shown.iterdir()) == []
+        assert studio.sessions.find(key).sheets == {}
+
+    def test_what_is_deleted_while_all_are_finished_leaves_nothing_and_stops_nothing(
+        self, server: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        studio = server.studio
+        key, session = studio.sessions.create()
+        first, second, third = (with_portrait(studio, key) for _ in range(3))
+        keep = studio.finishing_jobs._keep
+
+        def delete_and_keep(key: str, portrait: StoredPortrait, *values: Any) -> Any:
+            if portrait.id == first.id:  # that which is finished, and the next one
+                for each in (first, second):
+                    studio.portraits.remove(key, each.id)
+                studio.portraits.forget_removed(key)
+            return keep(key, portrait, *values)
+
+        monkeypatch.setattr(studio.finishing_jobs, "_keep", delete_and_keep)
+        values = {"upscale": 1, "restore": "none", "upscaler": "lanczos"}
+        job = studio.finishing_jobs.start(key, first.id, values, [second.id, third.id])
+        assert job.wait(180)
+        assert (job.snapshot().state, job.snapshot().problem) == ("done", None)
+        assert list(studio.sessions.find(key).finished) == [third.id]
+        assert len(list(session.shown.iterdir())) == 4  # the third portrait, and what was made of it
 
     def test_nobody_reaches_another_s_portrait(self, server: Any) -> None:
         sessions, finishing_jobs = server.studio.sessions, server.studio.finishing_jobs
@@ -186,3 +222,5 @@ class TestWithoutABrowser:
             len(list(session.shown.iterdir())) == 4
         )  # the portrait, and three files of the newest finishing
         assert np.asarray(Image.open(finished["before"])).shape == (1024, 1024, 3)
+        for name in ("file", "after", "before"):
+            assert read_provenance(finished[name]).generated, name

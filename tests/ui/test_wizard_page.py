@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from pathlib import Path
@@ -275,6 +276,26 @@ def test_the_brush_corrects_a_mask_and_lets_it_go_again(page: Any, server: Any) 
     assert list(masks.iterdir()) == []
 
 
+def test_nothing_painted_on_one_photo_is_saved_for_the_next(page: Any, server: Any) -> None:
+    to_masks(page)
+    page.locator("#mc-subject-masks .mc-mask").first.click()
+    page.wait_for_selector(".mc-brush[data-ready]")
+    first = page.locator(".mc-brush").get_attribute("data-photo")
+    held: list[Any] = []
+    page.route("**/gradio_api/file=**", lambda route: held.append(route))  # the next photo comes late
+    page.locator("#mc-subject-masks .mc-mask").nth(1).click()
+    page.wait_for_function(f"document.querySelector('.mc-brush').dataset.photo !== {json.dumps(first)}")
+    page.locator("#mc-brush [data-act=save]").click()
+    page.wait_for_timeout(2000)
+    masks = session_of(page, server) / "masks"
+    assert not masks.exists() or list(masks.iterdir()) == []
+    assert held != []
+    page.unroute("**/gradio_api/file=**")  # which lets go what was held
+    page.wait_for_selector(".mc-brush[data-ready]")
+    page.locator("#mc-brush [data-act=save]").click()
+    expect(page.locator("#mc-subject-masks .mc-badge")).to_have_text("Corrected")
+
+
 @pytest.mark.long
 def test_changes_upstream_are_said(page: Any) -> None:
     to_train(page)
@@ -302,6 +323,24 @@ def test_delete_my_data_deletes_it(page: Any, server: Any) -> None:
     expect(page.locator("#mc-photos .mc-photo")).to_have_count(0)
     assert not folder.exists()
     assert not shown.exists()
+
+
+def test_delete_my_data_deletes_what_nobody_has_agreed_to_yet(
+    page: Any, server: Any, people: list[list[Path]]
+) -> None:
+    def held() -> list[Path]:
+        return [path for path in (server.runs / "shown").rglob("never-agreed*") if path.is_file()]
+
+    photo = {"name": "never-agreed.jpg", "mimeType": "image/jpeg", "buffer": people[0][0].read_bytes()}
+    page.locator("#mc-files input[type=file]").set_input_files([photo])
+    expect(page.locator("#mc-held")).to_contain_text("1 photo here.")
+    assert len(held()) == 1
+    page.get_by_role("button", name="Delete my data").first.click()
+    page.locator("#mc-delete").click()
+    page.locator("#mc-delete-yes").click()
+    expect(page.locator("#mc-held")).not_to_contain_text("1 photo here.")
+    expect(page.locator("#mc-files")).not_to_contain_text("never-agreed")
+    assert held() == []
 
 
 @pytest.mark.long
