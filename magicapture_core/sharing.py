@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from magicapture_core.adapters.files import ADAPTER_FILES, FOLDER, copy_adapter, missing_embeddings
-from magicapture_core.checkpoints import Run, RunFacts
+from magicapture_core.checkpoints import Run
 from magicapture_core.languages import N_, _, n_
 from magicapture_core.model_card import write_model_card
 from magicapture_core.models.naming import model_title
 from magicapture_core.problems import Problem, RunProblem
 from magicapture_core.provenance import read_provenance
+from magicapture_core.run_facts import RunFacts
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}")
 CONSENT = N_(

@@ -351,7 +351,7 @@ FLOORS = (
     "evaluation",
     "sharing",
     "training generation formats export model_card",
-    "checkpoints concepts presets postprocess adapters",
+    "checkpoints run_facts concepts presets postprocess adapters",
     "models masks faces provenance",
     "photos prompts attention schedules losses weights heat files gpu",
     "config progress problems languages",

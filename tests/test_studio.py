@@ -22,13 +22,14 @@ from PIL import Image
 from test_limits import with_photos
 from toy import save_toy
 
-from magicapture_core.checkpoints import FIRST_FAMILY, Run, RunFacts
+from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import verdicts
 from magicapture_core.config import GenerateConfig, TrainConfig, from_dict
 from magicapture_core.generation import Portrait
 from magicapture_core.languages import speaking
 from magicapture_core.problems import Problem
 from magicapture_core.provenance import save_picture
+from magicapture_core.run_facts import FIRST_FAMILY, RunFacts
 from magicapture_core.ui import cards, page, settings
 from magicapture_core.ui.comparison_jobs import COMPARISON, _judges_in_words
 from magicapture_core.ui.past_trainings import PastTrainings

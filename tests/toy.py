@@ -232,8 +232,9 @@ def toy_run(
     embedder: name of the network that knows the subject's face; None for a run without identity.
     """
     from magicapture_core.adapters.embeddings import save_embeddings
-    from magicapture_core.checkpoints import Run, RunFacts
+    from magicapture_core.checkpoints import Run
     from magicapture_core.config import TrainConfig
+    from magicapture_core.run_facts import RunFacts
 
     generator = torch.Generator().manual_seed(seed)
     config = TrainConfig(

@@ -17,8 +17,8 @@ from magicapture_core.files import unused
 from magicapture_core.problems import Problem
 
 if TYPE_CHECKING:
-    from magicapture_core.checkpoints import RunFacts
     from magicapture_core.models import ModelBundle
+    from magicapture_core.run_facts import RunFacts
 
 
 @dataclass

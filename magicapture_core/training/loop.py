@@ -15,13 +15,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from magicapture_core.checkpoints import Run, RunFacts
+from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import OutOfMemory, Problem, forget_frames, ran_out_of_memory
+from magicapture_core.run_facts import RunFacts
 from magicapture_core.training.data import Encoded
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.memory import Plan

@@ -12,7 +12,6 @@ from torch import nn
 
 from magicapture_core.adapters.trained import TrainedWeights
 from magicapture_core.attention import listen
-from magicapture_core.checkpoints import RunFacts
 from magicapture_core.concepts import Concept
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser, choose_analyser
@@ -20,6 +19,7 @@ from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
 from magicapture_core.models.fingerprint import fingerprint
 from magicapture_core.problems import Problem
+from magicapture_core.run_facts import RunFacts
 from magicapture_core.training.data import encode_concept, shared_face_colour, wanted_lightness
 from magicapture_core.training.draws import Sizes
 from magicapture_core.training.initial import starting_embeddings

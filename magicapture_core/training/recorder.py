@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from magicapture_core.checkpoints import Run, in_last_phase
+from magicapture_core.checkpoints import Run
 from magicapture_core.config import TrainConfig
 from magicapture_core.faces import FaceAnalyser
 from magicapture_core.languages import _
 from magicapture_core.model_card import write_model_card
 from magicapture_core.problems import RunProblem, ran_out_of_memory
 from magicapture_core.prompts import Task
+from magicapture_core.run_facts import in_last_phase
 from magicapture_core.training import previews
 from magicapture_core.training.draws import Phase
 from magicapture_core.training.optimisation import Launched, Optimisation
