@@ -45,7 +45,7 @@ class RunFacts:
     family: str
     """Family of the model, as in `ModelBundle.family`."""
     model_fingerprint: str
-    """Short hash of the model's weights."""
+    """Short hash of the model's weights, by `models.fingerprint`."""
     likeness: str
     """Name of the network of Eq. 7."""
     subject: tuple[str, ...]

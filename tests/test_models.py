@@ -288,6 +288,15 @@ def test_an_inpainting_unet_is_refused(toy_folder: Path, spoiled: Path) -> None:
         models.load(spoiled, device="cpu")
 
 
+def test_a_latent_consistency_model_is_refused(toy_folder: Path, spoiled: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    config = UNet2DConditionModel.load_config(toy_folder / "unet")
+    UNet2DConditionModel.from_config(config | {"time_cond_proj_dim": 8}).save_pretrained(spoiled / "unet")
+    with pytest.raises(Problem, match="is a latent consistency model"):
+        models.load(spoiled, device="cpu")
+
+
 def test_damaged_weights_are_told(spoiled: Path) -> None:
     weights = spoiled / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

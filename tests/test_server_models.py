@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from magicapture_core.models import HUB_ID, SDXL_ID, files
 from magicapture_core.ui import server_models
 from magicapture_core.ui.hardware import gpu_gigabytes
 from magicapture_core.ui.server_models import SD15, SDXL, ServerModels, is_xl
+from magicapture_core.ui.stored_session import Session
 
 
 @pytest.fixture
@@ -54,6 +56,14 @@ def test_stable_diffusion_xl_is_offered_where_the_card_holds_it(
     else:
         with pytest.raises(server_models.Problem, match="offers only these models"):
             models.checked(SDXL)
+
+
+def test_a_session_s_model_that_is_no_longer_offered_gives_way_to_the_usual_one(tmp_path: Path) -> None:
+    session = Session(tmp_path, tmp_path, model="somebody/else-s")
+    assert ServerModels("mini", any_model=False).of(session) == "mini"
+    assert ServerModels("mini", any_model=True).of(session) == "somebody/else-s"
+    assert ServerModels("mini", any_model=False).of(replace(session, model=SD15)) == SD15
+    assert ServerModels("mini", any_model=True).of(replace(session, model=None)) == "mini"
 
 
 def test_what_is_said_of_it_without_its_files() -> None:

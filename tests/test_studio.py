@@ -32,6 +32,7 @@ from magicapture_core.provenance import save_picture
 from magicapture_core.run_facts import FIRST_FAMILY, RunFacts
 from magicapture_core.ui import cards, page, settings
 from magicapture_core.ui.comparison_jobs import COMPARISON, _judges_in_words
+from magicapture_core.ui.jobs import Job
 from magicapture_core.ui.past_trainings import PastTrainings
 from magicapture_core.ui.portrait_jobs import PORTRAITS
 from magicapture_core.ui.sample_people import sample_people
@@ -43,6 +44,7 @@ from magicapture_core.ui.step_photo_list import unusable
 from magicapture_core.ui.stored_session import Session, StoredPortrait, StoredRun
 from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_jobs import TRAINING
+from magicapture_core.ui.training_probe import PROBE
 
 
 @pytest.fixture
@@ -254,6 +256,41 @@ def test_what_was_drawn_while_a_session_was_deleted_goes_with_the_next_sweep(
     assert not session.shown.exists()
     assert kept.shown.exists()
     studio.delete(other)
+
+
+def test_the_jobs_of_a_session_that_grew_old_are_forgotten(
+    visit: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magicapture_core.ui.studio.SWEEP_SECONDS", 0.05)
+    studio, key = visit
+    owner = studio.sessions.owner(key)
+    for whose, kind in ((owner, TRAINING), (f"{owner} {PROBE}", PROBE)):
+        studio.jobs.start(whose, kind, lambda _job: iter(()), device=kind).wait(10)  # type: ignore[arg-type]
+    os.utime(studio.sessions.find(key).folder / "session.json", (0, 0))
+    studio.sweep_now_and_then()
+    deadline = time.monotonic() + 10
+    while studio.jobs._newest and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not studio.jobs._newest
+
+
+def test_who_asks_for_drafts_during_a_training_is_told_of_the_training(visit: tuple[Studio, str]) -> None:
+    studio, key = visit
+    go = threading.Event()
+
+    def stream(_job: Job) -> Iterator[int]:
+        go.wait(30)
+        yield 0
+
+    job = studio.jobs.start(studio.sessions.owner(key), TRAINING, stream)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(Problem, match="Your training is still under way"):
+            studio.drafts.wait(key)
+    finally:
+        go.set()
+        job.wait(10)
+    with pytest.raises(Problem, match="Drafts need photos of the person"):
+        studio.drafts.wait(key)
 
 
 def test_a_comparison_says_whether_its_judge_had_a_part_in_the_training() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ import pytest
 import torch
 from trainings import short, start
 
+from magicapture_core.checkpoints import Run
+from magicapture_core.generation.learned import Learned
 from magicapture_core.models import tiny
 from magicapture_core.problems import MissingFiles, Problem, RunProblem
 
@@ -97,6 +101,21 @@ def test_another_decoder_is_noticed_on_resume(
     saved(3)  # random again
     with pytest.raises(RunProblem):
         list(start(toy, CONFIG, tmp_path / "run", resume=True))
+
+
+def test_the_decoder_makes_no_other_model_of_a_run_s(
+    toy: Any, saved: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "ALIKE", 0.0)
+    saved(3)
+    list(start(toy, CONFIG, tmp_path / "run"))
+    run = Run.open(tmp_path / "run")
+    moved = dataclasses.replace(toy, name="elsewhere")
+    assert Learned.from_run(run, moved, None).warnings == Learned.from_run(run, toy, None).warnings
+    with torch.no_grad():
+        other = dataclasses.replace(moved, vae=copy.deepcopy(toy.vae))
+        next(other.vae.parameters()).add_(1.0)
+    assert any("was trained on" in warning for warning in Learned.from_run(run, other, None).warnings)
 
 
 def test_a_missing_or_broken_decoder_is_named(

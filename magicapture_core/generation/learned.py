@@ -16,7 +16,7 @@ from magicapture_core.concepts import Concept
 from magicapture_core.faces import FaceAnalyser, align, choose_analyser
 from magicapture_core.languages import _
 from magicapture_core.models import ModelBundle
-from magicapture_core.models.fingerprint import fingerprint
+from magicapture_core.models.fingerprint import is_of
 from magicapture_core.models.words import look_features
 from magicapture_core.problems import Problem
 
@@ -45,7 +45,7 @@ class Learned:
         """Raises RunProblem for a run that has saved nothing or does not fit the model."""
         facts = run.facts()
         warnings = []
-        if facts.model != models.name and facts.model_fingerprint != fingerprint(models):
+        if facts.model != models.name and not is_of(facts.model_fingerprint, models):
             warnings.append(
                 _(
                     "The run was trained on {trained_on} and is used with {used}: a likeness is only to be expected "

@@ -22,7 +22,7 @@ from magicapture_core.gpu import has_gpu
 from magicapture_core.languages import _
 from magicapture_core.models.bundle import ModelBundle, sampler
 from magicapture_core.models.families import family_of
-from magicapture_core.models.files import EDM, EXPECTED, PICKLES, open_file, open_folder
+from magicapture_core.models.files import EDM, EXPECTED, LCM, PICKLES, open_file, open_folder
 from magicapture_core.models.hub import HUB_ID, SDXL_ID, first_line, from_hub
 from magicapture_core.models.kernels import kernels_for
 from magicapture_core.models.precision import take_float32, vae_dtype_for
@@ -185,11 +185,12 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
     from diffusers.models.attention_processor import AttnProcessor
 
     family = family_of(pipeline)
-    if type(pipeline.scheduler).__name__.startswith("EDM"):
+    edm = type(pipeline.scheduler).__name__.startswith("EDM")
+    if edm or pipeline.unet.config.time_cond_proj_dim is not None:
         raise Problem(
             _(
                 "{model} is {found}: expected {expected}. Choose one of those.",
-                model=name, found=_(EDM), expected=_(EXPECTED),
+                model=name, found=_(EDM if edm else LCM), expected=_(EXPECTED),
             )
         )  # fmt: skip
     # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.

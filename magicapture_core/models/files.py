@@ -31,6 +31,7 @@ REFINER_KEY = "conditioner.embedders.0.model.token_embedding.weight"
 EDM_KEYS = {"edm_mean", "edm_std", "edm_vpred.sigma_max"}
 """Marks of models that are trained and sampled by EDM's rules."""
 EDM = N_("an EDM model (Playground 2.5, CosXL), which is trained and sampled in another way")
+LCM = N_("a latent consistency model (LCM), which is sampled in another way and cannot be trained like this")
 REFINER = N_("the refiner of Stable Diffusion XL, which only reworks another model's pictures")
 OLD_TEXT = re.compile(r"cond_stage_model\.transformer\.(?!text_model\.)")
 FILLING = {"v1": "<|endoftext|>", "v2": "!"}
@@ -52,6 +53,7 @@ OTHER_KINDS = {
     "StableDiffusionInpaintPipeline": N_("an inpainting model"),
     "StableDiffusionXLInpaintPipeline": N_("an inpainting model"),
     "StableDiffusionXLInstructPix2PixPipeline": N_("an editing model"),
+    "LatentConsistencyModelPipeline": LCM,
 }
 WEIGHT_NAMES = {
     "text_encoder": "model",

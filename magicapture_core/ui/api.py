@@ -167,7 +167,7 @@ class Api:
             self.studio.training_jobs.resume(session)
         else:
             found = self.studio.sessions.find(session)
-            name = self.studio.models.checked(model or found.model)
+            name = self.studio.models.checked(model or self.studio.models.of(found))
             schedule = schedule or self.studio.models.facts(name).schedule_names()[0]
             self.studio.training_jobs.start(session, name, schedule, settings)
         return self.status(session, False)

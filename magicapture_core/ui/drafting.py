@@ -62,7 +62,7 @@ class Drafter:
 
     def facts(self, session: Session) -> ModelFacts:
         """Facts of the model that makes the drafts: the session's own model, or the built-in one."""
-        chosen = self.models.facts(session.model or self.models.default)
+        chosen = self.models.facts(self.models.of(session))
         return chosen if chosen.drafts else self.models.facts(BUILT_IN)
 
     def made_of(self, session: Session, look: str) -> str | None:
@@ -91,7 +91,7 @@ class Drafter:
             run is not None and (run.finished or run.fingerprint != session.fingerprint(look))
         ):
             return None
-        learns = run.model if run is not None else session.model or self.models.default
+        learns = run.model if run is not None else self.models.of(session)
         return self.holding(session).get(look) if self.facts(session).name == learns else None
 
     def next_look(self, session: Session) -> str | None:
@@ -133,6 +133,7 @@ class Drafter:
                 break
             time.sleep(0.1)
         if not found:
+            self.jobs.refuse_if_busy(session.id)
             said = self.problem(session) or _(
                 "Drafts need photos of the person, which may be used. Add them first."
             )

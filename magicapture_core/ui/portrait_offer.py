@@ -32,7 +32,7 @@ class PortraitOffer:
     def facts(self, session: Session) -> ModelFacts:
         """Of the chosen run's model."""
         run = session.chosen_run()
-        return self.studio.models.facts(run.model if run else session.model or self.studio.models.default)
+        return self.studio.models.facts(run.model if run else self.studio.models.of(session))
 
     def prompts(self, session: Session) -> tuple[tuple[str, ...], str]:
         """What to ask for in the chosen run's style, the best first, and what to avoid."""

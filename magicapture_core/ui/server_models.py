@@ -20,6 +20,7 @@ from magicapture_core.weights import ASSETS
 
 if TYPE_CHECKING:
     from magicapture_core.models import ModelBundle
+    from magicapture_core.ui.stored_session import Session
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -104,19 +105,27 @@ class ServerModels:
 
     def choices(self) -> list[tuple[str, str]]:
         """(title, name) of the models to choose from."""
+        return [(self.facts(name).title, name) for name in self._offered()]
+
+    def _offered(self) -> list[str]:
         large = [SDXL] if gpu_gigabytes() >= XL_FROM or lending() else []
         names = list(dict.fromkeys([self.default, "mini", SD15, *large]))
         if not (ASSETS / "mini" / "model_index.json").is_file() and self.default != "mini":
             names.remove("mini")
-        return [(self.facts(name).title, name) for name in names]
+        return names
 
     def checked(self, name: str | None) -> str:
         """The name, or the default for None. Raises Problem if visitors may not choose it."""
         name = (name or "").strip() or self.default
-        offered = [known for _title, known in self.choices()]
+        offered = self._offered()
         if self.any_model or name in offered:
             return name
         raise Problem(_("This server offers only these models: {known}.", known=", ".join(offered)))
+
+    def of(self, session: Session) -> str:
+        """The model that a session chose; the default where it chose none, or one that is no longer offered."""
+        chosen = session.model
+        return chosen if chosen and (self.any_model or chosen in self._offered()) else self.default
 
     def facts(self, name: str) -> ModelFacts:
         """What is known without loading. Never raises: loading says what is wrong."""

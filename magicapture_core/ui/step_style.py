@@ -104,7 +104,7 @@ class StyleStep(PhotoListStep):
             said = _("The pictures are drafts: the look, not yet your face. Learning makes the face yours.")
         else:
             return ""
-        own_model = drafts.facts(session).name == (session.model or self.studio.models.default)
+        own_model = drafts.facts(session).name == self.studio.models.of(session)
         more = [] if own_model else [_(BUILT_IN_MAKES)]
         if any(draft.lighter for draft in drafts.holding(session).values()):
             # Only the built-in model's learning was measured to do so: its schedule has lambda_lightness.

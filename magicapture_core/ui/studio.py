@@ -67,10 +67,8 @@ class Studio:
             while not self._closing.wait(SWEEP_SECONDS):
                 try:
                     for owner in self.sessions.sweep():
-                        self.drafts.forget(owner)
+                        self._forget(owner)
                         self.photos.looks.forget(owner)
-                        remember_visitor(owner, False)
-                        self.jobs.forget(owner, DELETE_PATIENCE)
                 except OSError:
                     log.exception("could not remove old files")
 
@@ -78,7 +76,7 @@ class Studio:
 
     def facts(self, session: Session) -> ModelFacts:
         """Facts of the model that the session uses."""
-        return self.models.facts(session.model or self.models.default)
+        return self.models.facts(self.models.of(session))
 
     def choose_model(self, key: str, name: str | None) -> Session:
         """Use another model from now on."""
@@ -114,10 +112,7 @@ class Studio:
         """Stop whatever the session has under way and remove everything of it."""
         owner = self.sessions.check(key)
         job = self.jobs.active(owner)
-        self.drafts.forget(owner)
-        self.training_jobs.probe.forget(owner)
-        remember_visitor(owner, False)
-        ended = self.jobs.forget(owner, DELETE_PATIENCE)
+        ended = self._forget(owner)
         self.sessions.delete(key)
         self.photos.looks.forget(owner)
         if not ended and job is not None:
@@ -127,6 +122,13 @@ class Studio:
                 self.sessions.delete(key)
 
             threading.Thread(target=remove_later, name="delete", daemon=True).start()
+
+    def _forget(self, owner: str) -> bool:
+        """Stop what works for a session and forget the jobs. Returns whether everything ended in time."""
+        self.drafts.forget(owner)
+        self.training_jobs.probe.forget(owner)
+        remember_visitor(owner, False)
+        return self.jobs.forget(owner, DELETE_PATIENCE)
 
     def close(self, timeout: float = 60.0) -> None:
         """Stop every job, so that each saves where it stands."""

@@ -52,7 +52,7 @@ class TrainingJobs(SlicedJobs):
     def measure(self, key: str) -> None:
         """Begin to measure how long the recommended training of the session's model takes, if nobody knows yet."""
         session = self.sessions.find(key)
-        facts = self.models.facts(session.model or self.models.default)
+        facts = self.models.facts(self.models.of(session))
         config = facts.config(
             facts.schedule_names()[0],
             session.preset,
