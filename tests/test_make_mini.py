@@ -584,7 +584,7 @@ def test_one_command_makes_a_model_that_opens(tmp_path: Path, mobilenet: Path) -
     assert all(torch.equal(masters[0][name], masters[1][name]) for name in masters[0])
 
     second = tmp_path / "second"
-    run_make(second, prepared_work(second), mobilenet, "--start-from", str(first / "model"))
+    run_make(second, prepared_work(second), mobilenet, "--turned", "--start-from", str(first / "model"))
     old, new = (torch.load(work / "vae-baked.pt", weights_only=True) for work in (first, second))
     assert torch.allclose(old["encoder.conv_in.weight"], new["encoder.conv_in.weight"], atol=1e-3)
     assert load(second / "model").words is not None

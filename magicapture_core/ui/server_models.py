@@ -30,7 +30,7 @@ TITLES = {
     SDXL: N_("Stable Diffusion XL"),
 }
 XL_FROM = 12.0
-"""GB of a graphics card from which Stable Diffusion XL is offered: it trains there at 768 pixels (docs/gpu.md)."""
+"""GB of a graphics card from which Stable Diffusion XL is offered: it trains there at 768 pixels (docs/sdxl.md)."""
 CUSTOM = "custom"
 """Not a schedule: the form's values, as the visitor changed them."""
 XL_KEY = b"conditioner.embedders.1.model."
@@ -237,7 +237,7 @@ def _needs(name: str, path: Path, resolution: int) -> str:
 
 
 def _xl_needs(path: Path, resolution: int) -> str:
-    """In words, for Stable Diffusion XL. Counted for the published model, not measured yet (docs/gpu.md)."""
+    """In words, for Stable Diffusion XL. Counted for the published model, not measured yet (docs/sdxl.md)."""
     weights = _weights(path)
     if 0 < weights < SMALL:
         return _small("", weights, resolution)

@@ -108,7 +108,8 @@ def parse(arguments: list[str] | None = None) -> Settings:
     add("--tokenizer", type=Path, default=Path("assets/mini/tokenizer"))
     add("--minutes", type=float, default=10.0, help="of the whole, from seeds to the model")
     add("--device", help="cpu or cuda; default: cuda where there is one")
-    switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": True}
+    switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+    parser.set_defaults(pairs=True, turned=False, nouns=True)
     add("--pairs", **switch, help="two faces of each new person, and words made from the other, spoiled one")
     add("--turned", **switch, help="half of the pictures turned by up to 25°, moved and of another scale")
     add("--nouns", **switch, help="gender and age said beside a person's own word half of the time")

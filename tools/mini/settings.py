@@ -77,7 +77,7 @@ class Settings:
     device: str = "cpu"
     pairs: bool = True
     """Two faces of each new person, and words made from the other one, spoiled as real photos are."""
-    turned: bool = True
+    turned: bool = False
     """Half of the pictures turned, moved and of another scale."""
     nouns: bool = True
     """Gender and age said beside a person's own word half of the time."""
