@@ -185,14 +185,7 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
     from diffusers.models.attention_processor import AttnProcessor
 
     family = family_of(pipeline)
-    edm = type(pipeline.scheduler).__name__.startswith("EDM")
-    if edm or pipeline.unet.config.time_cond_proj_dim is not None:
-        raise Problem(
-            _(
-                "{model} is {found}: expected {expected}. Choose one of those.",
-                model=name, found=_(EDM if edm else LCM), expected=_(EXPECTED),
-            )
-        )  # fmt: skip
+    _check_sampling(name, pipeline)
     # SD's latents go well beyond [-1, 1]: schedulers of the pixel world would clip them by default.
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     predicts = noise_scheduler.config.prediction_type
@@ -242,6 +235,18 @@ def _bundle(name: str, path: Path, pipeline: Any, device: torch.device, dtype: t
     if bundle.vae.dtype != dtype:
         take_float32(bundle.unet, dtype)
     return bundle
+
+
+def _check_sampling(name: str, pipeline: Any) -> None:
+    """Raises Problem for a model that is trained and sampled by other rules than Stable Diffusion's."""
+    edm = type(pipeline.scheduler).__name__.startswith("EDM")
+    if edm or pipeline.unet.config.time_cond_proj_dim is not None:
+        raise Problem(
+            _(
+                "{model} is {found}: expected {expected}. Choose one of those.",
+                model=name, found=_(EDM if edm else LCM), expected=_(EXPECTED),
+            )
+        )  # fmt: skip
 
 
 def _safety_of(pipeline: Any, dtype: torch.dtype) -> dict[str, Any]:
