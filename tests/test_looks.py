@@ -24,6 +24,7 @@ from magicapture_core.problems import Problem
 from magicapture_core.ui.look_cards import LookCard, learning_order, look_cards
 from magicapture_core.ui.ready_looks import OWN_TITLE, look_names, look_title
 from magicapture_core.ui.sample_people import sample_people
+from magicapture_core.ui.session_runs import not_ready
 from magicapture_core.ui.step_portraits import PortraitsStep
 from magicapture_core.ui.stored_session import OWN, UNSEEN, StoredRun, session_from
 from magicapture_core.ui.studio import Studio
@@ -123,9 +124,10 @@ def test_whoever_looks_at_portraits_is_not_thrown_to_the_next_look(visit: tuple[
         studio.photos.toggle_look(key, look)
     with gr.Blocks():
         step = PortraitsStep(studio)
-    first = studio.training_jobs.start(key, None, "custom", {**SHORT, "checkpoint_every": 1})
+    first = studio.training_jobs.start(key, None, "custom", {**SHORT, "checkpoint_every": 1, "lora_steps": 40})
     deadline = time.monotonic() + PATIENCE
-    while not studio.runs.saved_step(studio.sessions.find(key), first) and time.monotonic() < deadline:
+    # A checkpoint is there a moment before adapter/ is, which portraits are made with.
+    while not_ready(studio.sessions.find(key), first) and time.monotonic() < deadline:
         time.sleep(0.01)
     session = studio.runs.take_ready(key)  # at the step “Portraits”, while it still learns
     assert (session.run, session.looked_at) == (first.id, True)
