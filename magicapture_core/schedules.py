@@ -29,9 +29,14 @@ def known_schedules(own: Schedules) -> dict[str, Mapping[str, Any]]:
     return {**others, PAPER: own.get(PAPER, {})}
 
 
+def fitting_schedules(own: Schedules) -> list[str]:
+    """Which schedules to recommend: the model's own, since no other was tried on it; where it has none, every one."""
+    return list(own or known_schedules(own))
+
+
 def usual_schedule(own: Schedules) -> str:
-    """The schedule that the command line starts from: the model's own quick one, else the paper's."""
-    return QUICK if QUICK in own else PAPER
+    """The schedule that the command line starts from: the model's own, the quick one first; else the paper's."""
+    return QUICK if QUICK in own else next(iter(own), PAPER)
 
 
 def schedule_values(name: str, own: Schedules) -> Mapping[str, Any]:

@@ -106,7 +106,9 @@ def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Pa
     assert Run.open(run).facts().config.lambda_id == 0.4
 
 
-def test_settings_come_from_flags_then_the_model_s_schedule(photos: dict[str, Path], tmp_path: Path) -> None:
+def test_settings_come_from_flags_then_the_model_s_schedule(
+    photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from toy import save_toy
 
     quick = {"ti_steps": 1, "lora_steps": 1, "lambda_attn": 0.5, "attention_resolution": 8, "batch_size": 1}
@@ -115,7 +117,14 @@ def test_settings_come_from_flags_then_the_model_s_schedule(photos: dict[str, Pa
     assert command_line.main(arguments) == 0
     config = Run.open(tmp_path / "run").facts().config
     assert (config.ti_steps, config.lora_steps, config.lambda_attn, config.resolution) == (2, 1, 0.5, 64)
+    assert "not made for this model" not in capsys.readouterr().out
     assert command_line.main([*arguments, "--schedule", "fast"]) == 1
+    assert "not made for this model" not in capsys.readouterr().out
+    monkeypatch.setattr("magicapture_core.training.train", lambda *_, **__: (report for report in ()))
+    assert command_line.main([*arguments, "--schedule", "paper"]) == 0
+    assert "not made for this model: portraits can be much worse than with its own, quick" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from toy import save_toy
 
 from magicapture_core.models import HUB_ID, SDXL_ID, files
+from magicapture_core.problems import Problem
 from magicapture_core.ui import server_models
 from magicapture_core.ui.hardware import gpu_gigabytes
 from magicapture_core.ui.server_models import SD15, SDXL, ServerModels, is_xl
@@ -89,6 +91,25 @@ def test_folders_and_files_of_it_are_known(toy_folder: Path, toy_xl_folder: Path
     assert models.facts(str(tmp_path / "v1.safetensors")).resolution == 512
     (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 6)
     assert not is_xl(tmp_path / "damaged.safetensors")
+
+
+def test_only_schedules_that_fit_the_model_are_offered(tmp_path: Path) -> None:
+    models = ServerModels("mini", any_model=True)
+    mini = models.facts("mini")
+    assert mini.schedule_names()[0] == "quick"
+    assert "paper" not in mini.schedule_names()
+    with pytest.raises(Problem, match=r"must be one of quick.*, custom, got 'paper'"):
+        mini.config("paper")
+    assert models.facts(SD15).schedule_names() == ["quick", "paper", "custom"]
+    # One's own settings start from what fits, too: an agent names only those that it changes.
+    own = mini.config("custom", own={"seed": 3})
+    assert (own.seed, own.initial_words, own.attention_scale) == (3, "photos", "region")
+    own = models.facts(SD15).config("custom", own={"seed": 3})
+    assert (own.seed, own.initial_words, own.attention_scale) == (3, "paper", "extremes")
+    only = save_toy(tmp_path / "only", magicapture={"schedules": {"slow": {"ti_steps": 7}}})
+    facts = models.facts(str(only))
+    assert facts.schedule_names() == ["slow", "custom"]
+    assert facts.config("custom").ti_steps == 7
 
 
 def test_the_page_shows_a_map_with_each_sample() -> None:

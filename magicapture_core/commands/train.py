@@ -14,7 +14,7 @@ from magicapture_core.commands.console import DONE, INTERRUPTED, console, polite
 from magicapture_core.commands.inputs import FaceVariant, analyser_for, read_concept, style_folder
 from magicapture_core.commands.parsing import parse
 from magicapture_core.config import TrainConfig
-from magicapture_core.schedules import scheduled_config, usual_schedule
+from magicapture_core.schedules import fitting_schedules, scheduled_config, usual_schedule
 
 if TYPE_CHECKING:
     from magicapture_core.models import ModelBundle
@@ -68,7 +68,14 @@ class Train:
 
         name = self.schedule or usual_schedule(models.schedules)
         style = load_preset(self.preset).overrides if self.preset else {}
-        return scheduled_config(name, models.schedules, models.resolution, style)
+        config = scheduled_config(name, models.schedules, models.resolution, style)
+        fitting = fitting_schedules(models.schedules)
+        if name not in fitting:
+            console.print(
+                f"The schedule {escape(name)} is not made for this model: portraits can be much worse than with its "
+                f"own, {escape(', '.join(fitting))}."
+            )
+        return config
 
     def _train(self, models: ModelBundle) -> int:
         from magicapture_core.evaluation.class_pictures import class_latents

@@ -156,7 +156,7 @@ class Api:
         Args:
             session: The session, from check_photos (agents: add_photos). It needs photos of a person and a style.
             model: "mini" or a hub id; empty: the server's own model.
-            schedule: "quick" or "paper"; empty: the model's own.
+            schedule: One of the model's schedules, for example "quick"; empty: the one that it recommends.
             settings: Training settings over the schedule's, for example {"seed": 1}; usually empty.
             resume: Continue the last training, instead of a new one.
         """

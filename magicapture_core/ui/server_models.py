@@ -13,7 +13,7 @@ from magicapture_core.config import Framing, TrainConfig
 from magicapture_core.languages import N_, _
 from magicapture_core.problems import Problem
 from magicapture_core.progress import Progress, StoppedError, share
-from magicapture_core.schedules import PAPER, Schedules, known_schedules, scheduled_config
+from magicapture_core.schedules import Schedules, fitting_schedules, scheduled_config, usual_schedule
 from magicapture_core.ui.hardware import gpu_gigabytes
 from magicapture_core.ui.lent_gpu import Told, lending
 from magicapture_core.weights import ASSETS
@@ -67,7 +67,7 @@ class ModelFacts:
 
     def schedule_names(self) -> list[str]:
         """What to choose from, the best to begin with first."""
-        return [*known_schedules(self.schedules), CUSTOM]
+        return [*fitting_schedules(self.schedules), CUSTOM]
 
     def config(
         self, schedule: str, preset: str | None = None, own: Mapping[str, Any] | None = None
@@ -86,7 +86,7 @@ class ModelFacts:
             from magicapture_core.presets import load_preset  # imports torch: not before it is needed
 
             style = load_preset(preset).overrides
-        start = PAPER if schedule == CUSTOM else schedule
+        start = usual_schedule(self.schedules) if schedule == CUSTOM else schedule
         plain = scheduled_config(start, self.schedules, self.resolution, style)
         return scheduled_config(start, self.schedules, self.resolution, style, _watched(plain), own or {})
 

@@ -24,7 +24,8 @@ from magicapture_core.ui.studio import Studio
 from magicapture_core.ui.training_view import attention, loss_charts, progress, rows_of
 
 SCHEDULES = {
-    "quick": N_("Quick"), "paper": N_("Thorough, as in the paper"), CUSTOM: N_("My own settings"),
+    "quick": N_("Quick"), "thorough": N_("Thorough"), "paper": N_("Thorough, as in the paper"),
+    CUSTOM: N_("My own settings"),
 }  # fmt: skip
 STALE = N_(
     "Photos, masks or style were changed since this training began. Its portraits still show what it learned then; "
