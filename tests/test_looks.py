@@ -124,7 +124,7 @@ def test_whoever_looks_at_portraits_is_not_thrown_to_the_next_look(visit: tuple[
         studio.photos.toggle_look(key, look)
     with gr.Blocks():
         step = PortraitsStep(studio)
-    first = studio.training_jobs.start(key, None, "custom", {**SHORT, "checkpoint_every": 1, "lora_steps": 40})
+    first = studio.training_jobs.start(key, None, "custom", {**SHORT, "lora_steps": 40})
     deadline = time.monotonic() + PATIENCE
     # A checkpoint is there a moment before adapter/ is, which portraits are made with.
     while not_ready(studio.sessions.find(key), first) and time.monotonic() < deadline:

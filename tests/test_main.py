@@ -107,7 +107,10 @@ def test_resume_keeps_the_run_s_settings(photos: dict[str, Path], toy_folder: Pa
 
 
 def test_settings_come_from_flags_then_the_model_s_schedule(
-    photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    photos: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from toy import save_toy
 

@@ -25,9 +25,19 @@ def test_the_button_tells_the_time_before_the_first_training(page: Any, server: 
     page.locator("#mc-next-2").click()
     expect(page.locator("#mc-start")).to_contain_text(re.compile(r"Make it look like \w+: about \d+ \w+"))
     assert '"lora"' in pace.read_text(encoding="utf-8")
-    expect(page.get_by_role("radio", name=re.compile(r"^Quick: about \d+"))).to_be_checked()
     expect(page.locator("#mc-progress")).not_to_contain_text("Measuring")
     assert standing_out(page) == ["mc-start"]  # there is nothing to go on with yet
+    expect(page.locator("#mc-schedule")).to_be_hidden()  # the model has one schedule: there is no choice
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Ti steps").fill("77")
+    page.get_by_label("Ti steps").blur()
+    expect(page.get_by_role("radio", name=re.compile(r"^My own settings: about \d+"))).to_be_checked()
+    page.locator("#mc-back-3").click()
+    page.locator("#mc-next-2").click()
+    quick = page.get_by_role("radio", name=re.compile(r"^Quick: about \d+"))
+    quick.check()
+    expect(page.get_by_label("Ti steps")).not_to_have_value("77")
+    expect(page.locator("#mc-schedule")).to_be_hidden()
 
 
 @pytest.mark.long
