@@ -223,6 +223,9 @@ class GenerateConfig:
     """Strength of classifier-free guidance."""
     adapter_scale: float = 0.8
     """Strength of the learned LoRA weights; 0.6 to 1.0 is usual."""
+    adapter_start: float = 0.0
+    """Share of the denoising steps that are done before the learned LoRA weights are used, 0 to 1. Higher: portraits
+    differ more from each other and follow the prompt more, with a little less likeness."""
     scheduler: Scheduler = "euler_ancestral"
     """Sampler. "euler_trailing" and "lcm" are for LoRAs that need few steps: the first for Lightning, Hyper-SD and
     Turbo, the second for LCM."""
@@ -245,6 +248,7 @@ class GenerateConfig:
         _require(self.seed is None or 0 <= self.seed < 2**63, "seed", _("None or 0 to 2^63 - 1"), self.seed)
         _require(0 <= self.guidance_scale <= 50, "guidance_scale", _span(0, 50), self.guidance_scale)
         _require(0 <= self.adapter_scale <= 2, "adapter_scale", _span(0, 2), self.adapter_scale)
+        _require(0 <= self.adapter_start <= 1, "adapter_start", _span(0, 1), self.adapter_start)
         _require(len(self.near) <= 50 and all(0 <= seed < 2**63 for seed in self.near), "near",
                  _("at most 50 seeds of 0 to 2^63 - 1"), self.near)  # fmt: skip
         _require(0 <= self.variation <= 1, "variation", _span(0, 1), self.variation)

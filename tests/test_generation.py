@@ -50,7 +50,8 @@ def test_plain_diffusers_draws_the_same_picture(
     ours = portraits(toy, run, count=1, adapter_scale=0.7)[0]
     prompt = "a photo of a <subject> person in the <style> style"
     theirs = plain_diffusers(toy_folder, run, scale=0.7, prompt=prompt)
-    assert np.array_equal(pixels(ours), theirs)
+    # To a rounding: on some processors the two ways add up in another order.
+    assert np.abs(pixels(ours).astype(int) - theirs).max() <= 1
 
 
 def test_prompt_seed_adapter_and_scale_all_matter(toy: ModelBundle, run: Path) -> None:
@@ -65,6 +66,35 @@ def test_prompt_seed_adapter_and_scale_all_matter(toy: ModelBundle, run: Path) -
         {"scheduler": "ddim"},
     ):
         assert not np.array_equal(first, pixels(portraits(toy, run, count=1, **changes)[0])), changes
+
+
+def test_learned_weights_can_begin_late(toy: ModelBundle, run: Path) -> None:
+    from magicapture_core.adapters import attach
+
+    asked = {"count": 2, "steps": 4, "pictures_per_call": 1}
+    whole, never = (portraits(toy, run, adapter_scale=scale, **asked) for scale in (0.8, 0.0))
+    late = {
+        start: portraits(toy, run, adapter_scale=0.8, adapter_start=start, **asked) for start in (0.1, 0.5, 1)
+    }
+    for number in range(2):  # of the second batch, too
+        first = [pixels(each[number]) for each in (whole, late[0.1], late[0.5], late[1], never)]
+        assert np.array_equal(first[0], first[1])  # less than half a step
+        assert np.array_equal(first[3], first[4])
+        changed = [np.abs(first[2].astype(int) - first[other]).mean() for other in (0, 4)]
+        assert min(changed) > 0
+    assert late[0.5][0].settings["adapter_start"] == 0.5
+    assert "adapter_start" not in whole[0].settings
+    with pytest.raises(ValueError, match="adapter_start"):
+        GenerateConfig(adapter_start=1.1)
+    # Somebody else's LoRA stays in use meanwhile.
+    scales: list[dict[str, float]] = []
+    loras = {attach.RUN: (run, 0.8), attach.EXTRA: (run, 0.5)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attach, "_set_scales", lambda _pipeline, wanted: scales.append(dict(wanted)))
+        attach._switch(None, loras, False)
+        attach._switch(None, loras, True)
+        attach._switch(None, {attach.EXTRA: (run, 0.5)}, False)
+    assert scales == [{"run": 0.0, "extra": 0.5}, {"run": 0.8, "extra": 0.5}]
 
 
 def test_the_same_seed_gives_the_same_picture_whatever_the_batch(toy: ModelBundle, run: Path) -> None:

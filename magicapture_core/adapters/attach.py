@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from magicapture_core.problems import MissingFiles, Problem, RunProblem, ran_out
 
 RUN, EXTRA = "run", "extra"
 """Names of adapters in a pipeline."""
+Switch = Callable[[bool], None]
+"""Puts a run's LoRA weights out of use, and into use again."""
 DOES_NOT_FIT = N_(
     "{file} does not fit this model or is damaged ({reason}). Use the model that the run was trained on."
 )
@@ -55,11 +58,11 @@ class ExtraLora:
 @contextmanager
 def attached(
     pipeline: Any, folder: Path | None, scale: float, extra: ExtraLora | None = None
-) -> Iterator[None]:
+) -> Iterator[Switch]:
     """The weights of the adapter in `folder` at strength `scale`, and `extra` beside them; None: there are none.
 
-    Afterwards the networks are as they were before. Raises RunProblem for weights that do not fit, Problem for an
-    `extra` that does not.
+    Gives a switch for LoRA weights of the run; whole UNet weights stay in use. Afterwards the networks are as they were
+    before. Raises RunProblem for weights that do not fit, Problem for an `extra` that does not.
     """
     loras: dict[str, tuple[Path, float]] = {}
     with ExitStack() as stack:
@@ -71,7 +74,7 @@ def attached(
             loras[EXTRA] = (extra.file, extra.scale)
         if loras:
             stack.enter_context(_with_loras(pipeline, loras))
-        yield
+        yield partial(_switch, pipeline, loras)
 
 
 @contextmanager
@@ -80,11 +83,21 @@ def _with_loras(pipeline: Any, loras: Mapping[str, tuple[Path, float]]) -> Itera
     try:
         for name, (file, _scale) in loras.items():
             _load(pipeline, name, file)
-        with _without_hints():
-            pipeline.set_adapters(list(loras), [scale for file, scale in loras.values()])
+        _set_scales(pipeline, {name: scale for name, (_file, scale) in loras.items()})
         yield
     finally:
         pipeline.unload_lora_weights()
+
+
+def _switch(pipeline: Any, loras: Mapping[str, tuple[Path, float]], used: bool) -> None:
+    if RUN in loras:
+        scales = {name: scale for name, (_file, scale) in loras.items()}
+        _set_scales(pipeline, scales if used else {**scales, RUN: 0.0})
+
+
+def _set_scales(pipeline: Any, scales: Mapping[str, float]) -> None:
+    with _without_hints():
+        pipeline.set_adapters(list(scales), list(scales.values()))
 
 
 def _load(pipeline: Any, name: str, file: Path) -> None:

@@ -141,11 +141,13 @@ class Job:
         # What was asked for gives the same picture again; what was used is told beside it.
         less = self.adapter_scale != self.config.adapter_scale
         used = {"adapter_scale_used": self.adapter_scale} if less else {}
+        late = {"adapter_start": self.config.adapter_start} if self.config.adapter_start else {}
         near = {"near": config["near"], "variation": config["variation"]} if config["near"] else {}
         return {
             **near,
             **{key: config[key] for key in kept},
             **used,
+            **late,
             **extra,
             "width": self.size[0],
             "height": self.size[1],

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from magicapture_core.adapters.attach import ExtraLora, attached
+from magicapture_core.adapters.attach import ExtraLora, Switch, attached
 from magicapture_core.attention import AttentionStore, listen, mean_map
 from magicapture_core.checkpoints import Run
 from magicapture_core.concepts import Concept
@@ -91,14 +91,14 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
     with ExitStack() as stack:
         pipeline = job.models.pipeline(job.config.scheduler)
         folder = job.learned.adapter if job.learned else None
-        stack.enter_context(attached(pipeline, folder, job.adapter_scale, job.extra))
+        switch = stack.enter_context(attached(pipeline, folder, job.adapter_scale, job.extra))
         store = stack.enter_context(_listening(job))
         prompts = _encode(job)
         while batches:
             seeds = batches.popleft()
             left = list(seeds)
             try:
-                for portrait in _denoise(job, pipeline, prompts, seeds, store, step_done):
+                for portrait in _denoise(job, pipeline, switch, prompts, seeds, store, step_done):
                     yield portrait
                     left.remove(portrait.seed)
             except StoppedError:
@@ -121,12 +121,14 @@ def _portraits(job: Job, progress: Progress | None) -> Generator[Portrait, None,
 def _denoise(
     job: Job,
     pipeline: Any,
+    switch: Switch,
     prompts: Conditioning,
     seeds: Sequence[int],
     store: AttentionStore | None,
     step_done: Callable[[], None],
 ) -> Iterator[Portrait]:
-    """Denoise the pictures of `seeds` in one UNet call a step. prompts: the prompt and the negative prompt."""
+    """Denoise the pictures of `seeds` in one UNet call a step. switch: of the run's LoRA weights; prompts: the prompt
+    and the negative prompt."""
     count = len(seeds)
     guided = job.config.guidance_scale > 1  # as the pipeline decides; then it puts the negative half first
     heat = _Heat(job, count, guided, store)
@@ -140,13 +142,19 @@ def _denoise(
             if done in change:
                 go_on_as(generator, change[done], _latent_shape(job), job.models.drawing_dtype)
 
+    without = round(config.adapter_start * config.steps)
+
     def after_step(_pipeline: Any, step: int, _t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         change_noise(step + 1)
+        if step + 1 == without:
+            switch(True)
         heat.add()
         step_done()
         return tensors
 
     change_noise(0)
+    if without:
+        switch(False)
     drawn = job.models.draw(
         pipeline,
         prompts[:1].expand(count),

@@ -177,8 +177,8 @@ def _wire_portraits(wizard: Wizard) -> None:
     key, portraits = wizard.key, wizard.steps[4]
     place = [key, *portraits.place]
     asked = [
-        *place, portraits.negative, portraits.count, portraits.shape, portraits.seed, portraits.steps,
-        portraits.adapter, portraits.guidance,
+        *place, portraits.negative, portraits.count, portraits.shape, portraits.variety, portraits.seed,
+        portraits.steps, portraits.adapter, portraits.guidance,
     ]  # fmt: skip
     pressed = [*place, portraits.count]
     for event in (

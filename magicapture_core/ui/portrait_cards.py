@@ -17,6 +17,7 @@ SETTING_TITLES = {
     "steps": N_("Steps"),
     "guidance_scale": N_("Guidance"),
     "adapter_scale": N_("Strength"),
+    "adapter_start": N_("Variety"),
     "scheduler": N_("Sampler"),
     "near": N_("Near to seeds"),
     "variation": N_("Distance from it"),

@@ -62,7 +62,10 @@ class PortraitJobs(SlicedJobs):
         """Begin to make portraits that resemble an earlier one of the chosen run."""
         session = self.sessions.find(key)
         portrait = self.portraits.of(session, portrait_id)
-        kept = ("negative_prompt", "steps", "guidance_scale", "adapter_scale", "scheduler", "width", "height")
+        kept = (
+            "negative_prompt", "steps", "guidance_scale", "adapter_scale", "adapter_start", "scheduler", "width",
+            "height",
+        )  # fmt: skip
         values = {name: portrait.settings[name] for name in kept if name in portrait.settings}
         near = [*portrait.settings.get("near", ()), portrait.seed]
         return self.start(

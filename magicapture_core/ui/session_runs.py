@@ -25,7 +25,7 @@ from magicapture_core.ui.session_portraits import (
 from magicapture_core.ui.sessions import Sessions
 from magicapture_core.ui.stored_session import Session, StoredRun
 
-SUITING = ("steps", "guidance_scale", "adapter_scale")
+SUITING = ("steps", "guidance_scale", "adapter_scale", "adapter_start")
 """Settings whose best value depends on the model and the run."""
 GONE = N_("This training is no longer here. Choose another one.")
 

@@ -30,6 +30,10 @@ LARGE = N_("Choose one to see it large beside one of your photos.")
 PICTURES = "#mc-gallery :is(.mc-coming, .mc-open)"
 """A CSS selector: what is drawn, and where it is going to be."""
 
+ALIKE, VARIED = 0.0, 0.33
+"""adapter_start of portraits. At a third of the steps pose, hair and clothes differ, and likeness falls by .02 to .04
+(assets/mini/README.md)."""
+
 
 class PortraitsStep(Step):
     """Description, gallery, details, downloads."""
@@ -62,6 +66,11 @@ class PortraitsStep(Step):
             self.shape = gr.Radio(
                 [SQUARE], value=SQUARE, label=_("Shape"), visible=False, min_width=200, elem_id="mc-shape"
             )
+            self.variety = gr.Radio(
+                [(_("Alike"), ALIKE), (_("Varied"), VARIED)], value=ALIKE, label=_("Variety"), min_width=200,
+                info=_("Varied: pose, hair and clothes differ more, the likeness is a little lower."),
+                elem_id="mc-variety",
+            )  # fmt: skip
             self.make = gr.Button(
                 _("Make portraits"), variant="primary", size="lg", min_width=150, elem_id="mc-make"
             )
@@ -162,6 +171,7 @@ class PortraitsStep(Step):
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
+            self.variety: VARIED if suits["adapter_start"] else ALIKE,
             self.shape: gr.Radio(offered, value=SQUARE, visible=len(offered) > 1),
             self.square: "" if len(offered) > 1 else f'<p class="mc-quiet">{_(ONLY_SQUARE)}</p>',
             **self._pictures(session, text),
@@ -269,8 +279,8 @@ class PortraitsStep(Step):
 
     @told(name)
     def generate(
-        self, key: str, chosen: str | None, text: str, order: str, negative: str, count: float, shape: str, seed: str,
-        steps: float, adapter: float, guidance: float,
+        self, key: str, chosen: str | None, text: str, order: str, negative: str, count: float, shape: str,
+        variety: float, seed: str, steps: float, adapter: float, guidance: float,
     ) -> Updates:  # fmt: skip
         """Make portraits."""
         if not text.strip():
@@ -280,6 +290,7 @@ class PortraitsStep(Step):
         config = generate_config({
             "prompt": from_page(text), "negative_prompt": from_page(negative), "count": min(count, MOST_PORTRAITS),
             "seed": _seed(seed), "steps": steps, "adapter_scale": adapter, "guidance_scale": guidance,
+            "adapter_start": variety or ALIKE,
             **size_of(shape, int(run.settings["resolution"]) if run else 512),
         })  # fmt: skip
         self.studio.portrait_jobs.start(key, config)
