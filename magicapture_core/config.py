@@ -200,6 +200,11 @@ class TrainConfig:
         return self.attention_resolution or self.resolution / 32
 
 
+VARIED = 0.33
+"""GenerateConfig.adapter_start for portraits that differ more: at a third of the steps pose, hair and clothes still do,
+and most of the likeness is kept (docs/evidence.md)."""
+
+
 @dataclass(frozen=True)
 class GenerateConfig:
     """How portraits are made from a trained run."""

@@ -21,6 +21,7 @@ from toy import ToyAnalyser, save_toy
 from magicapture_core import __main__ as command_line
 from magicapture_core import faces
 from magicapture_core.commands.evaluate import DEFAULT_METHODS
+from magicapture_core.config import VARIED, GenerateConfig
 from magicapture_core.evaluation import cells, choose, judges, metrics, page, runner, table
 from magicapture_core.evaluation.benchmark import Benchmark, load_benchmark
 from magicapture_core.evaluation.cells import read_cell, run_cell
@@ -488,6 +489,25 @@ def test_a_training_that_is_stopped_goes_on(toy_world: Path, toy_folder: Path, t
     assert told == [(str(task), step, 4) for step in (1, 2, 3)]
     run_cell(task, setup, tmp_path, lambda *now: told.append(now))
     assert told[3:] == [(str(task), 4, 4)]
+
+
+def test_only_one_method_draws_without_its_lora_at_first(
+    toy_world: Path, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def draw(_models: Any, _run: Path, config: GenerateConfig, **_: Any) -> Any:
+        asked.append((config.adapter_scale, config.adapter_start))
+        yield from ()
+
+    monkeypatch.setattr(cells, "generate", draw)
+    # What a model suggests must not change what the methods are compared by.
+    models = SimpleNamespace(generate_defaults={"adapter_scale": 0.6, "adapter_start": 0.5})
+    setup = setup_of(toy_world, toy_folder)
+    for name in ("magicapture", "late", "custom_diffusion"):
+        config = cells.portrait_settings(models, setup)  # type: ignore[arg-type]
+        list(cells._portraits(Task("ann", "oil", name), setup, models, tmp_path, config))  # type: ignore[arg-type]
+    assert asked == [(0.6, 0.0), (0.6, VARIED), (1.0, 0.0)]
 
 
 def test_a_cell_knows_held_out_photos_other_people_and_neutral_styles(

@@ -76,6 +76,7 @@ EXPECTED = {
     "no_ar_no_composed": ("lora", {0, 1}),
     "no_identity": ("lora", {0, 1}),
     "one_phase": ("lora", {0, 1}),
+    "late": ("lora", {0, 1}),
     "dreambooth": ("unet", set()),
     "dreambooth_prior": ("unet", set()),
     "textual_inversion": ("nothing", {0, 1}),
@@ -115,7 +116,8 @@ def test_no_method_decodes_for_losses_that_it_has_not(quick: Any) -> None:
     }
     configs = {name: METHODS[name].config("quick", quick) for name in TRAINED}
     decoding = {name for name, config in configs.items() if config.decodes}
-    assert decoding == {"magicapture", "paper_ar", "paper_start", "no_ar", "no_identity", "one_phase"}
+    assert decoding == {"magicapture", "paper_ar", "paper_start", "no_ar", "no_identity", "one_phase", "late"}
+    assert configs["late"] == configs["magicapture"]
     from_photos = {name for name, config in configs.items() if config.initial_words == "photos"}
     plain = {"paper_start", "dreambooth", "dreambooth_prior", "textual_inversion", "custom_diffusion"}
     assert from_photos == set(TRAINED) - plain
@@ -133,6 +135,7 @@ def test_each_method_computes_only_its_own_terms(quick: Any, tmp_path: Path, nam
         "no_ar_no_composed": plain,
         "no_identity": plain | {"composed", "attention"},
         "one_phase": plain | {"composed", "identity", "attention"},
+        "late": plain | {"composed", "identity", "attention"},
         "dreambooth_prior": plain | {"prior"},
     }
     config = METHODS[name].config("smoke", quick)

@@ -15,9 +15,10 @@ from PIL import Image
 from test_studio import add_run
 from toy import save_toy
 
+from magicapture_core.config import VARIED, GenerateConfig
 from magicapture_core.generation import Portrait
 from magicapture_core.problems import Problem
-from magicapture_core.ui import session_portraits
+from magicapture_core.ui import page, session_portraits
 from magicapture_core.ui.portrait_jobs import PORTRAITS
 from magicapture_core.ui.portrait_shapes import SHAPES, SQUARE, shapes, size_of
 from magicapture_core.ui.prompt_chips import changed
@@ -166,6 +167,26 @@ def test_a_discarded_training_brings_back_nothing_of_another(visit: Any) -> None
     assert [portrait.id for portrait in session.removed] == [made[0].id]
     studio.portraits.forget_removed(key)  # as its timer does
     assert not Path(made[0].picture).exists()
+
+
+def test_variety_is_asked_for_and_kept_for_more_of_the_same(
+    visit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, key, made = visit
+    asked: list[GenerateConfig] = []
+    monkeypatch.setattr(studio.portrait_jobs, "start", lambda _key, config: asked.append(config))
+    with gr.Blocks():
+        step = page.layout(studio).steps[page.PORTRAITS]
+    with studio.sessions.changing(key) as session:
+        session.runs[0].settings["resolution"] = 64
+    assert step.show(studio.sessions.find(key))[step.variety] == 0.0
+    for variety in (0.0, VARIED):
+        step.generate(key, None, "a photo of me in this look", "new", "", 2, "1:1", variety, "3", 4, 0.7, 2.5)
+    assert [config.adapter_start for config in asked] == [0.0, VARIED]
+    with studio.sessions.changing(key) as session:
+        studio.portraits.of(session, made[0].id).settings["adapter_start"] = VARIED
+    studio.portrait_jobs.near(key, made[0].id, 1)
+    assert asked[-1].adapter_start == VARIED
 
 
 def test_more_like_this_is_there_for_whoever_opens_a_portrait_while_others_are_drawn(visit: Any) -> None:

@@ -206,7 +206,8 @@ def _portraits(
     method, analyser = method_of(task.method), choose_analyser(setup.faces)[0]
     if method.trains:
         scale = config.adapter_scale if method.adapter_scale is None else method.adapter_scale
-        return generate(models, folder / "run", replace(config, adapter_scale=scale), analyser=analyser)
+        config = replace(config, adapter_scale=scale, adapter_start=method.adapter_start)
+        return generate(models, folder / "run", config, analyser=analyser)
     subject, style = _concept(setup, "subject", task.identity), _concept(setup, "style", task.style)
     return draft(models, subject, style, config, analyser=analyser)
 

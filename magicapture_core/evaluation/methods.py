@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from magicapture_core.config import TrainConfig, from_dict, to_dict
+from magicapture_core.config import VARIED, TrainConfig, from_dict, to_dict
 from magicapture_core.evaluation.tasks import SMOKE
 from magicapture_core.models import ModelBundle
 from magicapture_core.problems import Problem
@@ -64,6 +64,8 @@ class Method:
     """Learning rate of the words in phase 2, in every schedule except the paper's."""
     adapter_scale: float | None = None
     """Adapter scale for its pictures; None: the same as for portraits. 1 is the full trained change."""
+    adapter_start: float = 0.0
+    """Share of the denoising steps of its pictures before its LoRA is used, whatever the model suggests."""
     times: float = 1.0
     """All of its learning rates are multiplied by this, in every schedule."""
     trains: bool = True
@@ -166,6 +168,12 @@ METHODS: dict[str, Method] = {
             "1's rate.",
             {}, {"ti_steps": 0, "lora_steps": 2700, "embedding_learning_rate": 5e-4}, steps="second phase",
             words="phase 1",
+        ),
+        Method(
+            "late", "LoRA used late",
+            f"The same training; the first {VARIED:.0%} of the denoising steps of its pictures are done without the "
+            "LoRA (the choice “Varied” of the wizard).",
+            {}, adapter_start=VARIED,
         ),
         Method(
             "dreambooth", "DreamBooth",

@@ -70,8 +70,10 @@ def _facts(setup: Setup, results: table.Results) -> dict[str, str]:
                 facts[method.title] = method.about
                 continue
             config = method.config(setup.schedule, models, setup.seed)
-            scale = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}
-            facts[method.title] = _listed({**differing(config, base), **scale}) + " (over MagiCapture's)"
+            drawn = {} if method.adapter_scale is None else {"adapter_scale": method.adapter_scale}
+            if method.adapter_start:
+                drawn["adapter_start"] = method.adapter_start
+            facts[method.title] = _listed({**differing(config, base), **drawn}) + " (over MagiCapture's)"
     return facts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from magicapture_core.config import GenerateConfig
+from magicapture_core.config import VARIED, GenerateConfig
 from magicapture_core.languages import N_, _, again
 from magicapture_core.problems import Problem
 from magicapture_core.ui import cards, likeness, prompt_chips
@@ -29,10 +29,6 @@ from magicapture_core.ui.studio import Studio
 LARGE = N_("Choose one to see it large beside one of your photos.")
 PICTURES = "#mc-gallery :is(.mc-coming, .mc-open)"
 """A CSS selector: what is drawn, and where it is going to be."""
-
-ALIKE, VARIED = 0.0, 0.33
-"""adapter_start of portraits. At a third of the steps pose, hair and clothes differ, and likeness falls by .02 to .04
-(assets/mini/README.md)."""
 
 
 class PortraitsStep(Step):
@@ -67,7 +63,7 @@ class PortraitsStep(Step):
                 [SQUARE], value=SQUARE, label=_("Shape"), visible=False, min_width=200, elem_id="mc-shape"
             )
             self.variety = gr.Radio(
-                [(_("Alike"), ALIKE), (_("Varied"), VARIED)], value=ALIKE, label=_("Variety"), min_width=200,
+                [(_("Alike"), 0.0), (_("Varied"), VARIED)], value=0.0, label=_("Variety"), min_width=200,
                 info=_("Varied: pose, hair and clothes differ more, the likeness is a little lower."),
                 elem_id="mc-variety",
             )  # fmt: skip
@@ -171,7 +167,7 @@ class PortraitsStep(Step):
             self.steps: suits["steps"],
             self.guidance: suits["guidance_scale"],
             self.adapter: suits["adapter_scale"],
-            self.variety: VARIED if suits["adapter_start"] else ALIKE,
+            self.variety: VARIED if suits["adapter_start"] else 0.0,
             self.shape: gr.Radio(offered, value=SQUARE, visible=len(offered) > 1),
             self.square: "" if len(offered) > 1 else f'<p class="mc-quiet">{_(ONLY_SQUARE)}</p>',
             **self._pictures(session, text),
@@ -290,7 +286,7 @@ class PortraitsStep(Step):
         config = generate_config({
             "prompt": from_page(text), "negative_prompt": from_page(negative), "count": min(count, MOST_PORTRAITS),
             "seed": _seed(seed), "steps": steps, "adapter_scale": adapter, "guidance_scale": guidance,
-            "adapter_start": variety or ALIKE,
+            "adapter_start": variety or 0.0,
             **size_of(shape, int(run.settings["resolution"]) if run else 512),
         })  # fmt: skip
         self.studio.portrait_jobs.start(key, config)
