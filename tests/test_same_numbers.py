@@ -6,6 +6,8 @@ Record them anew after a change that is meant to change results: `PYTHONPATH=.:t
 from __future__ import annotations
 
 import json
+import platform
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def machine() -> dict[str, str]:
     """What decides the last bits of a sum. One thread, so that the number of cores does not."""
-    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    about = Path("/proc/cpuinfo")  # libraries for matrices choose by the maker, too
+    found = re.search(r"vendor_id\s*:\s*(\S+)", about.read_text()) if about.is_file() else None
+    return {
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "maker": found[1] if found else platform.machine(),
+    }
 
 
 def numbers_of(models: Any, variant: str, folder: Path) -> dict[str, torch.Tensor]:

@@ -207,9 +207,9 @@ def test_plain_diffusers_draws_the_same_picture(
     edited = "a photo of a {subject} in the {style}, wearing a hat"
     ours = portraits(toy_xl, run, count=1, adapter_scale=0.7, prompt=edited)[0]
     prompt = "a photo of a <subject> person in the <style> style, wearing a hat"
-    assert np.array_equal(
-        pixels(ours), plain_diffusers(toy_xl_folder, run / "adapter", scale=0.7, prompt=prompt)
-    )
+    theirs = plain_diffusers(toy_xl_folder, run / "adapter", scale=0.7, prompt=prompt)
+    # To a rounding: on some processors the two ways add up in another order.
+    assert np.abs(pixels(ours).astype(int) - theirs).max() <= 1
 
 
 def test_a_negative_prompt_is_read_as_diffusers_reads_it(toy_xl: Any, toy_xl_folder: Path, run: Path) -> None:
