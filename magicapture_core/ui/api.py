@@ -189,7 +189,7 @@ class Api:
     @plain_errors
     def generate(
         self, session: str, prompt: str, negative_prompt: str, count: float, seed: float, steps: float,
-        guidance_scale: float, adapter_scale: float,
+        guidance_scale: float, adapter_scale: float, adapter_start: float,
     ) -> tuple[list[str], list[dict[str, Any]]]:  # fmt: skip
         """Returns the pictures, best likeness first, and prompt, seed and likeness of each.
 
@@ -202,9 +202,13 @@ class Api:
             steps: Denoising steps; below 0: as it suits the model.
             guidance_scale: Strength of the prompt; below 0: as it suits the model.
             adapter_scale: Strength of what was learned, 0 to 2; below 0: as it suits the model and the training.
+            adapter_start: Share of the steps before that; 0.33: portraits differ more; below 0: as it suits the model.
         """
         run = self.studio.sessions.find(session).chosen_run()
-        own = {"steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale}
+        own = {
+            "steps": steps, "guidance_scale": guidance_scale, "adapter_scale": adapter_scale,
+            "adapter_start": adapter_start,
+        }  # fmt: skip
         config = generate_config({
             "prompt": prompt, "negative_prompt": negative_prompt, "count": count, "seed": _given(seed),
             **(self.studio.runs.suiting(run.model, run) if run else {}),
@@ -270,7 +274,7 @@ def mount(studio: Studio) -> None:
         numbers = [
             gr.Number(default.count, label="count", precision=0),
             *(gr.Number(-1, label=name, precision=0) for name in ("seed", "steps")),
-            *(gr.Number(-1, label=name) for name in ("guidance_scale", "adapter_scale")),
+            *(gr.Number(-1, label=name) for name in ("guidance_scale", "adapter_scale", "adapter_start")),
         ]  # fmt: skip
         format = gr.Textbox("diffusers", label="format")
         answer, pictures, written = (
