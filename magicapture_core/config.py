@@ -230,7 +230,7 @@ class GenerateConfig:
     """Strength of the learned LoRA weights; 0.6 to 1.0 is usual."""
     adapter_start: float = 0.0
     """Share of the denoising steps that are done before the learned LoRA weights are used, 0 to 1. Higher: portraits
-    differ more from each other and follow the prompt more, with a little less likeness."""
+    differ more from each other, with a little less likeness."""
     scheduler: Scheduler = "euler_ancestral"
     """Sampler. "euler_trailing" and "lcm" are for LoRAs that need few steps: the first for Lightning, Hyper-SD and
     Turbo, the second for LCM."""
