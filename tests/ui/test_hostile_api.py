@@ -170,7 +170,7 @@ def test_keys_that_open_nothing(visitor: Visitor, server: Any, wrong: Any) -> No
     before = {path.name for path in (server.runs / "sessions").iterdir()}
     for endpoint, rest in {
         "status": [True], "make_masks": ["subject"], "train": ["", "", {}, False], "export": ["kohya"], "delete": [],
-        "generate": ["{subject}", "", 1, -1, -1, -1, -1],
+        "generate": ["{subject}", "", 1, -1, -1, -1, -1, -1],
     }.items():  # fmt: skip
         assert "no longer here" in visitor.refused(endpoint, wrong, *rest)
     assert {path.name for path in (server.runs / "sessions").iterdir()} == before
@@ -218,14 +218,15 @@ def test_prompts_and_numbers_of_all_kinds(visitor: Visitor, server: Any, key: st
     assert visitor.call("train", key, "", "quick", small, False)[0]
     assert server.studio.jobs.active(server.studio.sessions.find(key).id).wait(LONGEST)
     for name, prompt in PROMPTS.items():
-        well, answer = visitor.call("generate", key, prompt, prompt, 1, 5, 1, -1, -1)
+        well, answer = visitor.call("generate", key, prompt, prompt, 1, 5, 1, -1, -1, -1)
         assert well or "not your doing" not in str(answer), (name, answer)
     huge, nan = 10**40, float("nan")
     for numbers in (
-        [0, 1, 1, 1, 1], [-5, 1, 1, 1, 1], [huge, 1, 1, 1, 1], [nan, 1, 1, 1, 1], [1, huge, 1, 1, 1],
-        [1, nan, 1, 1, 1], [1, 1, huge, 1, 1], [1, 1, 0.5, 1, 1], [1, 1, 1, nan, 1], [1, 1, 1, huge, 1],
-        [1, 1, 1, 1, nan], [1, 1, 1, 1, huge], [[], 1, 1, 1, 1], ["x", 1, 1, 1, 1], [None, 1, 1, 1, 1],
-        [1, None, 1, 1, 1], [True, 1, 1, 1, 1], [1, {}, 1, 1, 1], [33, 1, 1, 1, 1],
+        [0, 1, 1, 1, 1, 1], [-5, 1, 1, 1, 1, 1], [huge, 1, 1, 1, 1, 1], [nan, 1, 1, 1, 1, 1], [1, huge, 1, 1, 1, 1],
+        [1, nan, 1, 1, 1, 1], [1, 1, huge, 1, 1, 1], [1, 1, 0.5, 1, 1, 1], [1, 1, 1, nan, 1, 1], [1, 1, 1, huge, 1, 1],
+        [1, 1, 1, 1, nan, 1], [1, 1, 1, 1, huge, 1], [1, 1, 1, 1, 1, nan], [1, 1, 1, 1, 1, huge], [1, 1, 1, 1, 1, {}],
+        [[], 1, 1, 1, 1, 1], ["x", 1, 1, 1, 1, 1], [None, 1, 1, 1, 1, 1], [1, None, 1, 1, 1, 1],
+        [True, 1, 1, 1, 1, 1], [1, {}, 1, 1, 1, 1], [33, 1, 1, 1, 1, 1],
     ):  # fmt: skip
         well, answer = visitor.call("generate", key, "{subject}", "", *numbers)
         assert well or "not your doing" not in str(answer), (numbers, answer)
