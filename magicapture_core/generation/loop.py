@@ -168,22 +168,27 @@ def _denoise(
         callback_on_step_end=after_step,
     )
     for number, (image, seed, nsfw) in enumerate(zip(drawn.images, seeds, drawn.unsafe, strict=True)):
-        picture = _enlarged(job, image.convert("RGB"))
-        warnings = job.warnings
-        if nsfw:
-            warnings += (
-                _("The model's safety checker blacked this picture out. Try another seed or prompt."),
-            )
-        yield Portrait(
-            image=picture,
-            prompt=job.config.prompt,
-            seed=seed,
-            identity=None if nsfw else _score(job, picture),
-            settings=job.settings,
-            attention=heat.of(number),
-            warnings=warnings,
-            nsfw=bool(nsfw),
-        )
+        yield _portrait(job, image.convert("RGB"), seed, bool(nsfw), heat.of(number))
+
+
+def _portrait(
+    job: Job, image: Image.Image, seed: int, nsfw: bool, attention: dict[str, np.ndarray]
+) -> Portrait:
+    """A picture as it leaves the decoder, enlarged and scored. attention: its heat maps."""
+    picture = _enlarged(job, image)
+    warnings = job.warnings
+    if nsfw:
+        warnings += (_("The model's safety checker blacked this picture out. Try another seed or prompt."),)
+    return Portrait(
+        image=picture,
+        prompt=job.config.prompt,
+        seed=seed,
+        identity=None if nsfw else _score(job, picture),
+        settings=job.settings,
+        attention=attention,
+        warnings=warnings,
+        nsfw=nsfw,
+    )
 
 
 def _noise(job: Job, seeds: Sequence[int]) -> tuple[Tensor | None, list[torch.Generator]]:
