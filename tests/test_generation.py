@@ -50,8 +50,10 @@ def test_plain_diffusers_draws_the_same_picture(
     ours = portraits(toy, run, count=1, adapter_scale=0.7)[0]
     prompt = "a photo of a <subject> person in the <style> style"
     theirs = plain_diffusers(toy_folder, run, scale=0.7, prompt=prompt)
-    # To a rounding: on some processors the two ways add up in another order.
-    assert np.abs(pixels(ours).astype(int) - theirs).max() <= 1
+    # But for the rounding of single values: on some processors the two ways add up in another order.
+    apart = np.abs(pixels(ours).astype(int) - theirs)
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.001
 
 
 def test_prompt_seed_adapter_and_scale_all_matter(toy: ModelBundle, run: Path) -> None:

@@ -39,5 +39,5 @@ def test_two_processes_train_as_one_with_twice_the_batch(toy: Any, toy_folder: P
             assert row[term] == pytest.approx(expected[term], rel=1e-4), (row["step"], term)
     weights = weights_of(tmp_path / "two")
     for name, tensor in weights_of(tmp_path / "one").items():
-        # By their size as a whole: Adam makes a whole step of a gradient that is nothing but rounding.
-        assert (weights[name] - tensor).norm() <= 0.03 * tensor.norm(), name
+        # As a whole: Adam lets single numbers differ whose gradient is little but rounding.
+        assert (weights[name] - tensor).norm() <= 1e-3 * tensor.norm() + 1e-5, name

@@ -208,8 +208,10 @@ def test_plain_diffusers_draws_the_same_picture(
     ours = portraits(toy_xl, run, count=1, adapter_scale=0.7, prompt=edited)[0]
     prompt = "a photo of a <subject> person in the <style> style, wearing a hat"
     theirs = plain_diffusers(toy_xl_folder, run / "adapter", scale=0.7, prompt=prompt)
-    # To a rounding: on some processors the two ways add up in another order.
-    assert np.abs(pixels(ours).astype(int) - theirs).max() <= 1
+    # But for the rounding of single values: on some processors the two ways add up in another order.
+    apart = np.abs(pixels(ours).astype(int) - theirs)
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.001
 
 
 def test_a_negative_prompt_is_read_as_diffusers_reads_it(toy_xl: Any, toy_xl_folder: Path, run: Path) -> None:

@@ -39,15 +39,10 @@ class PortraitsStep(Step):
     def __init__(self, studio: Studio) -> None:
         super().__init__(studio)
         self.offer = PortraitOffer(studio)
-        gr.HTML(
-            cards.heading(
-                _("Make portraits"),
-                _(
-                    "Describe the picture, or leave it as it is. “{me}” is the person that was learned.",
-                    me=_(ME),
-                ),
-            )
+        about = _(
+            "Describe the picture, or leave it as it is. “{me}” is the person that was learned.", me=_(ME)
         )
+        gr.HTML(cards.heading(_("Make portraits"), about))
         self.stale = gr.HTML()
         self.run = gr.Dropdown([], label=_("Made with"), visible=False, elem_id="mc-run")
         self.prompt = gr.Textbox(
@@ -55,24 +50,7 @@ class PortraitsStep(Step):
         )
         self.hint = gr.HTML(elem_id="mc-hint")
         self.chips = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-chips")
-        with gr.Row(equal_height=True):
-            self.count = gr.Slider(
-                1, 16, value=4, step=1, label=_("How many"), min_width=150, elem_id="mc-count"
-            )
-            self.shape = gr.Radio(
-                [SQUARE], value=SQUARE, label=_("Shape"), visible=False, min_width=200, elem_id="mc-shape"
-            )
-            self.variety = gr.Radio(
-                [(_("Alike"), 0.0), (_("Varied"), VARIED)], value=0.0, label=_("Variety"), min_width=200,
-                info=_("Varied: pose, hair and clothes differ more, the likeness is a little lower."),
-                elem_id="mc-variety",
-            )  # fmt: skip
-            self.make = gr.Button(
-                _("Make portraits"), variant="primary", size="lg", min_width=150, elem_id="mc-make"
-            )
-            self.stop = gr.Button(
-                _("Stop"), visible=False, min_width=120, elem_id="mc-make-stop", elem_classes=HALTS
-            )
+        self._how_many()
         self.square = gr.HTML(elem_id="mc-square")
         self.progress = gr.HTML(js_on_load=cards.live(PICTURES), elem_id="mc-make-progress")
         self.undo = gr.HTML(js_on_load=cards.CLICKS, elem_id="mc-undo")
@@ -98,6 +76,26 @@ class PortraitsStep(Step):
             self._advanced()
         self.comparing, self.exporting = Comparing(studio), Exporting(studio)
         self.past = PastTrainings(studio)
+
+    def _how_many(self) -> None:
+        with gr.Row(equal_height=True):
+            self.count = gr.Slider(
+                1, 16, value=4, step=1, label=_("How many"), min_width=150, elem_id="mc-count"
+            )
+            self.shape = gr.Radio(
+                [SQUARE], value=SQUARE, label=_("Shape"), visible=False, min_width=200, elem_id="mc-shape"
+            )
+            self.variety = gr.Radio(
+                [(_("Alike"), 0.0), (_("Varied"), VARIED)], value=0.0, label=_("Variety"), min_width=200,
+                info=_("Varied: pose, hair and clothes differ more, the likeness is a little lower."),
+                elem_id="mc-variety",
+            )  # fmt: skip
+            self.make = gr.Button(
+                _("Make portraits"), variant="primary", size="lg", min_width=150, elem_id="mc-make"
+            )
+            self.stop = gr.Button(
+                _("Stop"), visible=False, min_width=120, elem_id="mc-make-stop", elem_classes=HALTS
+            )
 
     def _advanced(self) -> None:
         default, texts = GenerateConfig(), help_texts(GenerateConfig)
